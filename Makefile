@@ -1,0 +1,59 @@
+# Every verb makes the virtual environment that it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+PYTEST = $(BIN)/python -m pytest
+RUFF = --line-length 120
+RUFF_RULES = --select E,F,W,I,B,UP,SIM,RUF,PL,C90 --ignore PLC0415,PLR0911,PLR0913,PLR0917,PLR2004,PLW2901
+MATRIX ?= python3.10 python3.11 python3.12 python3.13
+BACKEND ?= nats
+
+.PHONY: help install demo test test-fast lint type fmt bench soak matrix clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## make the virtual environment with everything in it
+
+$(STAMP): setup.cfg setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev,bench]'
+	@touch $@
+
+demo: $(STAMP) ## a real server, killed and frozen under load: nothing confirmed is lost
+	$(BIN)/python scripts/demo.py --backend $(BACKEND)
+
+test: $(STAMP) ## all tests, on real brokers
+	$(PYTEST)
+
+test-fast: $(STAMP) ## the tests that need no server
+	$(PYTEST) tests/unit tests/races
+
+lint: $(STAMP) ## style
+	$(BIN)/ruff format --check $(RUFF) eventbus tests scripts
+	$(BIN)/ruff check $(RUFF) $(RUFF_RULES) eventbus tests scripts
+
+type: $(STAMP) ## static types, strict
+	$(BIN)/mypy eventbus
+
+fmt: $(STAMP) ## format in place
+	$(BIN)/ruff check $(RUFF) $(RUFF_RULES) --fix --quiet eventbus tests scripts || true
+	$(BIN)/ruff format $(RUFF) eventbus tests scripts
+
+bench: $(STAMP) ## speed as ratios against nats-py, measured in the same run
+	$(BIN)/python -m scripts.bench
+
+soak: $(STAMP) ## long outage rounds
+	$(BIN)/python scripts/soak.py
+
+matrix: ## the tests on every Python of MATRIX that is installed
+	@for python in $(MATRIX); do \
+	  if command -v $$python >/dev/null && $$python -c '' 2>/dev/null; then \
+	    $(MAKE) test PYTHON=$$python VENV=.venv-$$python || exit 1; \
+	  else echo "$$python: not installed"; fi; \
+	done
+
+clean: ## remove everything that was made
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,104 @@
+"""eventbus: one synchronous API over NATS (core and JetStream) and memory that survives its broker."""
+
+import logging
+
+from .bus import EventBus
+from .config import (
+    EventBusConfig,
+    HealthCheckConfig,
+    MemoryConfig,
+    NatsConfig,
+    ReconnectConfig,
+    TlsConfig,
+)
+from .config_sources import (
+    get_default_kafka_config,
+    get_default_memory_config,
+    get_default_nats_config,
+    load_config,
+)
+from .consuming.subscriptions import BROADCAST, Subscription, SubscriptionState
+from .errors import (
+    AlreadyInitializedError,
+    AuthenticationError,
+    ClosedError,
+    ConfigError,
+    ConnectFailedError,
+    EventBusError,
+    ForkedError,
+    NotConnectedError,
+    NotInitializedError,
+    PublishError,
+    PublishManyError,
+    PublishNotSentError,
+    PublishRejectedError,
+    PublishUnknownError,
+    ReconnectExhaustedError,
+    SubscribeError,
+    UnsupportedError,
+)
+from .globals import close_global, get_global, initialize_from_config
+from .message import Message, Receipt
+from .state import (
+    CloseReport,
+    ConnectionState,
+    ErrorEvent,
+    FlushReport,
+    HealthStatus,
+    Phase,
+    ReconnectEvent,
+    ReconnectStatus,
+    Statistics,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BROADCAST",
+    "AlreadyInitializedError",
+    "AuthenticationError",
+    "CloseReport",
+    "ClosedError",
+    "ConfigError",
+    "ConnectFailedError",
+    "ConnectionState",
+    "ErrorEvent",
+    "EventBus",
+    "EventBusConfig",
+    "EventBusError",
+    "FlushReport",
+    "ForkedError",
+    "HealthCheckConfig",
+    "HealthStatus",
+    "MemoryConfig",
+    "Message",
+    "NatsConfig",
+    "NotConnectedError",
+    "NotInitializedError",
+    "Phase",
+    "PublishError",
+    "PublishManyError",
+    "PublishNotSentError",
+    "PublishRejectedError",
+    "PublishUnknownError",
+    "Receipt",
+    "ReconnectConfig",
+    "ReconnectEvent",
+    "ReconnectExhaustedError",
+    "ReconnectStatus",
+    "Statistics",
+    "SubscribeError",
+    "Subscription",
+    "SubscriptionState",
+    "TlsConfig",
+    "UnsupportedError",
+    "close_global",
+    "get_default_kafka_config",
+    "get_default_memory_config",
+    "get_default_nats_config",
+    "get_global",
+    "initialize_from_config",
+    "load_config",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -1,0 +1,141 @@
+"""The contract between the bus and a broker: a recipe makes single-use sessions, nothing more.
+
+A backend holds no retry loop around connect and no failure counter: the supervisor owns reconnecting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from attrs import frozen
+
+from ..consuming.subscriptions import Subscription
+from ..message import Delivery
+from ..publishing.records import Record
+from ..threads import StopToken
+
+Deliver = Callable[[Sequence[Delivery]], bool]
+"""Takes a batch on a session thread and never blocks. False: the lanes are full, fetch no more until
+`Session.resume`; the batch itself was taken (or, where nothing is redelivered, dropped and counted)."""
+
+
+@frozen(kw_only=True)
+class Features:
+    """What a backend promises; the conformance suite and the README's tables read the same object.
+
+    durable: messages are stored and survive a restart of the process. confirms_publish: a receipt means
+    stored. replays: what is not acknowledged is delivered again. groups: members share the work.
+    ordered_by_key: order per key inside a group whatever dies. deduplicates: one id is stored once.
+    heals_itself: a session survives an outage of the broker.
+    """
+
+    durable: bool
+    confirms_publish: bool
+    replays: bool
+    groups: bool
+    ordered_by_key: bool
+    deduplicates: bool
+    heals_itself: bool
+
+
+class Answers(Protocol):
+    """Where a session puts the answers to publishes. All methods are thread-safe and never block."""
+
+    origin: str
+    """The first part of minted ids; the id of a record without one is `f"{origin}-{number:012d}"`."""
+
+    def sent(self, records: Sequence[Record]) -> None:
+        """The broker has read these, and stores nothing (`confirmed=False`)."""
+
+    def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
+        """The broker has stored this one."""
+
+    def failed(self, record: Record, error: Exception) -> None:
+        """This one is answered with an error: a PublishError, or made one of "unknown"."""
+
+    def loaded(self) -> None:
+        """`Session.unanswered_bytes` has changed: check the bounds again."""
+
+
+@frozen(kw_only=True)
+class SessionContext:
+    """What a session is born with.
+
+    bus: name for thread names. timeout: seconds for the whole connect. stop: ends a connect at once
+    (`Stopped` is raised). on_lost: `on_lost(session, cause)`, called once, from a session thread, when the
+    link is known to be gone; it never blocks. on_error: something the user should hear of.
+    """
+
+    bus: str
+    timeout: float
+    stop: StopToken
+    answers: Answers
+    on_lost: Callable[[Session, BaseException], None]
+    on_error: Callable[[Exception], None]
+
+
+class Session(Protocol):
+    """One live connection, used once. All methods are thread-safe."""
+
+    @property
+    def lost(self) -> BaseException | None:
+        """Why the link is gone for good; None while it may be alive."""
+
+    @property
+    def unanswered_bytes(self) -> int:
+        """Payload bytes accepted and unanswered."""
+
+    def publish(self, record: Record) -> None:
+        """Accept a record, in order; never blocks. SessionRetired: not accepted. PublishRejectedError: never will be."""
+
+    def unanswered(self, up_to: int) -> int:
+        """How many accepted records with a number of at most `up_to` have no answer."""
+
+    def prepare(self, subs: Sequence[Subscription], timeout: float) -> Mapping[Subscription, Exception]:
+        """All network work for these: streams, durables, topics. Returns those that cannot be prepared.
+
+        Raises when the link fails: then nothing is said about the others.
+        """
+
+    def attach(self, sub: Subscription, deliver: Deliver) -> None:
+        """Start delivering a prepared subscription. Local and bounded; SessionRetired if it is too late."""
+
+    def detach(self, sub: Subscription, timeout: float) -> None:
+        """Stop delivering; bounded. What is in hand may still be acknowledged. Unknown: nothing happens."""
+
+    def resume(self, sub: Subscription) -> None:
+        """The lanes have room again."""
+
+    def acknowledge(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+        """These are done. Any thread; on a link that is gone it does nothing, they will come again."""
+
+    def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+        """These will not be handled here: give them to somebody else soon."""
+
+    def probe(self, timeout: float, stop: StopToken) -> str:
+        """Broker round trip, consumer loops alive, progress; says what it found, raises what is wrong."""
+
+    def abandon(self) -> list[Record]:
+        """Stop using the link; hand back unanswered records in order. They get no answer from it any more."""
+
+    def drain(self, timeout: float) -> None:
+        """Stop all deliveries and send out acknowledgements; bounded."""
+
+    def close(self, timeout: float) -> tuple[str, ...]:
+        """End the link; idempotent, bounded, silent about a dead peer. Names threads that did not end."""
+
+
+class Backend(Protocol):
+    """An immutable recipe for sessions: it holds configuration only."""
+
+    name: str
+    features: Features
+    retry_interval: float
+    """Seconds between probes after a failed one, where the configuration leaves it open."""
+
+    def connect(self, context: SessionContext) -> Session:
+        """A session proven by a round trip; else ConnectFailedError, AuthenticationError or Stopped."""
+
+    def reachable(self, timeout: float, stop: StopToken) -> bool:
+        """Cheap: does a server *speak* (not only accept)? Never raises."""

@@ -1,0 +1,201 @@
+"""The memory broker: topics, groups, and the outages that tests ask for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import Enum
+from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary
+from zlib import crc32
+
+from ...config import MemoryConfig
+from ...consuming.subscriptions import Subscription
+from ...errors import PublishNotSentError
+from ...message import matches
+from ...publishing.records import Record
+from .groups import Group, Member
+
+REMEMBERED_IDS = 100_000
+_serials = count(1)
+
+
+class Condition(Enum):
+    """How the broker is, as far as clients can tell."""
+
+    UP = "up"
+    REFUSING = "refusing"
+    FROZEN = "frozen"
+
+
+class Entry:
+    """One stored message."""
+
+    __slots__ = ("attempts", "id", "partition", "record", "stored")
+
+    def __init__(self, record: Record, id: str, partition: int) -> None:
+        self.record = record
+        self.id = id
+        self.partition = partition
+        self.stored = datetime.now(UTC)
+        self.attempts = 0
+
+
+class Topic:
+    """The messages of one topic in the order of their storing; an offset is a place in it."""
+
+    def __init__(self, name: str, partitions: int) -> None:
+        self.name = name
+        self.partitions = partitions
+        self.serial = next(_serials)
+        """Never the same again: offsets of a topic that was lost mean nothing in the next one."""
+        self.base = 0
+        self._entries: list[Entry] = []
+        self._next_partition = 0
+
+    @property
+    def end(self) -> int:
+        """The offset of the next message."""
+        return self.base + len(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entries_from(self, offset: int) -> Iterator[tuple[int, Entry]]:
+        """The messages from an offset on."""
+        entries, base = self._entries, self.base
+        for index in range(max(0, offset - base), len(entries)):
+            yield base + index, entries[index]
+
+    def add(self, record: Record, id: str) -> tuple[int, int]:
+        """Store; its partition and offset."""
+        if record[3] is None:
+            self._next_partition = partition = (self._next_partition + 1) % self.partitions
+        else:
+            partition = crc32(record[3].encode()) % self.partitions
+        self._entries.append(Entry(record, id, partition))
+        return partition, self.end - 1
+
+    def drop_below(self, offset: int) -> None:
+        """Forget the oldest."""
+        if offset > self.base:
+            del self._entries[: offset - self.base]
+            self.base = offset
+
+
+class MemoryBroker:
+    """Shared by all backends with the same name. Its lock is held for local work only."""
+
+    def __init__(self, config: MemoryConfig) -> None:
+        self._config = config
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.condition = Condition.UP
+        self.delay = 0.0
+        self.refused_topics: dict[str, Exception] = {}
+        self.break_at: str | None = None
+        """The step at which the next session dies: "prepare", "attach" or "publish"."""
+        self.sessions: list[Any] = []
+        self._topics: dict[str, Topic] = {}
+        self._groups: dict[tuple[str, str], Group] = {}
+        self._broadcasts: WeakKeyDictionary[Subscription, Group] = WeakKeyDictionary()
+        self._ids: dict[str, tuple[int, int]] = {}
+
+    # -- messages, under the lock ----------------------------------------------------------------
+
+    def store(self, record: Record, id: str) -> tuple[int, int, bool]:
+        """Store a message once; its partition, its offset and whether it was there. PublishNotSentError: full."""
+        known = self._ids.get(id)
+        if known is not None:
+            return (*known, True)
+        topic = self._topics.get(record[1])
+        if topic is None:
+            topic = self._new_topic(record[1])
+        if len(topic) >= self._config.max_messages:
+            self._make_room(topic, id)
+        place = self._ids[id] = topic.add(record, id)
+        if len(self._ids) > REMEMBERED_IDS:
+            del self._ids[next(iter(self._ids))]
+        return (*place, False)
+
+    def group_of(self, sub: Subscription) -> Group:
+        """The group that a subscription belongs to, made when it is not there."""
+        if sub.group is None:
+            group = self._broadcasts.get(sub)
+            if group is None:
+                group = self._broadcasts[sub] = self._new_group(sub.topic, "latest", durable=False)
+        else:
+            key = (sub.group, sub.topic)
+            group = self._groups.get(key)
+            if group is None:
+                group = self._groups[key] = self._new_group(sub.topic, sub.start, durable=True)
+        return group
+
+    def leave(self, member: Member, *, for_good: bool) -> None:
+        """A member goes."""
+        group = self.group_of(member.sub)
+        group.leave(member)
+        if for_good:
+            self._broadcasts.pop(member.sub, None)
+        self.wake()
+
+    def wake(self) -> None:
+        """There is something to fetch."""
+        for session in self.sessions:
+            session.wake()
+
+    def lose_state(self) -> None:
+        """Forget topics, groups and ids."""
+        self._topics.clear()
+        self._groups.clear()
+        self._broadcasts.clear()
+        self._ids.clear()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _all_groups(self) -> list[Group]:
+        return [*self._groups.values(), *self._broadcasts.values()]
+
+    def _new_topic(self, name: str) -> Topic:
+        topic = self._topics[name] = Topic(name, self._config.partitions)
+        for group in self._all_groups():
+            if matches(group.pattern, name):
+                group.follow(topic, is_new=True)
+        return topic
+
+    def _new_group(self, pattern: str, start: str, *, durable: bool) -> Group:
+        group = Group(pattern, start, durable)
+        for topic in self._topics.values():
+            if matches(pattern, topic.name):
+                group.follow(topic, is_new=False)
+        return group
+
+    def _make_room(self, topic: Topic, id: str) -> None:
+        held = [
+            progress.committed for group in self._all_groups() for progress in group.holds() if progress.topic is topic
+        ]
+        # A tenth at a time: dropping one by one would move the whole list for each message.
+        topic.drop_below(min([*held, topic.base + max(1, len(topic) // 10)]))
+        if len(topic) >= self._config.max_messages:
+            raise PublishNotSentError(
+                f"{topic.name}: {len(topic)} messages are kept and a group has acknowledged none of the oldest",
+                id,
+            )
+
+
+_brokers: dict[str, MemoryBroker] = {}
+_brokers_lock = threading.Lock()
+
+
+def broker_named(config: MemoryConfig) -> MemoryBroker:
+    """The broker of this name in this process; the first one to ask sets its partitions and bounds."""
+    with _brokers_lock:
+        return _brokers.setdefault(config.name, MemoryBroker(config))
+
+
+def forget_broker(name: str) -> None:
+    """Take a broker out of the process, with all it holds."""
+    with _brokers_lock:
+        _brokers.pop(name, None)

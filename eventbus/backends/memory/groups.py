@@ -1,0 +1,127 @@
+"""Groups of the memory broker: who owns which partition, and how far each is done. Under the broker's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...consuming.subscriptions import Subscription
+from ...consuming.watermark import Watermark
+
+if TYPE_CHECKING:
+    from .broker import Entry, Topic
+
+
+class Place(NamedTuple):
+    """What a memory delivery carries as its token."""
+
+    progress: Progress
+    partition: int
+    offset: int
+
+
+class Member:
+    """One attached subscription of one session."""
+
+    def __init__(self, session: Any, sub: Subscription) -> None:
+        self.session = session
+        self.sub = sub
+
+
+class Progress:
+    """One group on one topic. A partition changes hands only when nothing of it is in hand."""
+
+    def __init__(self, topic: Topic, start: int) -> None:
+        self.topic = topic
+        self.marks = [Watermark(start) for _ in range(topic.partitions)]
+        self.owners: list[Member | None] = [None] * topic.partitions
+        self.wanted: list[Member | None] = [None] * topic.partitions
+
+    @property
+    def committed(self) -> int:
+        """Everything below this offset is done."""
+        return min(mark.committed for mark in self.marks)
+
+    def assign(self, members: list[Member]) -> None:
+        """Spread the partitions over the members, taking from nobody what is in hand."""
+        for partition in range(len(self.owners)):
+            wanted = members[partition % len(members)] if members else None
+            self.wanted[partition] = wanted
+            if self.owners[partition] not in members:
+                self.marks[partition].rewind()
+                self.owners[partition] = wanted
+            else:
+                self._move(partition)
+
+    def take(self, member: Member, limit: int) -> list[tuple[int, Entry]]:
+        """The next entries of this member's partitions, in the order of their storing."""
+        mine = [partition for partition, owner in enumerate(self.owners) if owner is member]
+        fetching = {partition: self.marks[partition] for partition in mine if self.wanted[partition] is member}
+        if not fetching:
+            return []
+        taken: list[tuple[int, Entry]] = []
+        for offset, entry in self.topic.entries_from(min(mark.position for mark in fetching.values())):
+            mark = fetching.get(entry.partition)
+            if mark is None or offset < mark.position:
+                continue
+            if mark.hand_out(offset):
+                entry.attempts += 1
+                taken.append((offset, entry))
+                if len(taken) >= limit:
+                    break
+        seen = taken[-1][0] + 1 if len(taken) >= limit else self.topic.end
+        for mark in fetching.values():  # nothing of theirs is left below, whatever partition it was in
+            mark.position = max(mark.position, seen)
+        return taken
+
+    def finish(self, place: Place, member: Member) -> bool:
+        """Note one as done, if the member owns its partition. True when a partition changed hands."""
+        partition = place.partition
+        if self.owners[partition] is not member:
+            return False
+        self.marks[partition].finish(place.offset)
+        return self._move(partition)
+
+    def _move(self, partition: int) -> bool:
+        if self.owners[partition] is self.wanted[partition] or not self.marks[partition].idle:
+            return False
+        self.owners[partition] = self.wanted[partition]
+        return True
+
+
+class Group:
+    """The members of one group on one pattern, and its progress per topic."""
+
+    def __init__(self, pattern: str, start: str, durable: bool) -> None:
+        self.pattern = pattern
+        self.start = start
+        self.durable = durable
+        self.members: list[Member] = []
+        self.progress: dict[str, Progress] = {}
+
+    def follow(self, topic: Topic, *, is_new: bool) -> None:
+        """Take a matching topic in; one that appears later is read from its beginning."""
+        if topic.name not in self.progress:
+            start = topic.base if is_new or self.start == "earliest" else topic.end
+            self.progress[topic.name] = Progress(topic, start)
+            self.progress[topic.name].assign(self.members)
+
+    def join(self, member: Member) -> None:
+        """A member comes in, in place of an earlier session of the same subscription."""
+        self.members = [other for other in self.members if other.sub is not member.sub] + [member]
+        self._assign()
+
+    def leave(self, member: Member) -> None:
+        """A member goes; what it had in hand is delivered to the others."""
+        if member in self.members:
+            self.members.remove(member)
+            self._assign()
+
+    def holds(self) -> Iterator[Progress]:
+        """The progress that keeps messages from being dropped."""
+        if self.durable or self.members:
+            yield from self.progress.values()
+
+    def _assign(self) -> None:
+        for progress in self.progress.values():
+            progress.assign(self.members)

@@ -1,0 +1,364 @@
+"""Sessions on the memory broker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+
+from ...config import MemoryConfig
+from ...consuming.subscriptions import Subscription
+from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
+from ...message import Delivery
+from ...publishing.records import Record
+from ...threads import Deadline, StopToken, join_all, spawn
+from ..base import Deliver, Features, SessionContext
+from .broker import Condition, Entry, MemoryBroker, broker_named
+from .groups import Member, Place, Progress
+
+FETCH = 256
+"""Deliveries handed over at once, at most."""
+
+
+class MemoryBackend:
+    """A recipe for sessions on the broker of a name."""
+
+    name = "memory"
+    retry_interval = 0.5
+    features = Features(
+        durable=False,
+        confirms_publish=True,
+        replays=True,
+        groups=True,
+        ordered_by_key=True,
+        deduplicates=True,
+        heals_itself=False,
+    )
+
+    def __init__(self, config: MemoryConfig) -> None:
+        self._broker = broker_named(config)
+
+    def connect(self, context: SessionContext) -> MemorySession:
+        """A session, once the broker answers."""
+        deadline = Deadline(context.timeout)
+        broker = self._broker
+        _wait_answering(broker, deadline, context.stop)
+        with broker.lock:
+            if broker.condition is not Condition.UP:
+                raise ConnectFailedError(f"memory broker is {broker.condition.value}")
+            session = MemorySession(broker, context)
+            broker.sessions.append(session)
+        return session
+
+    def reachable(self, timeout: float, stop: StopToken) -> bool:
+        """Whether the broker answers."""
+        try:
+            _wait_answering(self._broker, Deadline(timeout), stop)
+        except ConnectFailedError:
+            return False
+        return self._broker.condition is Condition.UP
+
+
+class _Attached:
+    """A subscription that a session delivers."""
+
+    def __init__(self, member: Member, deliver: Deliver) -> None:
+        self.member = member
+        self.deliver = deliver
+        self.paused = False
+
+
+class MemorySession:
+    """One connection to the memory broker, with one thread that fetches."""
+
+    def __init__(self, broker: MemoryBroker, context: SessionContext) -> None:
+        self._broker = broker
+        self._answers = context.answers
+        self._on_lost = context.on_lost
+        self._attached: dict[Subscription, _Attached] = {}
+        self._unanswered: dict[int, Record] = {}
+        self._retired = False
+        self._lost: BaseException | None = None
+        self._mute = False
+        self._work = threading.Event()
+        self._thread = spawn(f"eventbus.{context.bus}.memory", self._run)
+
+    # -- contract --------------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> BaseException | None:
+        """Why the link is gone."""
+        return self._lost
+
+    @property
+    def unanswered_bytes(self) -> int:
+        """Payload bytes that a frozen broker has not answered."""
+        if not self._unanswered:
+            return 0
+        with self._broker.lock:
+            return sum(len(record[2]) for record in self._unanswered.values())
+
+    def publish(self, record: Record) -> None:
+        """Store, and answer at once; a frozen or mute broker answers later or never."""
+        broker = self._broker
+        with broker.lock:
+            self._break_if_asked("publish")
+            if self._retired:
+                raise SessionRetired("the session has ended")
+            if self._mute or self._unanswered or broker.condition is not Condition.UP or broker.delay:
+                self._unanswered[record[0]] = record
+                later = True
+            else:
+                answer = self._store(record)
+                later = False
+        if later:
+            self._answers.loaded()
+            self.wake()
+        else:
+            self._answer(record, answer)
+            broker.wake()
+
+    def unanswered(self, up_to: int) -> int:
+        """Accepted and unanswered records up to a number."""
+        with self._broker.lock:
+            return sum(number <= up_to for number in self._unanswered)
+
+    def prepare(self, subs: Sequence[Subscription], timeout: float) -> Mapping[Subscription, Exception]:
+        """Make the groups; topics that tests refuse are returned."""
+        self._wait_answer(Deadline(timeout), StopToken())
+        broker = self._broker
+        with broker.lock:
+            self._break_if_asked("prepare")
+            if self._retired:
+                raise NotConnectedError(str(self._lost or "the session has ended"))
+            refused = {sub: broker.refused_topics[sub.topic] for sub in subs if sub.topic in broker.refused_topics}
+            for sub in subs:
+                if sub not in refused:
+                    broker.group_of(sub)
+            return refused
+
+    def attach(self, sub: Subscription, deliver: Deliver) -> None:
+        """Join the group."""
+        with self._broker.lock:
+            self._break_if_asked("attach")
+            if self._retired:
+                raise SessionRetired("the session has ended")
+            member = Member(self, sub)
+            self._attached[sub] = _Attached(member, deliver)
+            self._broker.group_of(sub).join(member)
+            self._broker.wake()
+
+    def detach(self, sub: Subscription, timeout: float) -> None:
+        """Leave the group."""
+        with self._broker.lock:
+            attached = self._attached.pop(sub, None)
+            if attached is not None:
+                self._broker.leave(attached.member, for_good=True)
+
+    def resume(self, sub: Subscription) -> None:
+        """Fetch again."""
+        attached = self._attached.get(sub)
+        if attached is not None:
+            attached.paused = False
+            self.wake()
+
+    def acknowledge(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+        """Move the watermarks; a partition that waited for it changes hands."""
+        broker = self._broker
+        with broker.lock:
+            attached = self._attached.get(sub)
+            if attached is None or self._mute or self._retired:
+                return
+            moved = False
+            for delivery in deliveries:
+                moved |= delivery.token.progress.finish(delivery.token, attached.member)
+        if moved:
+            broker.wake()
+
+    def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+        """Nothing to do: a partition is delivered again when its owner leaves."""
+
+    def probe(self, timeout: float, stop: StopToken) -> str:
+        """A round trip to the broker."""
+        self._wait_answer(Deadline(timeout), stop)
+        if not self._thread.is_alive():
+            raise NotConnectedError("the fetching thread has died")
+        return "memory broker answers"
+
+    def abandon(self) -> list[Record]:
+        """Leave all groups and hand back what is unanswered."""
+        with self._broker.lock:
+            self._retired = True
+            records = [self._unanswered[number] for number in sorted(self._unanswered)]
+            self._unanswered.clear()
+            self._leave()
+        self.wake()
+        return records
+
+    def drain(self, timeout: float) -> None:
+        """Fetch no more; the partitions stay ours until what is in hand is acknowledged."""
+        with self._broker.lock:
+            for attached in self._attached.values():
+                attached.paused = True
+
+    def close(self, timeout: float) -> tuple[str, ...]:
+        """End the session."""
+        with self._broker.lock:
+            self._retired = True
+            self._leave()
+        self.wake()
+        return join_all([self._thread], timeout)
+
+    # -- outages, under the broker's lock --------------------------------------------------------
+
+    def wake(self) -> None:
+        """There may be something to do for the fetching thread."""
+        if not self._work.is_set():
+            self._work.set()
+
+    def mute(self) -> None:
+        """Half-open: from now on this session sends into the void and hears nothing."""
+        self._mute = True
+
+    def cut(self, cause: BaseException) -> None:
+        """The link is gone, and the client knows."""
+        if self._lost is not None:
+            return
+        self._retired = True
+        self._lost = cause
+        self._leave()
+        self.wake()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        if self in self._broker.sessions:
+            self._broker.sessions.remove(self)
+        attached, self._attached = self._attached, {}
+        for one in attached.values():
+            self._broker.leave(one.member, for_good=False)
+        self._broker.changed.notify_all()
+
+    def _break_if_asked(self, step: str) -> None:
+        if self._broker.break_at == step and not self._retired:
+            self._broker.break_at = None
+            self.cut(NotConnectedError(f"cut at {step}"))
+
+    def _wait_answer(self, deadline: Deadline, stop: StopToken) -> None:
+        broker = self._broker
+        with broker.lock:
+            if not self._retired and not self._mute and broker.condition is Condition.UP and not broker.delay:
+                return
+        if broker.delay:
+            _pause(deadline, broker.delay, stop)
+        with stop.interrupts(lambda: _notify(broker)), broker.changed:
+            while not self._retired and (self._mute or broker.condition is Condition.FROZEN):
+                stop.check()
+                if deadline.over:
+                    raise NotConnectedError("no answer from the memory broker in time")
+                broker.changed.wait(deadline.remaining())
+            stop.check()
+            if self._retired:
+                raise NotConnectedError(str(self._lost or "the session has ended"))
+
+    def _store(self, record: Record) -> tuple[int, int, bool] | PublishError:
+        id = record[5] or f"{self._answers.origin}-{record[0]:012d}"
+        try:
+            return self._broker.store(record, id)
+        except PublishError as error:
+            return error
+
+    def _answer(self, record: Record, answer: tuple[int, int, bool] | PublishError) -> None:
+        if isinstance(answer, PublishError):
+            self._answers.failed(record, answer)
+        else:
+            self._answers.confirmed(record, *answer)
+
+    def _run(self) -> None:
+        while True:
+            self._work.wait()
+            self._work.clear()
+            if self._lost is not None:
+                self._on_lost(self, self._lost)
+            if self._retired:
+                return
+            self._store_late()
+            while self._fetch():
+                pass
+
+    def _store_late(self) -> None:
+        """What a frozen broker was given and reads only now."""
+        while True:
+            with self._broker.lock:
+                if self._retired or self._mute or self._broker.condition is not Condition.UP:
+                    return
+                number = next(iter(self._unanswered), None)
+                if number is None:
+                    return
+                record = self._unanswered.pop(number)
+                answer = self._store(record)
+            self._answer(record, answer)
+            self._answers.loaded()
+            self._broker.wake()
+
+    def _fetch(self) -> bool:
+        """One round over the subscriptions; True when there may be more."""
+        more = False
+        for sub, attached in list(self._attached.items()):
+            if attached.paused:
+                continue
+            with self._broker.lock:
+                if self._retired or self._mute or self._broker.condition is not Condition.UP:
+                    return False
+                if self._attached.get(sub) is not attached:
+                    continue
+                batch = self._take(sub, attached.member)
+            if batch:
+                more = True
+                # Paused before the call: a resume that comes while the lanes take the batch is not lost.
+                attached.paused = True
+                if attached.deliver(batch):
+                    attached.paused = False
+        return more
+
+    def _take(self, sub: Subscription, member: Member) -> list[Delivery]:
+        batch: list[Delivery] = []
+        for progress in self._broker.group_of(sub).progress.values():
+            for offset, entry in progress.take(member, FETCH):
+                batch.append(_delivery(progress, offset, entry))
+        return batch
+
+
+def _delivery(progress: Progress, offset: int, entry: Entry) -> Delivery:
+    record = entry.record
+    delivery = Delivery(record[1], record[2], key=record[3], headers=record[4], id=entry.id, timestamp=entry.stored)
+    delivery.attempt = entry.attempts
+    delivery.identity = (progress.topic.serial, offset)
+    delivery.token = Place(progress, entry.partition, offset)
+    return delivery
+
+
+def _wait_answering(broker: MemoryBroker, deadline: Deadline, stop: StopToken) -> None:
+    if broker.delay:
+        _pause(deadline, broker.delay, stop)
+    with stop.interrupts(lambda: _notify(broker)), broker.changed:
+        while True:
+            stop.check()
+            if broker.condition is Condition.REFUSING:
+                raise ConnectFailedError("memory broker refuses connections")
+            if broker.condition is Condition.UP:
+                return
+            if deadline.over:
+                raise ConnectFailedError("memory broker does not answer")
+            broker.changed.wait(deadline.remaining())
+
+
+def _pause(deadline: Deadline, seconds: float, stop: StopToken) -> None:
+    if stop.wait(min(seconds, deadline.remaining())):
+        stop.check()
+    if deadline.over:
+        raise NotConnectedError("no answer from the memory broker in time")
+
+
+def _notify(broker: MemoryBroker) -> None:
+    with broker.changed:
+        broker.changed.notify_all()

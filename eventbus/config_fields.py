@@ -1,0 +1,159 @@
+"""attrs fields that take a value or its text form (from a URL or the environment) and validate it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import Attribute, field
+
+from .errors import ConfigError
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+_NONE = {"none", "null", ""}
+
+_Check = Callable[[Any, "Attribute[Any]", Any], None]
+
+
+def number(default: float, *, low: float = 0.0, above: bool = False, high: float = math.inf) -> Any:
+    """A float, at least `low` (or more than it with `above`) and at most `high`. Seconds where it is a time."""
+    return field(default=default, converter=_to_float, validator=_bounds(low, above, high))
+
+
+def optional_number(default: float | None, *, low: float = 0.0) -> Any:
+    """As `number`, more than `low`; None (or the text "none") is allowed."""
+    return field(default=default, converter=_or_none(_to_float), validator=_bounds(low, True, math.inf))
+
+
+def integer(default: int, *, low: int = 1) -> Any:
+    """An int of at least `low`."""
+    return field(default=default, converter=_to_int, validator=_bounds(low, False, math.inf))
+
+
+def optional_integer(default: int | None, *, low: int = 1) -> Any:
+    """As `integer`; None (or the text "none") is allowed."""
+    return field(default=default, converter=_or_none(_to_int), validator=_bounds(low, False, math.inf))
+
+
+def flag(default: bool) -> Any:
+    """A bool, or one of the texts true/false, yes/no, on/off, 1/0."""
+    return field(default=default, converter=_to_bool, validator=_typed(bool, "a bool"))
+
+
+def text(default: str) -> Any:
+    """A str without control characters."""
+    return field(default=default, validator=_plain_text)
+
+
+def optional_text(default: str | None = None) -> Any:
+    """As `text`; None is allowed."""
+    return field(default=default, validator=_plain_text)
+
+
+def choice(default: str, *allowed: str) -> Any:
+    """One of a few words."""
+
+    def check(instance: object, attribute: Attribute[str], value: object) -> None:
+        if value not in allowed:
+            raise ConfigError(f"{attribute.name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+    return field(default=default, validator=check)
+
+
+def checked_text(default: str | None, check: Callable[[object], str]) -> Any:
+    """None, or a str that `check` accepts (it raises ValueError)."""
+
+    def validate(instance: object, attribute: Attribute[str], value: object) -> None:
+        if value is None:
+            return
+        try:
+            check(value)
+        except ValueError as error:
+            raise ConfigError(f"{attribute.name}: {error}") from error
+
+    return field(default=default, validator=validate)
+
+
+def options(refused: Mapping[str, str]) -> Any:
+    """A mapping of raw options that is passed on; `refused` maps a key to the reason why it may not be set."""
+
+    def convert(value: object) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"raw options must be a mapping with str keys, not {value!r}")
+        return dict(value)
+
+    def check(instance: object, attribute: Attribute[Any], value: dict[str, Any]) -> None:
+        for key in value:
+            if key in refused:
+                raise ConfigError(f"{attribute.name}[{key!r}] may not be set: {refused[key]}")
+
+    return field(factory=dict, converter=convert, validator=check)
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """A tuple of str, from one (comma-separated) or several."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, Sequence) and all(isinstance(part, str) for part in value):
+        return tuple(value)
+    raise ConfigError(f"expected a str or a list of str, not {value!r}")
+
+
+def _to_float(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ConfigError(f"expected a number, not {value!r}")
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ConfigError(f"expected a number, not {value!r}") from error
+
+
+def _to_int(value: object) -> int:
+    result = _to_float(value)
+    if not result.is_integer():
+        raise ConfigError(f"expected a whole number, not {value!r}")
+    return int(result)
+
+
+def _to_bool(value: object) -> object:
+    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+        return value.lower() in _TRUE
+    return value
+
+
+def _or_none(convert: Callable[[object], Any]) -> Callable[[object], Any]:
+    def converter(value: object) -> Any:
+        if value is None or (isinstance(value, str) and value.lower() in _NONE):
+            return None
+        return convert(value)
+
+    return converter
+
+
+def _bounds(low: float, above: bool, high: float) -> _Check:
+    def check(instance: object, attribute: Attribute[Any], value: Any) -> None:
+        if value is None:
+            return
+        if not math.isfinite(value) or value < low or value > high or (above and value == low):
+            least = f"more than {low:g}" if above else f"at least {low:g}"
+            most = f" and at most {high:g}" if math.isfinite(high) else ""
+            raise ConfigError(f"{attribute.name} must be {least}{most}, not {value!r}")
+
+    return check
+
+
+def _typed(kind: type, words: str) -> _Check:
+    def check(instance: object, attribute: Attribute[Any], value: object) -> None:
+        if not isinstance(value, kind):
+            raise ConfigError(f"{attribute.name} must be {words}, not {value!r}")
+
+    return check
+
+
+def _plain_text(instance: object, attribute: Attribute[Any], value: object) -> None:
+    if value is None and attribute.default is None:
+        return
+    if not isinstance(value, str) or any(ord(character) < 32 for character in value):
+        raise ConfigError(f"{attribute.name} must be a str without control characters, not {value!r}")

@@ -1,0 +1,187 @@
+"""Where a configuration comes from: a URL, a mapping (Django settings, YAML) or `EVENTBUS_URL`.
+
+`nats://user:password@a:4222,b:4222?group=orders&jetstream=false&health_check.interval=1`,
+`tls://a:4222?tls.ca=/etc/ca.pem`, `memory://orders`. Query keys are the names of the settings; a dot
+reaches into a group of them. A mapping has the same names, nested, and "url" or "backend".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import attrs
+
+from .config import (
+    BackendConfig,
+    EventBusConfig,
+    HealthCheckConfig,
+    MemoryConfig,
+    NatsConfig,
+    ReconnectConfig,
+    TlsConfig,
+)
+from .config_fields import texts
+from .errors import ConfigError, UnsupportedError
+
+ENVIRONMENT_VARIABLE = "EVENTBUS_URL"
+
+_BACKENDS: dict[str, type[BackendConfig]] = {"memory": MemoryConfig, "nats": NatsConfig}
+_NESTED: dict[str, type[Any]] = {
+    "reconnect": ReconnectConfig,
+    "health_check": HealthCheckConfig,
+    "tls": TlsConfig,
+}
+_NO_KAFKA = "the Kafka backend is not built yet; use nats:// or memory://"
+
+ConfigSource = EventBusConfig | Mapping[str, Any] | str | None
+
+
+def load_config(source: ConfigSource = None) -> EventBusConfig:
+    """Turn any source into a configuration; None reads `EVENTBUS_URL`. ConfigError says what is wrong."""
+    if source is None:
+        source = os.environ.get(ENVIRONMENT_VARIABLE)
+        if not source:
+            raise ConfigError(f"no configuration: pass a URL or mapping, or set {ENVIRONMENT_VARIABLE}")
+    if isinstance(source, EventBusConfig):
+        return source
+    if isinstance(source, str):
+        return _from_mapping({}, source)
+    if isinstance(source, Mapping):
+        values = dict(source)
+        url = values.pop("url", None)
+        if url is not None and not isinstance(url, str):
+            raise ConfigError(f"url must be a str, not {url!r}")
+        return _from_mapping(values, url)
+    raise ConfigError(f"expected a URL, a mapping or an EventBusConfig, not {type(source).__name__}")
+
+
+def get_default_nats_config(urls: str | Sequence[str] = "nats://127.0.0.1:4222") -> EventBusConfig:
+    """The defaults for NATS with JetStream at these servers."""
+    return EventBusConfig(backend=NatsConfig(servers=texts(urls)))
+
+
+def get_default_memory_config(name: str = "default") -> EventBusConfig:
+    """The defaults for the broker inside this process."""
+    return EventBusConfig(backend=MemoryConfig(name=name))
+
+
+def get_default_kafka_config(brokers: str | Sequence[str]) -> EventBusConfig:
+    """Not built yet: raises UnsupportedError."""
+    raise UnsupportedError(_NO_KAFKA)
+
+
+def _from_mapping(values: dict[str, Any], url: str | None) -> EventBusConfig:
+    common = {field.name for field in attrs.fields(EventBusConfig)} - {"backend"}
+    backend = values.pop("backend", None)
+    if url is not None:
+        if backend is not None:
+            raise ConfigError("set either url or backend, not both")
+        scheme, backend_values, query = _from_url(url)
+        values = _merge(query, values)
+        kind = _BACKENDS[scheme]
+    elif isinstance(backend, (MemoryConfig, NatsConfig)):
+        return EventBusConfig(backend=backend, **_nested(values, common))
+    else:
+        kind, backend_values = _named_backend(backend), {}
+    own = {field.name for field in attrs.fields(kind)}
+    _refuse_unknown(values, common | own | {"url", "backend"})
+    backend_values |= {key: values.pop(key) for key in list(values) if key in own and key not in common}
+    return EventBusConfig(backend=_build(kind, _nested(backend_values, own)), **_nested(values, common))
+
+
+def _named_backend(backend: object) -> type[BackendConfig]:
+    if backend == "kafka":
+        raise UnsupportedError(_NO_KAFKA)
+    if not isinstance(backend, str) or backend not in _BACKENDS:
+        raise ConfigError(f"set url, or backend to one of {', '.join(map(repr, _BACKENDS))}, not {backend!r}")
+    return _BACKENDS[backend]
+
+
+def _from_url(url: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise ConfigError("not a URL: expected nats://host:4222, tls://host:4222 or memory://name")
+    place, _, query_text = rest.partition("?")
+    query = _query(query_text)
+    if scheme == "memory":
+        return "memory", ({"name": unquote(place)} if place else {}), query
+    if scheme in ("nats", "tls"):
+        return "nats", _nats_place(scheme, place.rstrip("/")), query
+    if scheme == "kafka":
+        raise UnsupportedError(_NO_KAFKA)
+    raise ConfigError(f"unknown scheme {scheme!r}{_hint(scheme, ['memory', 'nats', 'tls'])}")
+
+
+def _nats_place(scheme: str, place: str) -> dict[str, Any]:
+    credentials, at, hosts = place.rpartition("@")
+    if "/" in hosts:
+        raise ConfigError("a NATS URL has no path: settings go behind '?'")
+    values: dict[str, Any] = {}
+    if hosts:
+        values["servers"] = tuple(f"{scheme}://{host}" for host in texts(hosts))
+    if at:
+        user, colon, password = credentials.partition(":")
+        if colon:
+            values |= {"user": unquote(user), "password": unquote(password)}
+        else:
+            values["token"] = unquote(user)
+    return values
+
+
+def _query(query_text: str) -> dict[str, Any]:
+    try:
+        pairs = parse_qsl(query_text, keep_blank_values=True, strict_parsing=bool(query_text))
+    except ValueError as error:
+        raise ConfigError("malformed query: expected key=value pairs joined by '&'") from error
+    values: dict[str, Any] = {}
+    for path, value in pairs:
+        *groups, name = path.split(".")
+        place = values
+        for group in groups:
+            place = place.setdefault(group, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"setting {path!r} reaches into {group!r}, which has a value of its own")
+        if name in place:
+            raise ConfigError(f"setting {path!r} is there twice")
+        place[name] = value
+    return values
+
+
+def _merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    both = first.keys() & second.keys()
+    if both:
+        raise ConfigError(f"set in the URL and beside it: {', '.join(sorted(both))}")
+    return first | second
+
+
+def _nested(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    _refuse_unknown(values, known)
+    built = dict(values)
+    for name, kind in _NESTED.items():
+        value = built.get(name)
+        if isinstance(value, Mapping):
+            members = {field.name for field in attrs.fields(kind)}
+            _refuse_unknown(value, members, prefix=f"{name}.")
+            built[name] = _build(kind, dict(value))
+        elif value is not None and not isinstance(value, kind):
+            raise ConfigError(f"{name} must be a mapping or a {kind.__name__}, not {value!r}")
+    return built
+
+
+def _build(kind: type[Any], values: dict[str, Any]) -> Any:
+    return kind(**values)
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: set[str], prefix: str = "") -> None:
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown setting {prefix}{key!s}{_hint(str(key), sorted(known))}")
+
+
+def _hint(word: str, known: list[str]) -> str:
+    near = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Consuming: subscriptions, keyed lanes, and what is in hand."""

@@ -1,0 +1,104 @@
+"""All consumptions of a bus: made, found, counted and ended together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import asdict, frozen
+
+from ..message import Delivery
+from ..state import ErrorEvent
+from ..threads import Deadline
+from .consumption import Consumption
+from .subscriptions import Subscription, SubscriptionMap
+
+
+@frozen(kw_only=True)
+class Counts:
+    """Sums over all subscriptions, those that have ended included."""
+
+    delivered: int = 0
+    handled: int = 0
+    retried: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+
+
+class Consumers:
+    """The subscriptions of a bus and what works on each. All methods are thread-safe."""
+
+    def __init__(self, bus: str, replays: bool, report: Callable[[ErrorEvent], object]) -> None:
+        self.subscriptions = SubscriptionMap()
+        self._bus = bus
+        self._replays = replays
+        self._report = report
+        self._consumptions: dict[Subscription, Consumption] = {}
+        self._ended = Counts()
+
+    def add(self, sub: Subscription) -> None:
+        """Keep a subscription and make its lanes."""
+        with self.subscriptions.lock:
+            self._consumptions[sub] = Consumption(self._bus, sub, self._replays, self._report)
+            self.subscriptions.add(sub)
+
+    def deliver(self, sub: Subscription, session: Any) -> Callable[[Sequence[Delivery]], bool]:
+        """The way in for a session's batches."""
+        return self._consumptions[sub].deliver_to(session)
+
+    def remove(self, sub: Subscription, timeout: float) -> tuple[str, ...]:
+        """End a subscription: no more deliveries, then its lanes; up to `timeout` seconds.
+
+        Names the lanes that are still in a handler then.
+        """
+        deadline = Deadline(timeout)
+        session = self.subscriptions.remove(sub)
+        consumption = self._consumptions.get(sub)
+        if session is not None:
+            session.detach(sub, deadline.remaining() / 2)
+        if consumption is None:
+            return ()
+        unfinished = consumption.stop(deadline.remaining())
+        with self.subscriptions.lock:
+            if self._consumptions.pop(sub, None) is not None:
+                self._ended = self._plus(self._ended, consumption)
+        return unfinished
+
+    def finish(self, timeout: float) -> tuple[str, ...]:
+        """Handle what is in the lanes, then start nothing more; names the lanes still at work."""
+        deadline = Deadline(timeout)
+        consumptions = self._all()
+        for consumption in consumptions:
+            consumption.begin_finish()
+        for consumption in consumptions:
+            consumption.finish(deadline.remaining())
+        unfinished: list[str] = []
+        for consumption in consumptions:
+            unfinished.extend(consumption.stop(0.0))
+        return tuple(unfinished)
+
+    def counts(self) -> Counts:
+        """The sums, now."""
+        with self.subscriptions.lock:
+            total = self._ended
+            for consumption in self._consumptions.values():
+                total = self._plus(total, consumption)
+            return total
+
+    @property
+    def unhandled(self) -> int:
+        """Deliveries in hand, now."""
+        return sum(consumption.unhandled for consumption in self._all())
+
+    def is_lane(self, thread_name: str) -> bool:
+        """Whether a thread of this name runs handlers of this bus."""
+        return thread_name.startswith(f"eventbus.{self._bus}.lane-")
+
+    def _all(self) -> list[Consumption]:
+        with self.subscriptions.lock:
+            return list(self._consumptions.values())
+
+    @staticmethod
+    def _plus(counts: Counts, consumption: Consumption) -> Counts:
+        more = consumption.counts()
+        return Counts(**{name: value + more[name] for name, value in asdict(counts).items()})

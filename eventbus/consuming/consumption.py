@@ -1,0 +1,150 @@
+"""What happens to a subscription's deliveries: into the lanes, through the handler, back as done."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..message import Delivery
+from ..state import ErrorEvent
+from ..threads import StopToken
+from .lanes import Lanes
+from .subscriptions import Subscription
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY = 0.1
+RETRY_FACTOR = 2.0
+LONGEST_RETRY = 5.0
+HIGH_WATER = 1024
+"""Deliveries in the lanes at which a session stops fetching. What it fetched comes again if we die."""
+HIGH_WATER_UNSTORED = 65_536
+"""The same where nothing is redelivered: what arrives above it is lost, so more may wait."""
+
+
+class Consumption:
+    """One subscription at work. Sessions call what `deliver_to` returns; it outlives them."""
+
+    def __init__(self, bus: str, sub: Subscription, replays: bool, report: Callable[[ErrorEvent], object]) -> None:
+        self.sub = sub
+        self._replays = replays
+        self._report = report
+        self._high = HIGH_WATER if replays else HIGH_WATER_UNSTORED
+        self._retry_stop = StopToken()
+        self._lock = threading.Lock()
+        self.delivered = self.handled = self.retried = self.dropped = 0
+        self._lanes = Lanes(
+            f"eventbus.{bus}.lane-{sub.topic}",
+            sub.concurrency,
+            handler=sub.handler,
+            failed=self._failed,
+            done=self._done,
+            dropped=self._dropped,
+            has_room=self._has_room,
+            high=self._high,
+        )
+        sub.discard_unstarted = self._lanes.discard
+
+    @property
+    def unhandled(self) -> int:
+        """Deliveries in hand, now."""
+        return self._lanes.backlog
+
+    def deliver_to(self, session: Any) -> Callable[[Sequence[Delivery]], bool]:
+        """The way in for a session's batches."""
+        if not self._replays:
+            return self._deliver_unstored
+
+        def deliver(batch: Sequence[Delivery]) -> bool:
+            fresh, finished = self.sub.in_hand.admit(batch)
+            if finished:
+                session.acknowledge(self.sub, finished)
+            with self._lock:
+                self.delivered += len(fresh)
+            return self._lanes.put(fresh)
+
+        return deliver
+
+    def counts(self) -> dict[str, int]:
+        """What was counted, by the names of `Statistics`."""
+        with self._lock:
+            return {
+                "delivered": self.delivered,
+                "handled": self.handled,
+                "retried": self.retried,
+                "duplicates": self.sub.in_hand.duplicates,
+                "dropped": self.dropped,
+            }
+
+    def begin_finish(self) -> None:
+        """From now on what fails is not retried."""
+        self._retry_stop.set()
+
+    def finish(self, timeout: float) -> tuple[str, ...]:
+        """Handle what is in the lanes, up to `timeout` seconds."""
+        self._retry_stop.set()
+        return self._lanes.finish(timeout)
+
+    def stop(self, timeout: float) -> tuple[str, ...]:
+        """Start no more handlers; wait up to `timeout` seconds for those that run."""
+        self._retry_stop.set()
+        return self._lanes.stop(timeout)
+
+    def _deliver_unstored(self, batch: Sequence[Delivery]) -> bool:
+        if self._lanes.backlog >= self._high:
+            with self._lock:
+                first = not self.dropped
+                self.dropped += len(batch)
+            if first:
+                logger.error("%r: the handler is too slow; messages are dropped from now on", self.sub)
+                error = RuntimeError(f"{self.sub!r}: {self._high} messages wait for the handler; dropping new ones")
+                self._report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
+            return False
+        with self._lock:
+            self.delivered += len(batch)
+        return self._lanes.put(batch)
+
+    def _failed(self, delivery: Delivery, error: Exception) -> bool:
+        """Call the handler again until it succeeds (True) or a stop ends it (False)."""
+        pause = FIRST_RETRY
+        while True:
+            self._note_failure(delivery, error, pause)
+            if self._retry_stop.wait(pause):
+                return False
+            pause = min(pause * RETRY_FACTOR, LONGEST_RETRY)
+            try:
+                self.sub.handler(delivery)
+            except Exception as again:
+                error = again
+            else:
+                return True
+
+    def _note_failure(self, delivery: Delivery, error: Exception, pause: float) -> None:
+        with self._lock:
+            self.retried += 1
+        logger.warning("handler of %r failed on %r; again in %.1f s", self.sub, delivery, pause, exc_info=error)
+        self._report(ErrorEvent(source="handler", error=error, topic=delivery.topic, message=delivery))
+
+    def _done(self, deliveries: Sequence[Delivery]) -> None:
+        with self._lock:
+            self.handled += len(deliveries)
+        if self._replays:
+            newest = self.sub.in_hand.finish(deliveries)
+            session = self.sub.session
+            if session is not None:
+                session.acknowledge(self.sub, newest)
+
+    def _dropped(self, deliveries: Sequence[Delivery]) -> None:
+        if not self._replays:
+            return
+        newest = self.sub.in_hand.drop(deliveries)
+        session = self.sub.session
+        if session is not None:
+            session.release(self.sub, newest)
+
+    def _has_room(self) -> None:
+        session = self.sub.session
+        if session is not None:
+            session.resume(self.sub)

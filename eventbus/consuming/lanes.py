@@ -1,0 +1,160 @@
+"""Keyed lanes: handlers run here, never on a session's thread, in order of arrival per key."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from zlib import crc32
+
+from ..message import Delivery
+from ..threads import join_all, spawn
+
+ACKNOWLEDGE_EVERY = 0.05
+"""Seconds that a finished delivery waits at most for others to be acknowledged with it."""
+
+
+_Entry = tuple[int, Sequence[Delivery]]
+
+
+class Lanes:
+    """`concurrency` threads, each with a queue of batches; a key always goes to the same one.
+
+    handler(delivery) does the work; when it raises, failed(delivery, error) handles that, and returns False
+    when a stop ended it: then the lane starts nothing more. done(deliveries) and dropped(deliveries) are
+    called on the lane's thread with what was handled and with what will not be. has_room() is called when a
+    backlog that was at `high` falls to half of that.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        concurrency: int,
+        handler: Callable[[Delivery], object],
+        failed: Callable[[Delivery, Exception], bool],
+        done: Callable[[Sequence[Delivery]], object],
+        dropped: Callable[[Sequence[Delivery]], object],
+        has_room: Callable[[], object],
+        high: int,
+    ) -> None:
+        self._name = name
+        self._handler = handler
+        self._failed = failed
+        self._done = done
+        self._dropped = dropped
+        self._has_room = has_room
+        self._high = high
+        self._queues: list[SimpleQueue[_Entry | None]] = [SimpleQueue() for _ in range(concurrency)]
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._backlog = 0
+        self._full = False
+        self._next = 0
+        self._generation = 0
+        self._stopping = False
+        self._finishing = False
+
+    @property
+    def backlog(self) -> int:
+        """Deliveries queued and not finished."""
+        return self._backlog
+
+    def put(self, batch: Sequence[Delivery]) -> bool:
+        """Queue a batch, in order; never blocks. False: full now, `has_room` will be called."""
+        if not batch:
+            return not self._full
+        slices = self._split(batch)
+        with self._lock:
+            if not self._threads and not self._finishing:
+                self._start()
+            self._backlog += len(batch)
+            if self._backlog >= self._high:
+                self._full = True
+            for lane, part in slices:
+                self._queues[lane].put((self._generation, part))
+            return not self._full
+
+    def discard(self) -> None:
+        """Drop what is queued and not started; the lanes report it as dropped one after another."""
+        with self._lock:
+            self._generation += 1
+
+    def finish(self, timeout: float) -> tuple[str, ...]:
+        """Take the queued deliveries to their end, up to `timeout` seconds; name the lanes still at work."""
+        with self._lock:
+            first, self._finishing = not self._finishing, True
+            threads = list(self._threads)
+            if first:
+                for queue in self._queues:
+                    queue.put(None)
+        return join_all(threads, timeout)
+
+    def stop(self, timeout: float) -> tuple[str, ...]:
+        """Start no more handlers, wait up to `timeout` seconds for those that run; name the lanes still at work."""
+        self._stopping = True
+        return self.finish(timeout)
+
+    def _start(self) -> None:
+        self._threads = [spawn(f"{self._name}-{number}", self._run, queue) for number, queue in enumerate(self._queues)]
+
+    def _split(self, batch: Sequence[Delivery]) -> list[tuple[int, Sequence[Delivery]]]:
+        lanes = len(self._queues)
+        if lanes == 1:
+            return [(0, batch)]
+        parts: dict[int, list[Delivery]] = {}
+        for delivery in batch:
+            key = delivery.key
+            if key is None:
+                self._next = lane = (self._next + 1) % lanes
+            else:
+                lane = crc32(key.encode()) % lanes
+            parts.setdefault(lane, []).append(delivery)
+        return list(parts.items())
+
+    def _run(self, queue: SimpleQueue[_Entry | None]) -> None:
+        ended = False
+        while (entry := queue.get()) is not None:
+            generation, batch = entry
+            try:
+                worked = 0 if ended else self._work(generation, batch)
+                if worked < len(batch):
+                    ended = generation == self._generation
+                    self._dropped(batch[worked:])
+            finally:
+                self._leave(len(batch))
+
+    def _work(self, generation: int, batch: Sequence[Delivery]) -> int:
+        """Handle a batch up to a stop; how many deliveries were handled."""
+        handler, clock = self._handler, time.monotonic
+        due = clock() + ACKNOWLEDGE_EVERY
+        first = 0
+        for position, delivery in enumerate(batch):
+            if self._stopping or generation != self._generation:
+                break
+            try:
+                handler(delivery)
+            except Exception as error:
+                if first < position:
+                    self._done(batch[first:position])
+                    first = position
+                if not self._failed(delivery, error):
+                    return position
+            if clock() > due:
+                self._done(batch[first : position + 1])
+                first = position + 1
+                due = clock() + ACKNOWLEDGE_EVERY
+        else:
+            position = len(batch)
+        if first < position:
+            self._done(batch[first:position])
+        return position
+
+    def _leave(self, count: int) -> None:
+        with self._lock:
+            self._backlog -= count
+            room = self._full and self._backlog <= self._high // 2
+            if room:
+                self._full = False
+        if room:
+            self._has_room()

@@ -1,0 +1,50 @@
+"""How far a partition is done: everything below the watermark is, whatever the order of finishing."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class Watermark:
+    """Offsets handed out in ascending order (gaps are fine) and finished in any order. Not locked."""
+
+    __slots__ = ("_finished", "_out", "position")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        """The next offset to hand out."""
+        self._out: deque[int] = deque()
+        self._finished: set[int] = set()
+
+    @property
+    def committed(self) -> int:
+        """The lowest offset that is not done: where the next owner begins."""
+        return self._out[0] if self._out else self.position
+
+    @property
+    def idle(self) -> bool:
+        """Nothing handed out is unfinished."""
+        return not self._out
+
+    def hand_out(self, offset: int) -> bool:
+        """Note an offset as handed out; False when it is finished already and need not be."""
+        self.position = offset + 1
+        if offset in self._finished:
+            self._finished.discard(offset)
+            return False
+        self._out.append(offset)
+        return True
+
+    def finish(self, offset: int) -> None:
+        """Note an offset as done; one below the watermark is ignored, one not handed out yet is remembered."""
+        out, finished = self._out, self._finished
+        if offset < self.committed:
+            return
+        finished.add(offset)
+        while out and out[0] in finished:
+            finished.discard(out.popleft())
+
+    def rewind(self) -> None:
+        """The owner is gone: what it had not finished is handed out again; what it had is remembered."""
+        self.position = self.committed
+        self._out.clear()

@@ -1,0 +1,118 @@
+"""The errors that the library raises. All of them are an `EventBusError`.
+
+A publish error says what became of the message: *rejected* (refused, and the same again is refused
+again), *not sent* (certainly not stored, try again later) or *unknown* (may be stored: publish again
+with the same id, and a broker that deduplicates stores it once).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .message import Receipt
+
+
+class EventBusError(Exception):
+    """Anything that goes wrong in the library."""
+
+
+class ConfigError(EventBusError, ValueError):
+    """A setting is unknown, malformed or contradicts another; the text names it."""
+
+
+class NotInitializedError(EventBusError):
+    """There is no global bus: call `initialize_from_config` first."""
+
+
+class AlreadyInitializedError(EventBusError):
+    """There is a global bus already: call `close_global` first."""
+
+
+class ClosedError(EventBusError):
+    """The bus is closed, and a closed bus stays closed."""
+
+
+class ForkedError(EventBusError):
+    """The bus was opened before `os.fork()`; its connection belongs to the parent."""
+
+
+class UnsupportedError(EventBusError):
+    """The backend or the server cannot do what was asked."""
+
+
+class NotConnectedError(EventBusError):
+    """There is no connection to the broker, or it was lost while the call was waiting."""
+
+
+class ConnectFailedError(EventBusError):
+    """No connection could be made.
+
+    `server_spoke` tells whether a server of the right kind answered before it failed: then waiting for
+    it to come up is pointless, and the next attempt follows the backoff.
+    """
+
+    def __init__(self, message: str, server_spoke: bool = False) -> None:
+        super().__init__(message, server_spoke)
+        self.server_spoke = server_spoke
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class AuthenticationError(ConnectFailedError):
+    """The broker refused the credentials. Not hammered: tried again at `max_backoff` pace."""
+
+    def __init__(self, message: str, server_spoke: bool = True) -> None:
+        super().__init__(message, server_spoke)
+
+
+class PublishError(EventBusError):
+    """A message was not confirmed. `id` is the message's id: publish again with it to be safe."""
+
+    def __init__(self, message: str, id: str = "") -> None:
+        super().__init__(message, id)
+        self.id = id
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class PublishRejectedError(PublishError):
+    """Refused: the same message again is refused again."""
+
+
+class PublishNotSentError(PublishError):
+    """Certainly not stored: try again later."""
+
+
+class PublishUnknownError(PublishError):
+    """May be stored or not: publish again with the same id."""
+
+
+class PublishManyError(PublishError):
+    """Some messages of a `publish_many` were not confirmed.
+
+    `results` holds, in the order of the messages, a `Receipt` or the `PublishError` of each.
+    """
+
+    def __init__(self, message: str, results: Sequence[Receipt | PublishError] = ()) -> None:
+        failed = [result for result in results if isinstance(result, PublishError)]
+        super().__init__(message, failed[0].id if failed else "")
+        self.args = (message, results)
+        self.results = tuple(results)
+        self.failed = tuple(failed)
+
+
+class SubscribeError(EventBusError):
+    """A subscription cannot be made: its arguments are wrong, or the broker refuses it."""
+
+
+class ReconnectExhaustedError(EventBusError):
+    """All attempts of one reconnect failed. The health check goes on and starts another later."""
+
+
+class SessionRetired(EventBusError):
+    """Internal: the session takes nothing more; the record was not accepted. Never reaches users."""

@@ -1,0 +1,1 @@
+"""Publishing: what was accepted and is not answered yet, in order and bounded."""

@@ -1,0 +1,1 @@
+"""Recovery: health, the phases, and the one place that knows how to reconnect."""

@@ -1,0 +1,54 @@
+"""The pace of attempts, driven by tenacity. The only module that imports it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from tenacity import RetryCallState, Retrying, retry_if_not_exception_type, stop_after_attempt, stop_never
+from tenacity.stop import stop_base
+
+from ..config import ReconnectConfig
+from ..errors import AuthenticationError, ConfigError
+from ..threads import Stopped, StopToken
+
+FINAL = (Stopped, AuthenticationError, ConfigError)
+"""Errors that end an episode at once: trying again soon would only hammer the broker."""
+
+
+def pause_after(config: ReconnectConfig, attempt: int, chance: Callable[[], float] = random.random) -> float:
+    """Seconds to wait after the attempt with this number (from 1): 1, 2, 4 ... max_backoff by default.
+
+    `jitter` only ever shortens it, by at most that part.
+    """
+    # A float power overflows long before anybody waits for it: 2.0**1100.
+    growth = config.backoff_factor ** min(attempt - 1, 64)
+    pause = min(config.initial_backoff * growth, config.max_backoff)
+    return pause * (1.0 - config.jitter * chance())
+
+
+def retrying(
+    config: ReconnectConfig, stop: StopToken, pause: Callable[[float], None], *, without_limit: bool = False
+) -> Retrying:
+    """The attempts of one episode: the first at once, then after ever longer pauses.
+
+    `pause(seconds)` does the waiting. Iterate over it; the error of the last attempt comes out as it is.
+    tenacity asks whether to stop before it pauses, so a stop during a pause costs one more turn: each
+    attempt begins with a look at the token.
+    """
+    limit = None if without_limit else config.max_attempts
+
+    def wait(state: RetryCallState) -> float:
+        return pause_after(config, state.attempt_number)
+
+    def stop_asked(state: RetryCallState) -> bool:
+        return stop.is_set()
+
+    give_up: stop_base = stop_never if limit is None else stop_after_attempt(limit)
+    return Retrying(
+        stop=lambda state: stop_asked(state) or give_up(state),
+        wait=wait,
+        sleep=pause,
+        retry=retry_if_not_exception_type(FINAL),
+        reraise=True,
+    )

@@ -1,0 +1,112 @@
+"""The pytest plugin: real servers, faults and the leak guard as fixtures.
+
+Installing the library installs it; elsewhere ``pytest -p eventbus.testing.plugin``. Nothing in it
+acts by itself. Where a server is missing a test skips with the reason; where the environment
+variable ``CI`` is set it fails instead. To guard every test against leaks::
+
+    @pytest.fixture(autouse=True)
+    def _no_leaks(eventbus_leaks): ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from eventbus.testing.certificates import Certificates
+    from eventbus.testing.faults import TcpProxy
+    from eventbus.testing.leaks import LeakGuard
+    from eventbus.testing.servers.nats import NatsServer
+    from eventbus.testing.servers.nats_cluster import NatsCluster
+    from eventbus.testing.servers.nats_external import ExternalServer
+
+
+@contextlib.contextmanager
+def skip_or_fail() -> Iterator[None]:
+    """Turn `ServerUnavailable` into a skip, or into a failure where ``CI`` is set."""
+    from eventbus.testing.servers.process import ServerUnavailable
+
+    try:
+        yield
+    except ServerUnavailable as exc:
+        if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+            pytest.fail(f"CI is set, and {exc}", pytrace=False)
+        pytest.skip(str(exc))
+
+
+@pytest.fixture
+def nats_server() -> Iterator[NatsServer | ExternalServer]:
+    """A NATS server with JetStream, fresh for this test; ``EVENTBUS_TEST_NATS`` if that is set."""
+    yield from _started_server()
+
+
+@pytest.fixture(scope="session")
+def nats_server_shared() -> Iterator[NatsServer | ExternalServer]:
+    """A NATS server with JetStream for the whole session: fast, so leave it as you found it."""
+    yield from _started_server()
+
+
+@pytest.fixture
+def nats_cluster() -> Iterator[NatsCluster]:
+    """Three NATS servers with JetStream, fresh for this test, with a leader."""
+    from eventbus.testing.servers.nats_cluster import NatsCluster
+
+    with skip_or_fail():
+        cluster = NatsCluster(3).start()
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def tcp_proxy() -> Iterator[Callable[..., TcpProxy]]:
+    """``tcp_proxy(host, port)`` starts a `TcpProxy` to that address, stopped after the test."""
+    from eventbus.testing.faults import TcpProxy
+
+    with contextlib.ExitStack() as stack:
+
+        def make(target_host: str, target_port: int, **options: Any) -> TcpProxy:
+            return stack.enter_context(TcpProxy(target_host, target_port, **options))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """`Certificates` for the whole session."""
+    from eventbus.testing.certificates import Certificates
+
+    with skip_or_fail():
+        return Certificates.create(tmp_path_factory.mktemp("certificates"))
+    raise AssertionError("not reached")
+
+
+@pytest.fixture
+def eventbus_leaks() -> Iterator[LeakGuard]:
+    """A `LeakGuard` around this test and the fixtures requested after it."""
+    from eventbus.testing.leaks import LeakGuard
+
+    with LeakGuard() as guard:
+        yield guard
+
+
+def _started_server() -> Iterator[NatsServer | ExternalServer]:
+    from eventbus.testing.servers.nats_external import open_nats
+
+    with skip_or_fail():
+        server = open_nats()
+        try:
+            server.start()
+        except BaseException:
+            server.close()
+            raise
+    try:
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,88 @@
+"""The plugin from outside: a pytest of its own, with and without a server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+USES = """
+    import socket, threading
+    from eventbus.testing import TcpProxy
+
+    def test_fixtures(eventbus_leaks, nats_server, nats_server_shared, tcp_proxy, certificates):
+        assert nats_server.port != nats_server_shared.port
+        proxy = tcp_proxy(*nats_server.address)
+        with socket.create_connection(proxy.address, 5.0) as client:
+            client.settimeout(5.0)
+            assert client.recv(100).startswith(b"INFO")
+        assert certificates.ca.exists()
+"""
+LEAKS = """
+    import threading
+
+    def test_leak(eventbus_leaks):
+        eventbus_leaks._grace = 0.05
+        wait = threading.Event().wait
+        threading.Thread(target=wait, args=(20,), name="eventbus.left", daemon=True).start()
+"""
+
+
+def run(directory: Path, text: str, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Run pytest on one test file; return its exit code and output."""
+    (directory / "test_it.py").write_text(textwrap.dedent(text))
+    # Only ours, whether it is installed or not, and none of the settings of this run.
+    clean = {k: v for k, v in os.environ.items() if k not in ("CI", "EVENTBUS_TEST_NATS")}
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "eventbus.testing.plugin", "-rs", *arguments],
+        check=False,
+        cwd=directory,
+        env={**clean, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return answer.returncode, answer.stdout + answer.stderr
+
+
+@pytest.mark.nats
+def test_the_fixtures_work_together(tmp_path: Path) -> None:
+    code, output = run(tmp_path, USES, "-W", "error")
+    assert code == 0, output
+
+
+def test_the_leak_guard_fails_a_test(tmp_path: Path) -> None:
+    code, output = run(tmp_path, LEAKS)
+    assert code == 1, output
+    assert "something was left behind" in output
+    assert "thread eventbus.left" in output
+
+
+def test_without_a_server_it_skips_with_the_reason(tmp_path: Path) -> None:
+    text = "def test_it(nats_server): ..."
+    code, output = run(tmp_path, text, EVENTBUS_TEST_NATS="nats://127.0.0.1:9")
+    assert code == 0, output
+    assert "1 skipped" in output
+    assert "does not answer" in output
+
+
+def test_without_a_server_it_fails_in_ci(tmp_path: Path) -> None:
+    text = "def test_it(nats_server): ..."
+    code, output = run(tmp_path, text, EVENTBUS_TEST_NATS="nats://127.0.0.1:9", CI="true")
+    assert code == 1, output
+    assert "CI is set" in output
+
+
+def test_it_imports_nothing_that_it_does_not_use_yet() -> None:
+    code = "import sys, eventbus.testing.plugin; print(*sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    loaded = set(answer.stdout.split())
+    ours = {name for name in loaded if name.startswith("eventbus.testing.")}
+    assert ours == {"eventbus.testing.plugin"}
+    assert "docker" not in loaded
