@@ -30,9 +30,9 @@ from typing import TypeVar
 from .backends import backend_for
 from .config_sources import ConfigSource, load_config
 from .consuming.consumers import Consumers
-from .consuming.subscriptions import BROADCAST, Broadcast, Handler, Subscription
+from .consuming.subscriptions import Broadcast, Handler, Subscription
 from .errors import ClosedError, ForkedError, NotConnectedError, PublishNotSentError, SubscribeError
-from .message import Message, Receipt, check_group, check_pattern
+from .message import Message, Receipt
 from .publishing.publisher import Publisher
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
 from .recovery.closing import close_in_order
@@ -47,7 +47,7 @@ from .state import (
     ReconnectStatus,
     Statistics,
 )
-from .threads import Deadline, Stopped, StopToken, spawn
+from .threads import Deadline, Stopped, StopToken, seconds
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class EventBus:
         )
         self._pending = self._publisher.pending
         self._pending.refuse_with(lambda id: PublishNotSentError("the bus is not open: call open() first", id))
-        self._consumers = Consumers(config.name, backend.features.replays, self._callbacks.report)
+        self._consumers = Consumers(config.name, config.group, backend.features.replays, self._callbacks.report)
         self._stop = StopToken()
         self._supervisor = Supervisor(
             config,
@@ -106,7 +106,7 @@ class EventBus:
         bus is then as new. wait=False: returns at once and keeps trying without limit; publishes wait.
         """
         self._check_barrier()
-        limit = self.config.connect_timeout if timeout is None else timeout
+        limit = seconds(timeout, self.config.connect_timeout)
         if not self._supervisor.phases.move(Phase.CONNECTING, only_from=Phase.NEW):
             self._check_barrier()
             if wait and not self.wait_connected(limit):
@@ -125,7 +125,7 @@ class EventBus:
 
         Idempotent. Called from a handler or callback it does not wait for that thread.
         """
-        limit = self.config.close_timeout if timeout is None else timeout
+        limit = seconds(timeout, self.config.close_timeout)
         deadline = Deadline(limit)
         if self._barrier is ForkedError:
             return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
@@ -173,8 +173,8 @@ class EventBus:
         """
         if self._barrier is not None:
             self._check_barrier_to_publish()
-        limit = self.config.publish_timeout if timeout is None else timeout
-        return self._publisher.publish(topic, payload, key, headers, id, limit)
+        wait = seconds(timeout, self.config.publish_timeout)
+        return self._publisher.publish(topic, payload, key, headers, id, wait)
 
     def publish_async(
         self,
@@ -192,14 +192,14 @@ class EventBus:
         """
         if self._barrier is not None:
             self._check_barrier_to_publish()
-        limit = self.config.publish_timeout if timeout is None else timeout
-        return self._publisher.publish_async(topic, payload, key, headers, id, limit)
+        wait = seconds(timeout, self.config.publish_timeout)
+        return self._publisher.publish_async(topic, payload, key, headers, id, wait)
 
     def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Receipt]:
         """Publish all, pipelined; receipts in order. PublishManyError carries each result, in order."""
         if self._barrier is not None:
             self._check_barrier_to_publish()
-        return self._publisher.publish_many(messages, self.config.publish_timeout if timeout is None else timeout)
+        return self._publisher.publish_many(messages, seconds(timeout, self.config.publish_timeout))
 
     def publish_nowait(
         self,
@@ -222,7 +222,7 @@ class EventBus:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""
         if self._barrier is not None:
             self._check_barrier_to_publish()
-        return self._publisher.flush(self.config.publish_timeout if timeout is None else timeout)
+        return self._publisher.flush(seconds(timeout, self.config.publish_timeout))
 
     # -- consuming -------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class EventBus:
         waits for one. Allowed before `open()`.
         """
         self._check_barrier()
-        sub = self._subscription(topic, handler, group, concurrency, start)
+        sub = self._consumers.make(topic, handler, group, concurrency, start)
         self._consumers.add(sub)
         try:
             self._supervisor.activate(sub)
@@ -275,8 +275,7 @@ class EventBus:
 
         False: a handler was still running after `timeout` seconds; it finishes on its own.
         """
-        limit = self.config.close_timeout if timeout is None else timeout
-        return not self._consumers.remove(subscription, limit)
+        return not self._consumers.remove(subscription, seconds(timeout, self.config.close_timeout))
 
     # -- recovery --------------------------------------------------------------------------------
 
@@ -292,7 +291,7 @@ class EventBus:
 
         False: the thread was still busy after `timeout` seconds; it stops as soon as it can.
         """
-        return not self._monitor.stop(self.config.close_timeout if timeout is None else timeout)
+        return not self._monitor.stop(seconds(timeout, self.config.close_timeout))
 
     def reconnect(self, timeout: float | None = None) -> None:
         """Replace the connection now, even a healthy one, and wait for it up to `timeout` seconds.
@@ -302,8 +301,8 @@ class EventBus:
         self._check_barrier()
         if self._supervisor.phases.phase in (Phase.NEW, Phase.CONNECTING):
             raise NotConnectedError("the bus is not open: call open() first")
-        limit = self.config.connect_timeout if timeout is None else timeout
-        if not self._force_reconnect(limit):
+        limit = seconds(timeout, self.config.connect_timeout)
+        if not self._monitor.reconnect_now(limit):
             state = self.get_connection_state()
             raise NotConnectedError(
                 f"{self.config.name}: not reconnected within {limit:g} s ({state.last_error})"
@@ -383,49 +382,6 @@ class EventBus:
             self._pending.refuse_with(
                 lambda id: PublishNotSentError("there is no connection, and on_outage is 'raise'", id)
             )
-
-    def _force_reconnect(self, timeout: float) -> bool:
-        deadline = Deadline(timeout)
-        phases = self._supervisor.phases
-        before = phases.connection_state().reconnect_count
-        if self._monitor.is_running:
-            self._monitor.force().wait(deadline.remaining())
-        else:
-            stop, cause = self._stop.child(), NotConnectedError("reconnect() was called")
-            episode = spawn(f"eventbus.{self.config.name}.reconnect", self._reconnect_here, cause, stop)
-            episode.join(deadline.remaining())
-            stop.set()
-            self._stop.release(stop)
-        return phases.connection_state().reconnect_count > before and phases.phase is Phase.CONNECTED
-
-    def _reconnect_here(self, cause: BaseException, stop: StopToken) -> None:
-        if self._supervisor.reconnect(cause, stop, force=True):
-            self._monitor.recovered("reconnected")
-
-    def _subscription(
-        self, topic: object, handler: object, group: object, concurrency: object, start: object
-    ) -> Subscription:
-        try:
-            pattern = check_pattern(topic)
-            if not callable(handler):
-                raise ValueError(f"handler must be callable, not {type(handler).__name__}")
-            if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-                raise ValueError(f"concurrency must be an int of at least 1, not {concurrency!r}")
-            if start not in ("earliest", "latest"):
-                raise ValueError(f"start must be 'earliest' or 'latest', not {start!r}")
-            named = self._group_name(pattern, group)
-        except ValueError as error:
-            raise SubscribeError(str(error)) from error
-        return Subscription(pattern, handler, group=named, concurrency=concurrency, start=str(start))
-
-    def _group_name(self, topic: str, group: object) -> str | None:
-        if group is BROADCAST:
-            return None
-        if group is not None:
-            return check_group(group)
-        if self.config.group is None:
-            logger.info("%s: %s has no group: this process gets its own copy, from now on", self.config.name, topic)
-        return self.config.group
 
     def _suspect(self) -> None:
         self._monitor.suspect()

@@ -47,7 +47,7 @@ def get_global() -> EventBus:
 
 def close_global(timeout: float | None = None) -> CloseReport | None:
     """Close the global bus and forget it; None when there was none. Idempotent."""
-    global _bus  # noqa: PLW0603
+    global _bus
     with _lock:
         bus, _bus = _bus, None
     return None if bus is None else bus.close(timeout)

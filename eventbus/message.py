@@ -32,7 +32,7 @@ class Message:
     topic: where it was published. payload: the bytes (a str or JSON-able value is encoded).
     key: messages with the same key keep their order. headers: str to str.
     id: unique for the message, the same on every redelivery.
-    timestamp: when the broker stored it (aware UTC); core NATS does not stamp: when it arrived here.
+    timestamp: when the broker stored it (aware timezone.utc); core NATS does not stamp: when it arrived here.
     attempt: 1 on the first delivery, as the broker counts.
     """
 

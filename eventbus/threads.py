@@ -16,6 +16,15 @@ class Stopped(Exception):
     """Internal: a wait ended because its stop token was set."""
 
 
+def seconds(timeout: float | None, default: float) -> float:
+    """The timeout that a user passed, or the default for None; ValueError unless it is a number >= 0."""
+    if timeout is None:
+        return default
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise ValueError(f"timeout must be a number of seconds >= 0 or None, not {timeout!r}")
+    return min(timeout, threading.TIMEOUT_MAX)
+
+
 class Deadline:
     """A point in time that bounds several waits. `None` seconds means no bound."""
 

@@ -87,7 +87,7 @@ class Session(Protocol):
         """Payload bytes accepted and unanswered."""
 
     def publish(self, record: Record) -> None:
-        """Accept a record, in order; never blocks. SessionRetired: not accepted. PublishRejectedError: never will be."""
+        """Accept a record, in order; never blocks. SessionRetired: not accepted. PublishRejectedError: never."""
 
     def unanswered(self, up_to: int) -> int:
         """How many accepted records with a number of at most `up_to` have no answer."""

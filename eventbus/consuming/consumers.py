@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import asdict, frozen
 
-from ..message import Delivery
+from ..errors import SubscribeError
+from ..message import Delivery, check_group, check_pattern
 from ..state import ErrorEvent
 from ..threads import Deadline
 from .consumption import Consumption
-from .subscriptions import Subscription, SubscriptionMap
+from .subscriptions import BROADCAST, Subscription, SubscriptionMap
+
+logger = logging.getLogger(__name__)
 
 
 @frozen(kw_only=True)
@@ -28,13 +32,31 @@ class Counts:
 class Consumers:
     """The subscriptions of a bus and what works on each. All methods are thread-safe."""
 
-    def __init__(self, bus: str, replays: bool, report: Callable[[ErrorEvent], object]) -> None:
+    def __init__(
+        self, bus: str, default_group: str | None, replays: bool, report: Callable[[ErrorEvent], object]
+    ) -> None:
         self.subscriptions = SubscriptionMap()
         self._bus = bus
+        self._default_group = default_group
         self._replays = replays
         self._report = report
         self._consumptions: dict[Subscription, Consumption] = {}
         self._ended = Counts()
+
+    def make(self, topic: object, handler: object, group: object, concurrency: object, start: object) -> Subscription:
+        """A subscription from what a user passed; SubscribeError says what is wrong with it."""
+        try:
+            pattern = check_pattern(topic)
+            if not callable(handler):
+                raise ValueError(f"handler must be callable, not {type(handler).__name__}")
+            if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+                raise ValueError(f"concurrency must be an int of at least 1, not {concurrency!r}")
+            if start not in ("earliest", "latest"):
+                raise ValueError(f"start must be 'earliest' or 'latest', not {start!r}")
+            named = self._group_name(pattern, group)
+        except ValueError as error:
+            raise SubscribeError(str(error)) from error
+        return Subscription(pattern, handler, group=named, concurrency=concurrency, start=str(start))
 
     def add(self, sub: Subscription) -> None:
         """Keep a subscription and make its lanes."""
@@ -93,6 +115,15 @@ class Consumers:
     def is_lane(self, thread_name: str) -> bool:
         """Whether a thread of this name runs handlers of this bus."""
         return thread_name.startswith(f"eventbus.{self._bus}.lane-")
+
+    def _group_name(self, topic: str, group: object) -> str | None:
+        if group is BROADCAST:
+            return None
+        if group is not None:
+            return check_group(group)
+        if self._default_group is None:
+            logger.info("%s: %s has no group: this process gets its own copy, from now on", self._bus, topic)
+        return self._default_group
 
     def _all(self) -> list[Consumption]:
         with self.subscriptions.lock:

@@ -7,6 +7,7 @@ hand is then not started twice: only its token is renewed. What was just finishe
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 
 from ..message import Delivery
@@ -20,7 +21,8 @@ class InHand:
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._lock = threading.Lock()
         self._held: dict[Hashable, Delivery] = {}
-        self._finished: dict[Hashable, None] = {}
+        # Ordered: the first key of a plain dict is found by a walk over all that were deleted before it.
+        self._finished: OrderedDict[Hashable, None] = OrderedDict()
         self._remembered = remembered
         self.duplicates = 0
 
@@ -55,7 +57,7 @@ class InHand:
                     done.append(newest)
                     finished[identity] = None
             while len(finished) > self._remembered:
-                del finished[next(iter(finished))]
+                finished.popitem(last=False)
         return done
 
     def drop(self, deliveries: Iterable[Delivery]) -> list[Delivery]:

@@ -92,6 +92,7 @@ class Publisher:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
         if (
             type(payload) is not bytes
+            or type(topic) is not str
             or topic not in self._topics
             or key is not None
             or headers is not None
@@ -104,7 +105,7 @@ class Publisher:
         if session is not None and number - pending.settled <= pending.limit:
             try:
                 # A plain tuple of Record's shape: a named one costs a quarter of the whole call.
-                session.publish((number, topic, payload, key, headers, id, None))
+                session.publish((number, topic, payload, key, headers, id, None))  # type: ignore[arg-type]
             except SessionRetired:
                 pass
             except PublishRejectedError:
@@ -161,11 +162,11 @@ class Publisher:
     ) -> _Parts:
         given_id = id if isinstance(id, str) else ""
         try:
-            if topic not in self._topics:
+            if not isinstance(topic, str) or topic not in self._topics:
                 topic = self._new_topic(topic)
             data = payload if type(payload) is bytes else encode_payload(payload)
             return (
-                topic,  # type: ignore[return-value]
+                topic,
                 data,
                 None if key is None else check_key(key),
                 None if headers is None else check_headers(headers) or None,

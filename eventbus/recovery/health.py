@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from ..config import EventBusConfig
 from ..errors import (
@@ -16,11 +16,12 @@ from ..errors import (
     ReconnectExhaustedError,
 )
 from ..state import ErrorEvent, HealthStatus, Phase
-from ..threads import Stopped, StopToken, join_all, spawn
+from ..threads import Deadline, Stopped, StopToken, join_all, spawn
 from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
+FORCED = "reconnect() was called"
 LOOK_AGAIN = 0.25
 """Seconds between two looks at a broker that was given up and did not speak."""
 REACHABLE_TIMEOUT = 1.0
@@ -109,8 +110,29 @@ class HealthMonitor:
         """A connect or reconnect that ran elsewhere succeeded: it was proven by a round trip."""
         self._note_success(detail)
 
-    def force(self) -> threading.Event:
-        """Ask for a reconnect on this thread; the event is set when it is over."""
+    def reconnect_now(self, timeout: float) -> bool:
+        """Replace the session, on this monitor's thread or, while it is stopped, on one made for it.
+
+        False when that has not succeeded within `timeout` seconds.
+        """
+        deadline = Deadline(timeout)
+        phases = self._supervisor.phases
+        before = phases.connection_state().reconnect_count
+        if self.is_running:
+            self._force().wait(deadline.remaining())
+        else:
+            stop = self._bus_stop.child()
+            episode = spawn(f"eventbus.{self._name}.reconnect", self._reconnect_here, stop)
+            episode.join(deadline.remaining())
+            stop.set()
+            self._bus_stop.release(stop)
+        return phases.phase is Phase.CONNECTED and phases.connection_state().reconnect_count > before
+
+    def _reconnect_here(self, stop: StopToken) -> None:
+        if self._supervisor.reconnect(NotConnectedError(FORCED), stop, force=True):
+            self._note_success("reconnected")
+
+    def _force(self) -> threading.Event:
         over = threading.Event()
         with self._lock:
             self._forced.append(over)
@@ -170,7 +192,7 @@ class HealthMonitor:
         with self._lock:
             forced = bool(self._forced)
         if forced:
-            return self._episode(NotConnectedError("reconnect() was called"), stop, force=True)
+            return self._episode(NotConnectedError(FORCED), stop, force=True)
         if phase is Phase.CONNECTED:
             if lost is not None:
                 self._judge_lost(lost)
@@ -249,14 +271,14 @@ class HealthMonitor:
         with self._lock:
             self._healthy = True
             self.failures = 0
-            self._last_success = datetime.now(UTC)
+            self._last_success = datetime.now(timezone.utc)
             self._detail = detail
 
     def _note_failure(self, cause: BaseException, at_least: int = 0) -> None:
         with self._lock:
             self._healthy = False
             self.failures = max(self.failures + 1, at_least)
-            self._last_failure = datetime.now(UTC)
+            self._last_failure = datetime.now(timezone.utc)
             self._detail = str(cause)
 
     def _end_forced(self) -> None:

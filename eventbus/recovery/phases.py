@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from ..config import ReconnectConfig
 from ..state import MOVES, ConnectionState, Phase, ReconnectStatus
@@ -109,7 +109,7 @@ class Phases:
         if cause is not None:
             self._last_error = cause
         if to is Phase.CONNECTED:
-            self._last_connected = datetime.now(UTC)
+            self._last_connected = datetime.now(timezone.utc)
             self._down_since = None
             if reconnected:
                 self._reconnect_count += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import partial
 
 from ..backends.base import Backend, Deliver, Session, SessionContext
@@ -292,7 +292,7 @@ class Supervisor:
                 attempts=attempts,
                 downtime=downtime,
                 cause=cause,
-                time=datetime.now(UTC),
+                time=datetime.now(timezone.utc),
                 reconnect_count=self.phases.connection_state().reconnect_count,
             )
             self._callbacks.reconnected(event)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from enum import Enum
 from itertools import count
 from typing import Any
@@ -39,7 +40,7 @@ class Entry:
         self.record = record
         self.id = id
         self.partition = partition
-        self.stored = datetime.now(UTC)
+        self.stored = time.time()
         self.attempts = 0
 
 
@@ -101,7 +102,8 @@ class MemoryBroker:
         self._topics: dict[str, Topic] = {}
         self._groups: dict[tuple[str, str], Group] = {}
         self._broadcasts: WeakKeyDictionary[Subscription, Group] = WeakKeyDictionary()
-        self._ids: dict[str, tuple[int, int]] = {}
+        # Ordered: the first key of a plain dict is found by a walk over all that were deleted before it.
+        self._ids: OrderedDict[str, tuple[int, int]] = OrderedDict()
 
     # -- messages, under the lock ----------------------------------------------------------------
 
@@ -117,7 +119,7 @@ class MemoryBroker:
             self._make_room(topic, id)
         place = self._ids[id] = topic.add(record, id)
         if len(self._ids) > REMEMBERED_IDS:
-            del self._ids[next(iter(self._ids))]
+            self._ids.popitem(last=False)
         return (*place, False)
 
     def group_of(self, sub: Subscription) -> Group:

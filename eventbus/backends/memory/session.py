@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 
 from ...config import MemoryConfig
 from ...consuming.subscriptions import Subscription
@@ -330,7 +331,14 @@ class MemorySession:
 
 def _delivery(progress: Progress, offset: int, entry: Entry) -> Delivery:
     record = entry.record
-    delivery = Delivery(record[1], record[2], key=record[3], headers=record[4], id=entry.id, timestamp=entry.stored)
+    delivery = Delivery(
+        record[1],
+        record[2],
+        key=record[3],
+        headers=record[4],
+        id=entry.id,
+        timestamp=datetime.fromtimestamp(entry.stored, timezone.utc),
+    )
     delivery.attempt = entry.attempts
     delivery.identity = (progress.topic.serial, offset)
     delivery.token = Place(progress, entry.partition, offset)

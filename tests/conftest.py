@@ -1,0 +1,159 @@
+"""For every test: nothing left behind, an end in time, and the outage matrix at the end of the run."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from eventbus.testing import LeakGuard
+
+pytest.register_assert_rewrite("eventbus.testing.conformance", "outages", "history", "fakes")
+
+WATCHDOG = 60.0
+"""Seconds that a test may take; `@pytest.mark.watchdog(120)` gives it others."""
+LAST_RESORT = 30.0
+"""Seconds more, until a test that does not even hear a signal ends the whole run."""
+NOT_APPLICABLE = "not applicable: "
+CASES = "abcdefghijklmnop"
+
+_stderr = pytest.StashKey[int]()
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(eventbus_leaks: LeakGuard) -> None:
+    """Nothing may leave a thread, a descriptor or an unseen error behind."""
+
+
+# -- the watchdog --------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_stderr] = os.dup(2)  # nothing is captured yet
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    faulthandler.cancel_dump_traceback_later()
+    os.close(config.stash[_stderr])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    faulthandler.dump_traceback_later(_limit(item) + LAST_RESORT, exit=True, file=item.config.stash[_stderr])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fails a test that hangs, with what every thread was doing."""
+    limit = _limit(item)
+
+    def bark(number: int, frame: object) -> None:
+        pytest.fail(f"the watchdog: still running after {limit:g} s\n{_stacks()}", pytrace=False)
+
+    before = signal.signal(signal.SIGALRM, bark)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _limit(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("watchdog")
+    return float(marker.args[0]) if marker else WATCHDOG
+
+
+def _stacks() -> str:
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"-- {names.get(ident, ident)}\n{''.join(traceback.format_stack(frame)[-8:])}"
+        for ident, frame in sys._current_frames().items()
+    )
+
+
+# -- a missing broker ----------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    """Where CI is set a test that needs a broker may not be skipped for the lack of one."""
+    report = yield
+    needs_broker = item.get_closest_marker("nats") is not None
+    if needs_broker and report.skipped and not hasattr(report, "wasxfail") and _on_ci():
+        reason = _reason(report)
+        if not reason.startswith(NOT_APPLICABLE):
+            report.outcome = "failed"
+            report.longrepr = f"CI is set, and the test was skipped: {reason}"
+    return report
+
+
+def _on_ci() -> bool:
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+# -- the outage matrix ---------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        cases = [case for marker in item.iter_markers("outage") for case in marker.args]
+        if cases:
+            backend = getattr(getattr(item, "cls", None), "backend", "-")
+            item.user_properties.append(("outage", (backend, "".join(cases))))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line for each outage case, one column for each backend."""
+    found: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "outage":
+                    backend, cases = value
+                    for case in cases:
+                        detail = _reason(report) if outcome == "skipped" else report.nodeid
+                        found[case, backend][outcome].add(detail)
+    if not found:
+        return
+    backends = sorted({backend for _, backend in found})
+    notes: list[str] = []
+    terminalreporter.section("outage matrix")
+    terminalreporter.write_line("case  " + "".join(f"{backend:<20}" for backend in backends))
+    for case in CASES:
+        cells = "".join(f"{_cell(found.get((case, backend)), notes):<20}" for backend in backends)
+        terminalreporter.write_line(f"({case})   {cells}".rstrip())
+    for number, note in enumerate(notes, 1):
+        terminalreporter.write_line(f"  [{number}] {note}")
+
+
+def _cell(outcomes: dict[str, set[str]] | None, notes: list[str]) -> str:
+    if not outcomes:
+        return "no test"
+    bad = len(outcomes["failed"]) + len(outcomes["error"])
+    if bad:
+        return f"FAILED {bad}"
+    text = f"passed {len(outcomes['passed'])}" if outcomes["passed"] else ""
+    for reason in sorted(outcomes["skipped"]):
+        if reason not in notes:
+            notes.append(reason)
+        word = "n/a" if reason.startswith(NOT_APPLICABLE) else "skipped"
+        text += f"{', ' if text else ''}{word} [{notes.index(reason) + 1}]"
+    return text

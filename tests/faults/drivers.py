@@ -1,0 +1,173 @@
+"""What the outage suite asks of a broker: the verbs of an outage, and a few looks from the broker's side."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NoReturn
+
+import pytest
+
+from eventbus import EventBus, EventBusConfig, HealthCheckConfig, MemoryConfig, ReconnectConfig, Subscription
+from eventbus.testing.memory import MemoryOutages
+
+_numbers = itertools.count(1)
+
+
+def not_applicable(reason: str) -> NoReturn:
+    """This backend cannot show the case; the matrix prints the reason."""
+    pytest.skip(f"not applicable: {reason}")
+
+
+class Driver:
+    """One broker of a kind, with its outages. The verbs return when the outage is there (or over).
+
+    A verb that a backend has no way to show stays as it is here: the test is then not applicable.
+    """
+
+    backend: str
+
+    def config(self, **changes: Any) -> EventBusConfig:
+        """A configuration for this broker with fast recovery; `changes` are fields of EventBusConfig."""
+        settings: dict[str, Any] = {
+            "name": f"{self.backend}-{next(_numbers)}",
+            "health_check": HealthCheckConfig(interval=0.1, timeout=0.2, retry_interval=0.05),
+            "reconnect": ReconnectConfig(initial_backoff=0.02, max_backoff=0.1),
+            "connect_timeout": 2.0,
+        }
+        return EventBusConfig(**{**settings, "backend": self.backend_config(), **changes})
+
+    def backend_config(self) -> Any:
+        """Where the broker is."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the broker."""
+
+    def kill(self) -> None:
+        """As kill -9: links are reset, connects are refused. What was stored stays."""
+        raise NotImplementedError
+
+    def restore(self) -> None:
+        """After `kill`: it is back."""
+        raise NotImplementedError
+
+    def freeze(self) -> None:
+        """As SIGSTOP: connects are accepted, nothing is ever answered."""
+        raise NotImplementedError
+
+    def thaw(self) -> None:
+        """After `freeze`: what was sent meanwhile is read now."""
+        raise NotImplementedError
+
+    def cut(self) -> None:
+        """Reset the present links; new ones are served (unless the broker is frozen)."""
+        not_applicable(f"{self.backend}: links cannot be cut one by one here")
+
+    def half_open(self) -> None:
+        """The present links go dead without a sign; new ones are served."""
+        not_applicable(f"{self.backend}: links cannot be muted here")
+
+    def slow(self, seconds: float) -> None:
+        """Every answer takes so long; 0 ends it."""
+        not_applicable(f"{self.backend}: answers cannot be delayed here")
+
+    def refuse_topic(self, topic: str) -> None:
+        """Subscriptions to it cannot be prepared from now on."""
+        not_applicable(f"{self.backend}: a topic cannot be refused")
+
+    def allow_topic(self, topic: str) -> None:
+        """Undo `refuse_topic`."""
+        not_applicable(f"{self.backend}: a topic cannot be refused")
+
+    def break_next(self, step: str) -> None:
+        """The next link dies at "prepare", "attach" or "publish", once."""
+        not_applicable(f"{self.backend}: a link cannot be broken at a step")
+
+    def wrong_password(self) -> EventBusConfig:
+        """A configuration that the broker refuses."""
+        not_applicable(f"{self.backend}: there are no passwords")
+
+    def change_password(self) -> None:
+        """The broker refuses from now on what it took before, and drops the links."""
+        not_applicable(f"{self.backend}: there are no passwords")
+
+    def change_password_back(self) -> None:
+        """Undo `change_password`."""
+        not_applicable(f"{self.backend}: there are no passwords")
+
+    def logins(self) -> int:
+        """How many connects the broker has refused for their password."""
+        not_applicable(f"{self.backend}: there are no passwords")
+
+    def links(self) -> int:
+        """How many links the broker has open now."""
+        raise NotImplementedError
+
+    def known_of(self, bus: EventBus) -> object:
+        """What the broker knows of a bus and its subscriptions: the settings that arrived."""
+        raise NotImplementedError
+
+    def unacknowledged(self, sub: Subscription) -> int:
+        """How many messages handed out to this group have no acknowledgement."""
+        raise NotImplementedError
+
+
+class MemoryDriver(Driver):
+    """The memory broker, a new one for each driver."""
+
+    backend = "memory"
+
+    def __init__(self) -> None:
+        self.name = f"outages-{next(_numbers)}"
+        self._outages = MemoryOutages(self.name)
+        self._broker = self._outages._broker
+
+    def backend_config(self) -> MemoryConfig:
+        return MemoryConfig(name=self.name)
+
+    def close(self) -> None:
+        self._outages.forget()
+
+    def kill(self) -> None:
+        self._outages.refuse()
+
+    def restore(self) -> None:
+        self._outages.restore()
+
+    def freeze(self) -> None:
+        self._outages.freeze()
+
+    def thaw(self) -> None:
+        self._outages.restore()
+
+    def cut(self) -> None:
+        self._outages.cut()
+
+    def half_open(self) -> None:
+        self._outages.half_open()
+
+    def slow(self, seconds: float) -> None:
+        self._outages.slow(seconds)
+
+    def refuse_topic(self, topic: str) -> None:
+        self._outages.refuse_topic(topic)
+
+    def allow_topic(self, topic: str) -> None:
+        self._outages.allow_topic(topic)
+
+    def break_next(self, step: str) -> None:
+        self._outages.break_next(step)
+
+    def links(self) -> int:
+        with self._broker.lock:
+            return len(self._broker.sessions)
+
+    def known_of(self, bus: EventBus) -> object:
+        with self._broker.lock:
+            attached = [sub for session in self._broker.sessions for sub in session._attached]
+            return sorted((sub.topic, str(sub.group), sub.start, sub.number) for sub in attached)
+
+    def unacknowledged(self, sub: Subscription) -> int:
+        with self._broker.lock:
+            progress = self._broker.group_of(sub).progress.values()
+            return sum(len(mark._out) for one in progress for mark in one.marks)
