@@ -23,7 +23,7 @@ _PATTERN = re.compile(r"(?:[A-Za-z0-9_-]+|\*)(?:\.(?:[A-Za-z0-9_-]+|\*))*(?:\.>)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _RESERVED = ("nats-", "eventbus-")
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Message:
@@ -32,7 +32,7 @@ class Message:
     topic: where it was published. payload: the bytes (a str or JSON-able value is encoded).
     key: messages with the same key keep their order. headers: str to str.
     id: unique for the message, the same on every redelivery.
-    timestamp: when the broker stored it (aware timezone.utc); core NATS does not stamp: when it arrived here.
+    timestamp: when the broker stored it (aware UTC); core NATS does not stamp: when it arrived here.
     attempt: 1 on the first delivery, as the broker counts.
     """
 
@@ -60,7 +60,7 @@ class Message:
         self.topic = topic
         self.payload = payload if type(payload) is bytes else encode_payload(payload)
         self.key = key
-        self.headers = _NO_HEADERS if headers is None else headers
+        self.headers = NO_HEADERS if headers is None else headers
         self.id = id
         self.timestamp = timestamp
         self.attempt = attempt

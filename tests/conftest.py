@@ -16,7 +16,7 @@ import pytest
 
 from eventbus.testing import LeakGuard
 
-pytest.register_assert_rewrite("eventbus.testing.conformance", "outages", "history", "fakes")
+pytest.register_assert_rewrite("eventbus.testing.conformance", "outages", "outages_base", "outages_recovery", "outages_subscriptions", "outages_calls", "history")
 
 WATCHDOG = 60.0
 """Seconds that a test may take; `@pytest.mark.watchdog(120)` gives it others."""

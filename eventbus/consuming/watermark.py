@@ -44,7 +44,9 @@ class Watermark:
         while out and out[0] in finished:
             finished.discard(out.popleft())
 
-    def rewind(self) -> None:
-        """The owner is gone: what it had not finished is handed out again; what it had is remembered."""
+    def rewind(self) -> list[int]:
+        """The owner is gone: what it had not finished is handed out again, these offsets; the rest is remembered."""
+        unfinished = [offset for offset in self._out if offset not in self._finished]
         self.position = self.committed
         self._out.clear()
+        return unfinished

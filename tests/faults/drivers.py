@@ -79,8 +79,8 @@ class Driver:
         """Undo `refuse_topic`."""
         not_applicable(f"{self.backend}: a topic cannot be refused")
 
-    def break_next(self, step: str) -> None:
-        """The next link dies at "prepare", "attach" or "publish", once."""
+    def restore_broken(self, step: str) -> None:
+        """As `restore`, but the next link dies at "prepare", "attach" or "publish", once."""
         not_applicable(f"{self.backend}: a link cannot be broken at a step")
 
     def wrong_password(self) -> EventBusConfig:
@@ -155,8 +155,10 @@ class MemoryDriver(Driver):
     def allow_topic(self, topic: str) -> None:
         self._outages.allow_topic(topic)
 
-    def break_next(self, step: str) -> None:
-        self._outages.break_next(step)
+    def restore_broken(self, step: str) -> None:
+        with self._broker.lock:
+            self._outages.restore()
+            self._outages.break_next(step)
 
     def links(self) -> int:
         with self._broker.lock:

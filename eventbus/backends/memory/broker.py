@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from itertools import count
 from typing import Any
@@ -31,17 +31,9 @@ class Condition(Enum):
     FROZEN = "frozen"
 
 
-class Entry:
-    """One stored message."""
-
-    __slots__ = ("attempts", "id", "partition", "record", "stored")
-
-    def __init__(self, record: Record, id: str, partition: int) -> None:
-        self.record = record
-        self.id = id
-        self.partition = partition
-        self.stored = time.time()
-        self.attempts = 0
+Entry = tuple[str, bytes, "str | None", "Mapping[str, str] | None", int, float]
+"""A stored message: id, payload, key, headers, partition, seconds since the epoch. A plain tuple: the
+garbage collector lets go of it, and a million objects would be walked through again and again."""
 
 
 class Topic:
@@ -72,12 +64,14 @@ class Topic:
 
     def add(self, record: Record, id: str) -> tuple[int, int]:
         """Store; its partition and offset."""
-        if record[3] is None:
+        _, _, payload, key, headers, _, _ = record
+        entries = self._entries
+        if key is None:
             self._next_partition = partition = (self._next_partition + 1) % self.partitions
         else:
-            partition = crc32(record[3].encode()) % self.partitions
-        self._entries.append(Entry(record, id, partition))
-        return partition, self.end - 1
+            partition = crc32(key.encode()) % self.partitions
+        entries.append((id, payload, key, headers, partition, time.time()))
+        return partition, self.base + len(entries) - 1
 
     def drop_below(self, offset: int) -> None:
         """Forget the oldest."""
@@ -99,6 +93,7 @@ class MemoryBroker:
         self.break_at: str | None = None
         """The step at which the next session dies: "prepare", "attach" or "publish"."""
         self.sessions: list[Any] = []
+        self.sleeping: set[Any] = set()
         self._topics: dict[str, Topic] = {}
         self._groups: dict[tuple[str, str], Group] = {}
         self._broadcasts: WeakKeyDictionary[Subscription, Group] = WeakKeyDictionary()
@@ -144,9 +139,12 @@ class MemoryBroker:
         self.wake()
 
     def wake(self) -> None:
-        """There is something to fetch."""
-        for session in self.sessions:
-            session.wake()
+        """There is something to fetch for those that sleep."""
+        while self.sleeping:
+            try:
+                self.sleeping.pop().wake()
+            except KeyError:
+                return  # another thread woke the last one
 
     def lose_state(self) -> None:
         """Forget topics, groups and ids."""

@@ -36,6 +36,7 @@ class Progress:
         self.marks = [Watermark(start) for _ in range(topic.partitions)]
         self.owners: list[Member | None] = [None] * topic.partitions
         self.wanted: list[Member | None] = [None] * topic.partitions
+        self._again: dict[int, int] = {}
 
     @property
     def committed(self) -> int:
@@ -48,10 +49,15 @@ class Progress:
             wanted = members[partition % len(members)] if members else None
             self.wanted[partition] = wanted
             if self.owners[partition] not in members:
-                self.marks[partition].rewind()
+                for offset in self.marks[partition].rewind():
+                    self._again[offset] = self._again.get(offset, 1) + 1
                 self.owners[partition] = wanted
             else:
-                self._move(partition)
+                self.move(partition)
+
+    def attempt(self, offset: int) -> int:
+        """Which delivery of this message to this group comes next, from 1."""
+        return self._again.get(offset, 1) if self._again else 1
 
     def take(self, member: Member, limit: int) -> list[tuple[int, Entry]]:
         """The next entries of this member's partitions, in the order of their storing."""
@@ -59,13 +65,13 @@ class Progress:
         fetching = {partition: self.marks[partition] for partition in mine if self.wanted[partition] is member}
         if not fetching:
             return []
+        first = min(mark.position for mark in fetching.values())
+        if first >= self.topic.end:
+            return []
         taken: list[tuple[int, Entry]] = []
-        for offset, entry in self.topic.entries_from(min(mark.position for mark in fetching.values())):
-            mark = fetching.get(entry.partition)
-            if mark is None or offset < mark.position:
-                continue
-            if mark.hand_out(offset):
-                entry.attempts += 1
+        for offset, entry in self.topic.entries_from(first):
+            mark = fetching.get(entry[4])
+            if mark is not None and offset >= mark.position and mark.hand_out(offset):
                 taken.append((offset, entry))
                 if len(taken) >= limit:
                     break
@@ -74,15 +80,8 @@ class Progress:
             mark.position = max(mark.position, seen)
         return taken
 
-    def finish(self, place: Place, member: Member) -> bool:
-        """Note one as done, if the member owns its partition. True when a partition changed hands."""
-        partition = place.partition
-        if self.owners[partition] is not member:
-            return False
-        self.marks[partition].finish(place.offset)
-        return self._move(partition)
-
-    def _move(self, partition: int) -> bool:
+    def move(self, partition: int) -> bool:
+        """Let a partition change hands if it should and nothing of it is in hand; True when it did."""
         if self.owners[partition] is self.wanted[partition] or not self.marks[partition].idle:
             return False
         self.owners[partition] = self.wanted[partition]

@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from ...config import MemoryConfig
 from ...consuming.subscriptions import Subscription
 from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
-from ...message import Delivery
+from ...message import NO_HEADERS, Delivery
 from ...publishing.records import Record
-from ...threads import Deadline, StopToken, join_all, spawn
+from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Deliver, Features, SessionContext
 from .broker import Condition, Entry, MemoryBroker, broker_named
 from .groups import Member, Place, Progress
@@ -42,7 +42,10 @@ class MemoryBackend:
         """A session, once the broker answers."""
         deadline = Deadline(context.timeout)
         broker = self._broker
-        _wait_answering(broker, deadline, context.stop)
+        try:
+            _wait_answering(broker, deadline, context.stop)
+        except NotConnectedError as error:
+            raise ConnectFailedError(str(error)) from error
         with broker.lock:
             if broker.condition is not Condition.UP:
                 raise ConnectFailedError(f"memory broker is {broker.condition.value}")
@@ -51,10 +54,10 @@ class MemoryBackend:
         return session
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
-        """Whether the broker answers."""
+        """Whether the broker answers; not once a stop is asked for."""
         try:
             _wait_answering(self._broker, Deadline(timeout), stop)
-        except ConnectFailedError:
+        except (ConnectFailedError, NotConnectedError, Stopped):
             return False
         return self._broker.condition is Condition.UP
 
@@ -102,20 +105,21 @@ class MemorySession:
         """Store, and answer at once; a frozen or mute broker answers later or never."""
         broker = self._broker
         with broker.lock:
-            self._break_if_asked("publish")
+            if broker.break_at is not None:
+                self._break_if_asked("publish")
             if self._retired:
                 raise SessionRetired("the session has ended")
-            if self._mute or self._unanswered or broker.condition is not Condition.UP or broker.delay:
+            later = self._mute or self._unanswered or broker.delay or broker.condition is not Condition.UP
+            if later:
                 self._unanswered[record[0]] = record
-                later = True
             else:
                 answer = self._store(record)
-                later = False
         if later:
             self._answers.loaded()
             self.wake()
-        else:
-            self._answer(record, answer)
+            return
+        self._answer(record, answer)
+        if broker.sleeping:
             broker.wake()
 
     def unanswered(self, up_to: int) -> int:
@@ -169,9 +173,13 @@ class MemorySession:
             attached = self._attached.get(sub)
             if attached is None or self._mute or self._retired:
                 return
-            moved = False
+            member, moved = attached.member, False
             for delivery in deliveries:
-                moved |= delivery.token.progress.finish(delivery.token, attached.member)
+                progress, partition, offset = delivery.token
+                if progress.owners[partition] is member:
+                    progress.marks[partition].finish(offset)
+                    if progress.wanted[partition] is not member:
+                        moved |= progress.move(partition)
         if moved:
             broker.wake()
 
@@ -276,6 +284,7 @@ class MemorySession:
 
     def _run(self) -> None:
         while True:
+            self._broker.sleeping.add(self)
             self._work.wait()
             self._work.clear()
             if self._lost is not None:
@@ -325,24 +334,27 @@ class MemorySession:
         batch: list[Delivery] = []
         for progress in self._broker.group_of(sub).progress.values():
             for offset, entry in progress.take(member, FETCH):
-                batch.append(_delivery(progress, offset, entry))
+                batch.append(_MemoryDelivery(progress, offset, entry))
         return batch
 
 
-def _delivery(progress: Progress, offset: int, entry: Entry) -> Delivery:
-    record = entry.record
-    delivery = Delivery(
-        record[1],
-        record[2],
-        key=record[3],
-        headers=record[4],
-        id=entry.id,
-        timestamp=datetime.fromtimestamp(entry.stored, timezone.utc),
-    )
-    delivery.attempt = entry.attempts
-    delivery.identity = (progress.topic.serial, offset)
-    delivery.token = Place(progress, entry.partition, offset)
-    return delivery
+class _MemoryDelivery(Delivery):
+    """A delivery that makes its time only when it is asked for."""
+
+    __slots__ = ("_stored",)
+
+    def __init__(self, progress: Progress, offset: int, entry: Entry) -> None:
+        self.id, self.payload, self.key, headers, partition, self._stored = entry
+        self.topic = progress.topic.name
+        self.headers = NO_HEADERS if headers is None else headers
+        self.attempt = progress.attempt(offset)
+        self.identity = (progress.topic.serial, offset)
+        self.token = Place(progress, partition, offset)
+
+    @property
+    def timestamp(self) -> datetime:  # type: ignore[override]
+        """When the broker stored it."""
+        return datetime.fromtimestamp(self._stored, timezone.utc)
 
 
 def _wait_answering(broker: MemoryBroker, deadline: Deadline, stop: StopToken) -> None:

@@ -1,0 +1,70 @@
+"""The recipe for NATS sessions."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+
+from ...config import NatsConfig
+from ...errors import ConnectFailedError, NotConnectedError
+from ...threads import Deadline, StopToken
+from ..base import Features, SessionContext
+from .addresses import ServerPool
+from .dialing import Dialer, Link
+from .js_session import JetStreamSession
+from .reach import any_speaks
+from .session import NatsSession
+
+
+class NatsBackend:
+    """Makes sessions on a NATS server or cluster; ConfigError for a server that is malformed.
+
+    It holds configuration, and the one thing that sessions learn for each other: which servers the cluster
+    has announced or is taking down (and which streams were complained about, to do so once).
+    """
+
+    name = "nats"
+    retry_interval = 0.5
+
+    def __init__(self, config: NatsConfig) -> None:
+        self._config = config
+        self._pool = ServerPool(config.servers)
+        self._warned: set[str] = set()
+        self._instance = secrets.token_hex(8)
+        self.features = Features(
+            durable=config.jetstream,
+            confirms_publish=config.jetstream,
+            replays=config.jetstream,
+            groups=True,
+            ordered_by_key=False,
+            deduplicates=config.jetstream,
+            heals_itself=False,
+        )
+
+    def connect(self, context: SessionContext) -> NatsSession:
+        """As `Backend.connect`: the handshake's PONG and, with JetStream, its `INFO` are the proof."""
+        deadline = Deadline(context.timeout)
+        client_name = self._config.client_name or f"eventbus-{context.bus}@{socket.gethostname()}"
+        dialer = Dialer(self._config, client_name)
+        link = dialer.dial(self._pool.in_order(), deadline.remaining(), context.stop)
+        session = self._session(link, context)
+        try:
+            if isinstance(session, JetStreamSession):
+                session.prove(deadline.remaining(), context.stop)
+            session.announce()
+        except NotConnectedError as error:
+            session.close(deadline.remaining())
+            raise ConnectFailedError(f"{link.server}: {error}", server_spoke=True) from error
+        except BaseException:
+            session.close(max(0.5, deadline.remaining()))
+            raise
+        return session
+
+    def reachable(self, timeout: float, stop: StopToken) -> bool:
+        """As `Backend.reachable`: one of the servers sends the beginning of INFO."""
+        return any_speaks(self._config, self._pool.in_order(), timeout, stop)
+
+    def _session(self, link: Link, context: SessionContext) -> NatsSession:
+        if self._config.jetstream:
+            return JetStreamSession(link, self._config, context, self._pool, self._warned, self._instance)
+        return NatsSession(link, self._config, context, self._pool)

@@ -1,0 +1,87 @@
+"""Publishing on core NATS: a PONG says that the server has read everything before its PING."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from itertools import chain
+
+from ...errors import PublishRejectedError
+from ...publishing.records import Record
+from ..base import Answers
+from . import wire
+from .encoding import CoreEncoder
+from .publisher import Chunk, Publisher, number_of
+from .writer import Writer
+
+_END = wire.CRLF + wire.PING
+
+
+class CorePublisher(Publisher):
+    """The ledger is chunks of records in the order of the wire, each with a PING behind it."""
+
+    def __init__(self, writer: Writer, answers: Answers, max_payload: int) -> None:
+        self._sent: deque[tuple[Chunk, float]] = deque()
+        super().__init__(writer, answers, CoreEncoder(answers.origin), max_payload)
+
+    def take(self) -> bytes:
+        """As `Source.take`."""
+        chunk = self._next_chunk()
+        if chunk is None:
+            return b""
+        self._sent.append((chunk, time.monotonic()))
+        self._writer.pongs.append(self._on_pong)
+        return self._frames(chunk.records, _END)
+
+    def unanswered(self, up_to: int) -> int:
+        """As `Session.unanswered`."""
+        with self._lock:
+            return sum(record[0] <= up_to for record in self._all())
+
+    def abandon(self) -> list[Record]:
+        """As `Session.abandon`."""
+        with self._lock:
+            self._retire()
+            self._absorb()
+            records = sorted(self._all(), key=number_of)
+            self._sent.clear()
+            self._queue.clear()
+            self._blocks = {}
+            self._bytes = 0
+        return records
+
+    def refused(self, topic: str, text: str) -> None:
+        """The server refused the oldest message on its way with this topic. Reader thread."""
+        with self._lock:
+            record = self._remove_oldest(topic)
+        if record is not None:
+            self._answers.failed(record, PublishRejectedError(text, self._id_of(record)))
+
+    def oldest(self) -> float | None:
+        """When the oldest unanswered record was sent (`time.monotonic`), None without one."""
+        with self._lock:
+            return self._sent[0][1] if self._sent else None
+
+    def _remove_oldest(self, topic: str) -> Record | None:
+        for chunk, _ in self._sent:
+            for position, record in enumerate(chunk.records):
+                if record[1] == topic:
+                    del chunk.records[position]
+                    return record
+        return None
+
+    def _all(self) -> chain[Record]:
+        chunks = chain((chunk for chunk, _ in self._sent), self._queue)
+        return chain(chain.from_iterable(chunk.records for chunk in chunks), self._out[:])
+
+    def _on_pong(self) -> None:
+        with self._lock:
+            if not self._sent:
+                return  # abandoned
+            chunk, _ = self._sent.popleft()
+            self._bytes -= chunk.size
+            if self._blocks:
+                for record in chunk.records:
+                    self._blocks.pop(record[0], None)
+        self._answers.sent(chunk.records)
+        self._answers.loaded()

@@ -1,0 +1,97 @@
+"""Frames for accepted records, many at once: the part of publishing that is done once per message.
+
+Ids are `origin-` and twelve digits, so that for messages of one topic and size only three digits change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ...publishing.records import Record
+from . import wire
+
+_ENDINGS = [b"%03d" % number for number in range(1000)]
+_LAST_DIGITS = [b"%03d\r\n\r\n" % number for number in range(1000)]
+
+Blocks = Mapping[int, bytes]
+"""Header blocks made beforehand, by number, for records with a key, headers or an id of their own."""
+
+
+class CoreEncoder:
+    """Makes HPUB frames without a reply subject. Not thread-safe: it remembers the last heads.
+
+    overhead: bytes of headers of a record that has only its minted id.
+    """
+
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
+        self.overhead = len(wire.header_block(f"{origin}-{0:012d}", None, None))
+        self._topic, self._size, self._first = "", -1, 0
+        self._heads: tuple[bytes, ...] = ()
+
+    def encode(self, records: Iterable[Record], blocks: Blocks) -> list[bytes]:
+        """Parts to be joined; each frame begins with the end of the one before."""
+        if blocks:
+            return self._one_by_one(records, blocks)
+        parts: list[bytes] = []
+        known_topic, known_size, first = "", -1, 0
+        for number, topic, payload, _key, _headers, _id, _waiter in records:
+            if topic != known_topic or len(payload) != known_size or not 0 <= number - first < 1000:
+                (head,) = self._heads_of(topic, len(payload), number)
+                known_topic, known_size, first = topic, self._size, self._first
+            parts += (head, _LAST_DIGITS[number - first], payload)
+        return parts
+
+    def _heads_of(self, topic: str, size: int, number: int) -> tuple[bytes, ...]:
+        """What stands in front of the changing digits, for a thousand numbers."""
+        first = number - number % 1000
+        if topic != self._topic or size != self._size or first != self._first:
+            self._topic, self._size, self._first = topic, size, first
+            digits = f"{first // 1000:09d}"
+            start = f"NATS/1.0\r\nNats-Msg-Id: {self._origin}-{digits}"
+            length = len(start) + len(_LAST_DIGITS[0])
+            self._heads = self._new_heads(digits, f" {length} {length + size}\r\n{start}")
+        return self._heads
+
+    def _new_heads(self, digits: str, rest: str) -> tuple[bytes, ...]:
+        return (f"\r\nHPUB {self._topic}{rest}".encode(),)
+
+    def _one_by_one(self, records: Iterable[Record], blocks: Blocks) -> list[bytes]:
+        parts: list[bytes] = []
+        for record in records:
+            number, topic, payload = record[:3]
+            block = blocks.get(number) or wire.header_block(f"{self._origin}-{number:012d}", None, None)
+            sizes = f"{len(block)} {len(block) + len(payload)}\r\n"
+            parts += (f"\r\nHPUB {self._address(topic, number)} {sizes}".encode(), block, payload)
+        return parts
+
+    def _address(self, topic: str, number: int) -> str:
+        return topic
+
+
+class JetStreamEncoder(CoreEncoder):
+    """Makes HPUB frames whose reply subject ends in the record's number."""
+
+    def __init__(self, origin: str, inbox: str) -> None:
+        super().__init__(origin)
+        self._inbox = inbox
+
+    def encode(self, records: Iterable[Record], blocks: Blocks) -> list[bytes]:
+        """Parts to be joined; each frame begins with the end of the one before."""
+        if blocks:
+            return self._one_by_one(records, blocks)
+        parts: list[bytes] = []
+        known_topic, known_size, first = "", -1, 0
+        for number, topic, payload, _key, _headers, _id, _waiter in records:
+            if topic != known_topic or len(payload) != known_size or not 0 <= number - first < 1000:
+                head, middle = self._heads_of(topic, len(payload), number)
+                known_topic, known_size, first = topic, self._size, self._first
+            last = number - first
+            parts += (head, _ENDINGS[last], middle, _LAST_DIGITS[last], payload)
+        return parts
+
+    def _new_heads(self, digits: str, rest: str) -> tuple[bytes, ...]:
+        return f"\r\nHPUB {self._topic} {self._inbox}.{digits}".encode(), rest.encode()
+
+    def _address(self, topic: str, number: int) -> str:
+        return f"{topic} {self._inbox}.{number:012d}"

@@ -1,0 +1,263 @@
+"""Pulling from JetStream: the next batch is asked for while the last one still arrives."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import Any
+
+from ...consuming.subscriptions import Subscription
+from ...message import Delivery
+from ..base import Deliver
+from . import wire
+from .connection import Connection
+from .deliveries import JetStreamDelivery, sequence_of
+from .durables import Target
+from .feeds import Feed
+from .jetstream import SECOND
+
+logger = logging.getLogger(__name__)
+
+BATCH = 512
+EXPIRES = 30.0
+HEARTBEAT = 5.0
+MISSED = 2
+"""Heartbeats that may be missing before a pull is taken for lost."""
+
+_SOON = 0.1
+_ACK = b" 0\r\n\r\n"
+_NAK = b" 4\r\n-NAK\r\n"
+_RENEW = b" 4\r\n+WPI\r\n"
+_new = JetStreamDelivery.__new__
+_numbers = count(1)
+
+Repair = Callable[["PullFeed", str], None]
+"""`repair(feed, reason)`: a consumer seems to be gone. Must not block."""
+
+
+def answers(deliveries: Iterable[Delivery], what: bytes) -> bytes:
+    """The frames that say the same about each delivery; b"" for none."""
+    tokens = [delivery.token for delivery in deliveries if delivery.token is not None]
+    return b"PUB " + (what + b"PUB ").join(tokens) + what if tokens else b""
+
+
+class PullFeed(Feed):
+    """The pulls of one subscription: one for each stream that it reads."""
+
+    def __init__(self, connection: Connection, sub: Subscription, deliver: Deliver, repair: Repair) -> None:
+        super().__init__(connection, sub, deliver)
+        self.pulls: dict[str, Pull] = {}
+        self.repairing = False
+        self.reported = ""
+        self.seen: set[str] = set()
+        """Streams that matched when they were last looked for."""
+        self._repair = repair
+        self._lock = threading.Lock()
+
+    def read(self, targets: Iterable[Target]) -> None:
+        """Pull from these and from no others; what is pulled already goes on, with a fresh request."""
+        with self._lock:
+            wanted = {f"{target.incarnation}/{target.consumer}": target for target in targets}
+            gone = [self.pulls.pop(key) for key in list(self.pulls) if key not in wanted]
+            for key, target in wanted.items():
+                if key not in self.pulls and not self.closed:
+                    self.pulls[key] = Pull(self, self._connection, target)
+            pulls = list(self.pulls.values())
+        for pull in gone:
+            pull.close()
+        for pull in pulls:
+            pull.restart()
+
+    @property
+    def ack_wait(self) -> float:
+        """Seconds in which what is in hand must be renewed."""
+        with self._lock:
+            return min((pull.target.ack_wait for pull in self.pulls.values()), default=float("inf"))
+
+    def sids(self) -> list[int]:
+        """As `Feed.sids`."""
+        with self._lock:
+            return [pull.sid for pull in self.pulls.values()]
+
+    def resume(self) -> None:
+        """The lanes have room again: pull."""
+        self.paused = False
+        self._top_up()
+
+    def flush(self) -> None:
+        """Hand over what one read has brought, and pull the next."""
+        batch, self._batch = self._batch, []
+        if self.closed:
+            self.release(batch)
+            return
+        if not len(self.sub.in_hand):
+            self.sub.renewed_at = time.monotonic()
+        if self.sub.group is None:
+            self._note_positions(batch)
+        if self.hand_over(batch):
+            self._top_up()
+
+    def collect(self, delivery: Delivery) -> None:
+        """One message has arrived. Reader thread."""
+        if not self._batch:
+            self._dirty.append(self)
+        self._batch.append(delivery)
+
+    def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
+        """These are done."""
+        self._say(deliveries, _ACK)
+
+    def release(self, deliveries: Iterable[Delivery]) -> None:
+        """Somebody else may have these."""
+        self._say(deliveries, _NAK)
+
+    def renew(self) -> None:
+        """Tell the server that everything in hand is still being worked on. Timer thread."""
+        held = self.sub.in_hand.snapshot()
+        self._say(held, _RENEW)
+        if held and self._connection.lost is None:
+            self.sub.renewed_at = time.monotonic()
+
+    def watch(self) -> None:
+        """Ask again where heartbeats are missing. Timer thread."""
+        with self._lock:
+            pulls = list(self.pulls.values())
+        for pull in pulls:
+            pull.watch()
+
+    def broken(self, reason: str) -> None:
+        """A consumer does not answer as it should."""
+        self._repair(self, reason)
+
+    def _say(self, deliveries: Iterable[Delivery], what: bytes) -> None:
+        if frames := answers(deliveries, what):
+            self._connection.writer.write(frames)
+
+    def _top_up(self) -> None:
+        for pull in list(self.pulls.values()):
+            pull.top_up()
+
+    def _note_positions(self, batch: Iterable[Delivery]) -> None:
+        positions = self.sub.positions
+        for delivery in batch:
+            identity: Any = delivery.identity
+            incarnation, sequence = identity
+            if positions.get(incarnation, 0) < sequence:
+                positions[incarnation] = sequence
+
+
+class Pull:
+    """Requests for messages of one consumer. Counters: `_asked` under the lock, `_arrived` by the reader."""
+
+    cacheable = False
+
+    def __init__(self, feed: PullFeed, connection: Connection, target: Target) -> None:
+        self.target = target
+        self._feed = feed
+        self._connection = connection
+        self._batch = min(BATCH, target.window)
+        self._inbox = f"{connection.inbox}.m{next(_numbers)}"
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{target.stream}.{target.consumer}"
+        self._lock = threading.Lock()
+        self._closed = False
+        self._wild = feed.sub.topic.startswith(("*", ">"))
+        self._round = 0
+        self._asked = 0
+        self._arrived = 0
+        self._active = time.monotonic()
+        self._heard = False
+        self._incarnation = target.incarnation
+        self.sid = connection.subscribe(f"{self._inbox}.*", self)
+
+    def adder(self, topic: str) -> wire.Add:
+        """As `Route.adder`."""
+        return self.add
+
+    def add(self, topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:
+        """A message, or what the server says about a request. Reader thread."""
+        if reply is None:
+            self._status(topic, block)
+            return
+        try:
+            sequence = sequence_of(reply)
+        except (ValueError, IndexError):
+            return  # somebody's message that strayed into the inbox
+        self._arrived += 1
+        self._heard = True
+        delivery = _new(JetStreamDelivery)
+        delivery.topic = topic
+        delivery.payload = payload
+        delivery._block = block
+        delivery.identity = (self._incarnation, sequence)
+        delivery.token = reply
+        if self._wild and not self._feed.wants(topic):
+            self._feed.acknowledge((delivery,))
+            return
+        self._feed.collect(delivery)
+
+    def top_up(self) -> None:
+        """Ask for more when half of what was asked for has arrived. Any thread."""
+        with self._lock:
+            missing = self._asked - self._arrived
+            if self._closed or self._feed.closed or self._feed.paused or missing > self._batch // 2:
+                return
+            if missing < 0:  # a request that was given up was answered after all
+                self._asked, missing = self._arrived, 0
+            size = self._batch - missing
+            self._asked += size
+            reply = f"{self._inbox}.{self._round}"
+        self._active = time.monotonic()
+        request = {
+            "batch": size,
+            "expires": int(EXPIRES * SECOND),
+            "idle_heartbeat": int(HEARTBEAT * SECOND),
+        }
+        self._connection.writer.write(wire.pub(self._subject, json.dumps(request).encode(), reply))
+
+    def restart(self) -> None:
+        """Forget the requests on their way and ask anew. Any thread."""
+        with self._lock:
+            self._round += 1
+            self._asked = self._arrived
+        self.top_up()
+
+    def watch(self) -> None:
+        """Ask anew when the server has been silent for too long about a request. Timer thread."""
+        now = time.monotonic()
+        if self._heard:
+            self._heard, self._active = False, now
+        silent = now - self._active
+        if self._asked > self._arrived and silent > HEARTBEAT * MISSED:
+            logger.info("no heartbeat from %s for %.0f s: pulling anew", self.target.consumer, silent)
+            self.restart()
+
+    def close(self) -> None:
+        """Take no more."""
+        self._closed = True
+        self._connection.unsubscribe(self.sid)
+        self._connection.forget(self.sid)
+
+    def _status(self, topic: str, block: bytes | None) -> None:
+        if topic.rpartition(".")[2] != str(self._round):
+            return  # about a request that was given up
+        self._active = time.monotonic()
+        code, text = wire.status_of(block)
+        if code == 100:
+            return
+        if code in (404, 408):
+            self._arrived += self._unfilled(block)
+            self.top_up()
+        elif code == 409 and "consumer deleted" not in text.lower() and "push" not in text.lower():
+            # Leadership change, shutdown, or a limit of its own: the request is gone, the consumer is not.
+            logger.info("pull from %s ended: %s", self.target.consumer, text)
+            self._connection.timer.after(_SOON, self.restart)
+        else:
+            self._feed.broken(f"{text or 'no answer'} ({code})")
+
+    def _unfilled(self, block: bytes | None) -> int:
+        pending = wire.parse_headers(block or b"").get("Nats-Pending-Messages", "")
+        return int(pending) if pending.isdecimal() else max(0, self._asked - self._arrived)

@@ -1,0 +1,247 @@
+"""One live NATS connection as the bus sees it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ...config import NatsConfig
+from ...consuming.subscriptions import Subscription
+from ...errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
+from ...message import Delivery
+from ...publishing.records import Record
+from ...threads import Deadline, OrderedWorker, StopToken
+from ..base import Deliver, SessionContext
+from . import wire
+from .addresses import ServerPool
+from .connection import Connection, Hooks, refused_subject
+from .core_publisher import CorePublisher
+from .dialing import Link
+from .feeds import CoreFeed, Feed
+from .js_publisher import JetStreamPublisher
+
+logger = logging.getLogger(__name__)
+
+_MOST_TOLD = 100
+STUCK = 30.0
+"""Seconds after which an unanswered publish is a failed probe."""
+
+Publishing = CorePublisher | JetStreamPublisher
+
+
+class NatsSession:
+    """What core NATS and JetStream have in common. Made by the backend; see `Session` for the promises."""
+
+    publish: Callable[[Record], None]
+    """As `Session.publish`."""
+
+    def __init__(self, link: Link, config: NatsConfig, context: SessionContext, pool: ServerPool) -> None:
+        self._config = config
+        self._context = context
+        self._pool = pool
+        self._server = link.server
+        self._feeds: dict[Subscription, Feed] = {}
+        self._lock = threading.Lock()
+        self._announced = False
+        self._closing = False
+        self._leaving = False
+        self._leaving_feeds: list[Feed] = []
+        """Detached or drained, with messages in hand."""
+        self._refused: set[str] | None = None
+        """Topics that `prepare` learns it may not read."""
+        self._told: set[str] = set()
+        hooks = Hooks(said=self._said, info=self._take_info, ended=self._ended)
+        self._connection = Connection(link, context.bus, hooks)
+        self._helper = OrderedWorker(f"eventbus.{context.bus}.nats-helper", self._report_failure)
+        self._publisher = self._make_publisher()
+        self.publish = self._publisher.publish
+        self._take_info(self._connection.info)
+        self._connection.start(config.ping_interval, config.max_pings_out)
+
+    def _make_publisher(self) -> Publishing:
+        return CorePublisher(self._connection.writer, self._context.answers, self._connection.max_payload)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._server}{' lost' if self.lost else ''}>"
+
+    def announce(self) -> None:
+        """From now on the loss of the link is reported; NotConnectedError if it is lost already."""
+        with self._lock:
+            # Either it is lost before, and raised here, or after, and reported: `_ended` looks under the lock.
+            self._check_lost()
+            self._announced = True
+
+    @property
+    def lost(self) -> BaseException | None:
+        """As `Session.lost`."""
+        return self._connection.lost
+
+    @property
+    def unanswered_bytes(self) -> int:
+        """As `Session.unanswered_bytes`."""
+        return self._publisher.unanswered_bytes
+
+    def unanswered(self, up_to: int) -> int:
+        """As `Session.unanswered`."""
+        return self._publisher.unanswered(up_to)
+
+    def prepare(self, subs: Sequence[Subscription], timeout: float) -> Mapping[Subscription, Exception]:
+        """As `Session.prepare`: asks the server whether we may read these topics."""
+        self._check_lost()
+        refused = self._refused = set()
+        sids = [self._connection.subscribe(sub.topic, _Nowhere()) for sub in subs]
+        self._connection.unsubscribe(*sids)
+        try:
+            self._connection.ping(timeout)
+        finally:
+            self._refused = None
+            self._connection.forget(*sids)
+        return {
+            sub: SubscribeError(f"the server does not let us read {sub.topic!r}")
+            for sub in subs
+            if sub.topic in refused
+        }
+
+    def attach(self, sub: Subscription, deliver: Deliver) -> None:
+        """As `Session.attach`."""
+        self._check_alive()
+        with self._lock:
+            self._feeds[sub] = CoreFeed(self._connection, sub, deliver)
+
+    def detach(self, sub: Subscription, timeout: float) -> None:
+        """As `Session.detach`."""
+        with self._lock:
+            feed = self._feeds.pop(sub, None)
+        if feed is not None:
+            self._stop([feed], timeout)
+
+    def resume(self, sub: Subscription) -> None:
+        """As `Session.resume`."""
+        feed = self._feeds.get(sub)
+        if feed is not None:
+            feed.resume()
+
+    def acknowledge(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+        """As `Session.acknowledge`: core NATS asks for none."""
+
+    def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+        """As `Session.release`: core NATS takes nothing back."""
+
+    def probe(self, timeout: float, stop: StopToken) -> str:
+        """As `Session.probe`; NotConnectedError, Stopped."""
+        self._check_lost()
+        started = time.monotonic()
+        deadline = Deadline(timeout)
+        self._connection.ping(deadline.remaining(), stop)
+        self._probe_more(deadline, stop)
+        oldest = self._publisher.oldest()
+        if oldest is not None and started - oldest > STUCK:
+            raise NotConnectedError(f"a publish has had no answer for {started - oldest:.0f} s")
+        return f"rtt {(time.monotonic() - started) * 1000:.1f} ms"
+
+    def _probe_more(self, deadline: Deadline, stop: StopToken) -> None:
+        """What else must answer."""
+
+    def abandon(self) -> list[Record]:
+        """As `Session.abandon`."""
+        records = self._publisher.abandon()
+        with self._lock:
+            feeds = list(self._feeds.values())
+            self._feeds.clear()
+            self._leaving_feeds.clear()
+        for feed in feeds:
+            feed.closed = True
+        return records
+
+    def drain(self, timeout: float) -> None:
+        """As `Session.drain`."""
+        with self._lock:
+            feeds = list(self._feeds.values())
+            self._feeds.clear()
+        self._stop(feeds, timeout)
+
+    def close(self, timeout: float) -> tuple[str, ...]:
+        """As `Session.close`."""
+        deadline = Deadline(timeout)
+        with self._lock:
+            self._closing = True
+        self._publisher.retire()
+        unfinished = self._connection.close(deadline.remaining())
+        return unfinished + self._helper.close(deadline.remaining())
+
+    def _stop(self, feeds: Sequence[Feed], timeout: float) -> None:
+        """Take no more from these; what was on its way is given back. Silent about a dead peer."""
+        sids: list[int] = []
+        for feed in feeds:
+            feed.closed = True
+            sids += feed.sids()
+        with self._lock:
+            self._leaving_feeds += [feed for feed in feeds if len(feed.sub.in_hand)]
+        if not sids:
+            return
+        self._connection.unsubscribe(*sids)
+        try:
+            self._connection.ping(timeout)
+        except NotConnectedError as error:
+            logger.debug("the server did not answer to UNSUB: %s", error)
+        self._connection.forget(*sids)
+
+    def _check_lost(self) -> None:
+        if self.lost is not None:
+            raise NotConnectedError(str(self.lost)) from self.lost
+
+    def _check_alive(self) -> None:
+        if self.lost is not None or self._closing:
+            raise SessionRetired("the session is lost or closed")
+
+    # -- the reader thread ------------------------------------------------------------------------------
+
+    def _ended(self, cause: BaseException) -> None:
+        self._publisher.retire()
+        with self._lock:
+            report = self._announced and not self._closing
+        if report:
+            self._context.on_lost(self, cause)
+
+    def _said(self, text: str) -> None:
+        """A -ERR that is not the end of the link."""
+        topic = refused_subject(text, "publish")
+        if topic is not None:
+            self._publisher.refused(topic, text)
+        topic = refused_subject(text, "subscription")
+        refused = self._refused
+        if topic is not None and refused is not None:
+            refused.add(topic)
+        elif text not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(text)
+            self._context.on_error(EventBusError(f"the server said: {text}"))
+
+    def _take_info(self, info: Mapping[str, object]) -> None:
+        self._publisher.limit_payload(self._connection.max_payload)
+        self._pool.learn(info.get("connect_urls"), self._server)
+        leaving = bool(info.get("ldm"))
+        self._pool.leave(self._server, leaving)
+        if leaving and not self._leaving:
+            logger.warning("server %s is about to end (lame duck)", self._server)
+            self._context.on_error(EventBusError(f"server {self._server} is about to end (lame duck mode)"))
+        self._leaving = leaving
+
+    def _report_failure(self, error: BaseException) -> None:
+        """Something failed on the helper thread."""
+        self._context.on_error(error if isinstance(error, Exception) else EventBusError(str(error)))
+
+
+class _Nowhere:
+    """A route that is only there to see whether the server allows it."""
+
+    cacheable = False
+
+    def adder(self, topic: str) -> wire.Add:
+        """As `Route.adder`."""
+        return _drop
+
+
+def _drop(topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:
+    """A copy of a message that nobody asked for."""

@@ -1,0 +1,156 @@
+"""A connected socket that one thread reads and others write without ever waiting."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+from typing import Protocol
+
+RECEIVE = 256 * 1024
+_SLICE = 64 * 1024
+_NONBLOCKING = socket.MSG_DONTWAIT
+_LONGEST_POLL = 1.0
+
+
+class Transport(Protocol):
+    """The socket of one link."""
+
+    def receive(self) -> bytes:
+        """Wait for bytes; b"" at the end. Reader thread only. OSError."""
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Send what fits now and say how much; never waits. Under the writer's lock. OSError."""
+
+    def wait_writable(self) -> None:
+        """Wait until something fits, the link ends, or a second has passed."""
+
+    def shutdown(self) -> None:
+        """End the link both ways and wake whoever waits on it. Any thread, any number of times."""
+
+    def close(self) -> None:
+        """Give the descriptor back; nobody may read or write any more."""
+
+
+class PlainTransport:
+    """TCP."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(None)
+        self._socket = sock
+        self._send = sock.send
+
+    def receive(self) -> bytes:
+        """As `Transport.receive`."""
+        return self._socket.recv(RECEIVE)
+
+    def send(self, data: bytes | memoryview) -> int:
+        """As `Transport.send`."""
+        try:
+            return self._send(data, _NONBLOCKING)
+        except BlockingIOError:
+            return 0
+
+    def wait_writable(self) -> None:
+        """As `Transport.wait_writable`."""
+        _wait(self._socket, select.POLLOUT)
+
+    def shutdown(self) -> None:
+        """As `Transport.shutdown`."""
+        _shut(self._socket)
+
+    def close(self) -> None:
+        """As `Transport.close`."""
+        self._socket.close()
+
+
+class TlsTransport:
+    """TLS: every call into the TLS object is non-blocking and under one lock, all waiting outside of it.
+
+    Two threads inside one TLS object are a race in older versions of Python and a deadlock in some newer.
+    """
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._lock = threading.Lock()
+        self._wanted = select.POLLOUT
+
+    def receive(self) -> bytes:
+        """As `Transport.receive`."""
+        while True:
+            event, data = self._read()
+            if not event:
+                return data
+            _wait(self._socket, event)
+
+    def _read(self) -> tuple[int, bytes]:
+        parts: list[bytes] = []
+        size = 0
+        event = 0
+        with self._lock:
+            while size < RECEIVE and not event:
+                try:
+                    part = self._socket.recv(_SLICE)
+                except ssl.SSLWantReadError:
+                    event = select.POLLIN
+                except ssl.SSLWantWriteError:
+                    event = select.POLLOUT
+                except ssl.SSLZeroReturnError:
+                    part = b""
+                if event or not part:
+                    break
+                parts.append(part)
+                size += len(part)
+        # An end behind data is met again by the next call.
+        return (0 if parts else event), b"".join(parts)
+
+    def send(self, data: bytes | memoryview) -> int:
+        """As `Transport.send`."""
+        view, sent = memoryview(data), 0
+        with self._lock:
+            while sent < len(view):
+                try:
+                    sent += self._socket.send(view[sent : sent + _SLICE])
+                except ssl.SSLWantReadError:
+                    self._wanted = select.POLLIN
+                    break
+                except ssl.SSLWantWriteError:
+                    self._wanted = select.POLLOUT
+                    break
+        return sent
+
+    def wait_writable(self) -> None:
+        """As `Transport.wait_writable`."""
+        _wait(self._socket, self._wanted)
+
+    def shutdown(self) -> None:
+        """As `Transport.shutdown`."""
+        _shut(self._socket)
+
+    def close(self) -> None:
+        """As `Transport.close`."""
+        self._socket.close()
+
+
+def transport_of(sock: socket.socket) -> Transport:
+    """The right transport for a connected socket."""
+    return TlsTransport(sock) if isinstance(sock, ssl.SSLSocket) else PlainTransport(sock)
+
+
+def _wait(sock: socket.socket, event: int) -> None:
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return
+    poll = select.poll()
+    poll.register(descriptor, event)
+    poll.poll(_LONGEST_POLL * 1000)
+
+
+def _shut(sock: socket.socket) -> None:
+    try:
+        # Not the method of SSLSocket, which drops the TLS object under its users.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    except OSError:
+        return  # the peer was first

@@ -1,0 +1,232 @@
+"""The NATS protocol as bytes: frames out, an incremental parser in. No sockets, no threads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+MAX_LINE = 4096
+MAX_INFO = 1024 * 1024
+MAX_FRAME = 64 * 1024 * 1024 + 64 * 1024
+"""The most that a server can be set to, and room for headers. Its present `max_payload` says nothing about
+messages that it stored before."""
+
+PING = b"PING\r\n"
+PONG = b"PONG\r\n"
+CRLF = b"\r\n"
+VERSION = b"NATS/1.0"
+
+_CACHED_LINES = 2048
+_SUBJECT = re.compile(rb"[^\s\x00-\x1f\x7f]+\Z")
+
+Add = Callable[[str, "bytes | None", "bytes | None", bytes], None]
+"""`add(topic, reply, header block, payload)`: takes one message, on the reader thread."""
+
+
+class ProtocolError(Exception):
+    """The peer does not speak NATS, or breaks its rules: the link cannot go on."""
+
+
+class Route(Protocol):
+    """Where the messages of one SUB go. `cacheable`: the same header lines come again and again."""
+
+    cacheable: bool
+
+    def adder(self, topic: str) -> Add:
+        """Who takes the messages with this topic."""
+
+
+def checked_subject(subject: str) -> bytes:
+    """The subject as bytes; ValueError if it would break the frame it stands in."""
+    encoded = subject.encode()
+    if not _SUBJECT.match(encoded):
+        raise ValueError(f"bad subject {subject!r:.80}: it has blanks or control characters, or is empty")
+    return encoded
+
+
+def pub(subject: str, payload: bytes = b"", reply: str = "") -> bytes:
+    """A PUB frame; ValueError for a subject that cannot stand in one."""
+    head = checked_subject(subject)
+    if reply:
+        head += b" " + checked_subject(reply)
+    return b"PUB %b %d\r\n%b\r\n" % (head, len(payload), payload)
+
+
+def sub(subject: str, sid: int, queue: str = "") -> bytes:
+    """A SUB frame, in a queue group if one is named."""
+    head = checked_subject(subject)
+    if queue:
+        head += b" " + checked_subject(queue)
+    return b"SUB %b %d\r\n" % (head, sid)
+
+
+def unsub(sid: int) -> bytes:
+    """An UNSUB frame."""
+    return b"UNSUB %d\r\n" % sid
+
+
+def header_block(message_id: str, key: str | None, headers: Mapping[str, str] | None) -> bytes:
+    """The header block of a message; ValueError if a name or value would break it."""
+    lines = [f"Nats-Msg-Id: {message_id}"]
+    if key is not None:
+        lines.append(f"Eventbus-Key: {key}")
+    if headers:
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+    encoded = [line.encode() for line in lines]
+    for line in encoded:
+        if b"\r" in line or b"\n" in line or b"\x00" in line:
+            raise ValueError(f"CR, LF or NUL in header {line!r:.80}")
+    return b"%b\r\n%b\r\n\r\n" % (VERSION, CRLF.join(encoded))
+
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """The headers of a block, the first value of each; lines that are none are left out."""
+    headers: dict[str, str] = {}
+    for line in block.decode("utf-8", "replace").split("\r\n")[1:]:
+        name, colon, value = line.partition(":")
+        if colon and name:
+            headers.setdefault(name.strip(), value.strip())
+    return headers
+
+
+def status_of(block: bytes | None) -> tuple[int, str]:
+    """The status code and text of a header block, (0, "") if it has none."""
+    if block is None or block[8:9] != b" ":
+        return 0, ""
+    code, _, text = block[9:].partition(CRLF)[0].partition(b" ")
+    return (int(code) if code.isdigit() else 0), text.decode("utf-8", "replace")
+
+
+class Parser:
+    """Takes what the socket gives, in pieces of any size, and hands out whole messages and control lines.
+
+    routes: by sid. control(line): every line that is no message. All on the thread that calls `feed`.
+    """
+
+    def __init__(self, routes: Mapping[int, Route], control: Callable[[bytes], None]) -> None:
+        self._routes = routes
+        self._control = control
+        self._cache: dict[bytes, tuple[Add, str, bytes | None, int, int]] = {}
+        self._parts: list[bytes] = []
+        self._missing = 0
+        self._line_length = 0
+
+    def forget(self) -> None:
+        """The routes have changed. Any thread."""
+        self._cache.clear()
+
+    def feed(self, data: bytes) -> None:
+        """Parse the next bytes; ProtocolError when they break the protocol."""
+        if self._missing:
+            # A frame in the making is gathered and joined once: else large payloads cost their square.
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            self._missing = 0
+            data = self._joined()
+        elif self._parts:
+            self._parts.append(data)
+            self._line_length += len(data)
+            if b"\n" not in data:
+                self._check_line()
+                return
+            data = self._joined()
+        self._parse(data)
+
+    def _joined(self) -> bytes:
+        data = b"".join(self._parts)
+        self._parts = []
+        return data
+
+    def _parse(self, data: bytes) -> None:
+        find, known, length, position = data.find, self._cache.get, len(data), 0
+        while position < length:
+            eol = find(b"\r\n", position)
+            if eol < 0:
+                self._keep_line(data[position:])
+                return
+            line = data[position:eol]
+            entry = known(line) or self._operation(line)
+            start = eol + 2
+            if entry is None:
+                position = start
+                continue
+            add, topic, reply, head, size = entry
+            end = start + size
+            if end + 2 > length:
+                self._parts = [data[position:]]
+                self._missing = end + 2 - length
+                return
+            if data[end : end + 2] != b"\r\n":
+                raise ProtocolError(f"no end of line behind the payload of {line!r:.80}")
+            if head:
+                body = start + head
+                block = data[start:body]
+                if block[:8] != b"NATS/1.0" or block[-4:] != b"\r\n\r\n":
+                    raise ProtocolError(f"bad header block {block!r:.80}")
+                add(topic, reply, block, data[body:end])
+            else:
+                add(topic, reply, None, data[start:end])
+            position = end + 2
+
+    def _keep_line(self, rest: bytes) -> None:
+        self._parts = [rest]
+        self._line_length = len(rest)
+        self._check_line()
+
+    def _check_line(self) -> None:
+        first = self._parts[0]
+        if b"\n" in first:
+            raise ProtocolError(f"a line feed without a carriage return: {first!r:.80}")
+        if len(first) < 5 and self._line_length >= 5:
+            self._parts = [first := b"".join(self._parts)]
+        most = MAX_INFO if first[:5].upper() == b"INFO " else MAX_LINE
+        if self._line_length > most:
+            raise ProtocolError(f"a line of more than {most} bytes: {first!r:.80}")
+
+    def _operation(self, line: bytes) -> tuple[Add, str, bytes | None, int, int] | None:
+        """What a line announces; None for a control line, which is handled here."""
+        fields = line.split()
+        name = fields[0] if fields else b""
+        if name == b"MSG":
+            if not 4 <= len(fields) <= 5:
+                raise ProtocolError(f"bad line {line!r:.80}")
+            head = 0
+        elif name == b"HMSG":
+            if not 5 <= len(fields) <= 6:
+                raise ProtocolError(f"bad line {line!r:.80}")
+            head = self._number(fields.pop(-2), line)
+        else:
+            self._control(line)
+            return None
+        size = self._number(fields[-1], line)
+        if size > MAX_FRAME or head > size or (name == b"HMSG" and head < len(VERSION) + 4):
+            raise ProtocolError(f"impossible sizes in {line!r:.80}")
+        return self._entry(line, fields, head, size)
+
+    def _entry(
+        self, line: bytes, fields: list[bytes], head: int, size: int
+    ) -> tuple[Add, str, bytes | None, int, int]:
+        reply = fields[3] if len(fields) == 5 else None
+        topic = fields[1].decode("utf-8", "replace")
+        route = self._routes.get(self._number(fields[2], line))
+        if route is None:  # in flight when it was unsubscribed
+            return _ignore, topic, reply, head, size
+        entry = (route.adder(topic), topic, reply, head, size)
+        if reply is None and route.cacheable:
+            if len(self._cache) >= _CACHED_LINES:
+                self._cache.clear()
+            self._cache[line] = entry
+        return entry
+
+    @staticmethod
+    def _number(field: bytes, line: bytes) -> int:
+        if not field.isdigit() or len(field) > 18:
+            raise ProtocolError(f"bad number in {line!r:.80}")
+        return int(field)
+
+
+def _ignore(topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:
+    """Nobody wants this message."""

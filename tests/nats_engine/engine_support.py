@@ -1,0 +1,221 @@
+"""What the engine tests share: a bus that is not there, and servers that misbehave by script."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from eventbus.backends.base import SessionContext
+from eventbus.backends.nats import NatsBackend
+from eventbus.config import NatsConfig
+from eventbus.consuming.subscriptions import Subscription
+from eventbus.message import Delivery, IdMint
+from eventbus.publishing.records import Record
+from eventbus.testing import wait_until
+from eventbus.threads import StopToken
+
+
+class FakeBus:
+    """Takes answers, losses and errors as the bus would, and notes them."""
+
+    def __init__(self, timeout: float = 5.0) -> None:
+        mint = IdMint()
+        self.origin = mint.origin
+        self.next_number = mint.next_number
+        self.stop = StopToken()
+        self.timeout = timeout
+        self.was_sent: list[Record] = []
+        self.was_confirmed: list[tuple[Record, Any, int, bool]] = []
+        self.was_failed: list[tuple[Record, Exception]] = []
+        self.losses: list[tuple[Any, BaseException]] = []
+        self.errors: list[Exception] = []
+
+    # -- Answers ---------------------------------------------------------------------------------
+
+    def sent(self, records: Sequence[Record]) -> None:
+        self.was_sent += records
+
+    def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
+        self.was_confirmed.append((record, partition, offset, duplicate))
+
+    def failed(self, record: Record, error: Exception) -> None:
+        self.was_failed.append((record, error))
+
+    def loaded(self) -> None:
+        pass
+
+    # -- SessionContext --------------------------------------------------------------------------
+
+    def context(self, name: str = "test") -> SessionContext:
+        return SessionContext(
+            bus=name,
+            timeout=self.timeout,
+            stop=self.stop,
+            answers=self,
+            on_lost=lambda session, cause: self.losses.append((session, cause)),
+            on_error=self.errors.append,
+        )
+
+    # -- publishing ------------------------------------------------------------------------------
+
+    @property
+    def answered(self) -> int:
+        return len(self.was_sent) + len(self.was_confirmed) + len(self.was_failed)
+
+    def record(
+        self,
+        topic: str,
+        payload: bytes = b"",
+        key: str | None = None,
+        headers: dict[str, str] | None = None,
+        id: str | None = None,
+    ) -> Record:
+        return Record(self.next_number(), topic, payload, key, headers, id, None)
+
+    def publish_all(self, session: Any, topic: str, count: int, start: int = 0) -> list[Record]:
+        """Publish `count` messages with the payloads `start`, `start + 1`, ..."""
+        records = [self.record(topic, b"%d" % number) for number in range(start, start + count)]
+        for record in records:
+            session.publish(record)
+        return records
+
+
+class Inbox:
+    """A subscription and what it got. It acknowledges at once unless told not to."""
+
+    def __init__(self, topic: str, group: str | None = "group", start: str = "earliest") -> None:
+        self.sub = Subscription(topic, print, group=group, concurrency=1, start=start)
+        self.got: list[Delivery] = []
+        self.acknowledging = True
+        self.has_room = True
+        self.session: Any = None
+
+    def attach(self, session: Any) -> Inbox:
+        refused = session.prepare([self.sub], 5.0)
+        if refused:
+            raise refused[self.sub]
+        self.session = session
+        session.attach(self.sub, self.deliver)
+        return self
+
+    def deliver(self, batch: Sequence[Delivery]) -> bool:
+        if batch[0].identity is None:
+            self.got += batch
+            return self.has_room
+        fresh, again = self.sub.in_hand.admit(batch)
+        self.got += fresh
+        self.session.acknowledge(self.sub, again)
+        if self.acknowledging:
+            self.session.acknowledge(self.sub, self.sub.in_hand.finish(fresh))
+        return self.has_room
+
+    def finish(self, deliveries: Sequence[Delivery]) -> None:
+        self.session.acknowledge(self.sub, self.sub.in_hand.finish(deliveries))
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [delivery.payload for delivery in self.got]
+
+    def wait(self, count: int, timeout: float = 10.0) -> list[bytes]:
+        wait_until(lambda: len(self.got) >= count, timeout, message=lambda: f"{len(self.got)} of {count}")
+        return self.payloads
+
+
+@contextmanager
+def connected(bus: FakeBus, server: Any, **config: Any) -> Iterator[Any]:
+    """A session on this server (or these), closed at the end."""
+    servers = server if isinstance(server, (tuple, str)) else f"{server.address[0]}:{server.address[1]}"
+    session = NatsBackend(NatsConfig(servers=servers, **config)).connect(bus.context())
+    try:
+        yield session
+    finally:
+        assert session.close(5.0) == ()
+
+
+class ScriptedServer:
+    """Accepts connections and plays a script on each: `script(conversation)`."""
+
+    def __init__(self, script: Callable[[Conversation], None]) -> None:
+        self._script = script
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._links: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.accepted = 0
+        self._threads.append(threading.Thread(target=self._accept, name="scripted-server", daemon=True))
+
+    def __enter__(self) -> ScriptedServer:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for link in self._links:
+            with suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5.0)
+            assert not thread.is_alive()
+        for link in self._links:
+            link.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                link, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            self._links.append(link)
+            thread = threading.Thread(target=self._play, args=(link,), name="scripted-link", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _play(self, link: socket.socket) -> None:
+        with suppress(OSError, EOFError):
+            self._script(Conversation(link))
+
+
+class Conversation:
+    """One connection of a scripted server."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._received = b""
+
+    def send(self, data: bytes) -> None:
+        self._link.sendall(data)
+
+    def info(self, **fields: Any) -> None:
+        info = {"server_id": "S", "version": "2.15.1", "headers": True, "max_payload": 1048576, **fields}
+        self.send(b"INFO " + json.dumps(info).encode() + b"\r\n")
+
+    def expect(self, words: bytes) -> bytes:
+        """Read until these have come; EOFError at the end."""
+        while words not in self._received:
+            data = self._link.recv(65536)
+            if not data:
+                raise EOFError
+            self._received += data
+        before, _, self._received = self._received.partition(words)
+        return before
+
+    def greet(self, **fields: Any) -> None:
+        """The whole handshake."""
+        self.info(**fields)
+        self.expect(b"PING\r\n")
+        self.send(b"PONG\r\n")
+
+    def hang(self) -> None:
+        """Read and say nothing until the end."""
+        while self._link.recv(65536):
+            pass
+
+    def end(self) -> None:
+        self._link.shutdown(socket.SHUT_RDWR)
