@@ -132,7 +132,9 @@ class EventBus:
         self._barrier = ClosedError
         self._stop.set()  # before any lock: whoever holds one is woken and lets go
         if not self._lifecycle.acquire(blocking=False):
-            self._closed.wait(deadline.remaining())
+            # Whoever closes already waits for our own threads: one of them must not wait for him.
+            if not threading.current_thread().name.startswith(f"eventbus.{self.config.name}."):
+                self._closed.wait(deadline.remaining())
             return self._close_report or CloseReport(unanswered=0, unhandled=0, unfinished_threads=("close",))
         if self._close_report is None:
             self._close_report = close_in_order(

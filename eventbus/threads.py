@@ -178,7 +178,7 @@ class OrderedWorker:
             call, args = entry
             try:
                 call(*args)
-            except Exception as error:
+            except BaseException as error:  # a SystemExit in a user's code may not end this thread
                 logger.exception("%s: a call failed", self._name)
                 self._report(error)
 

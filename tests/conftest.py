@@ -16,7 +16,10 @@ import pytest
 
 from eventbus.testing import LeakGuard
 
-pytest.register_assert_rewrite("eventbus.testing.conformance", "outages", "outages_base", "outages_recovery", "outages_subscriptions", "outages_calls", "history")
+pytest.register_assert_rewrite(
+    "eventbus.testing.conformance",
+    *("outages_base", "outages_recovery", "outages_subscriptions", "outages_calls", "fakes"),
+)
 
 WATCHDOG = 60.0
 """Seconds that a test may take; `@pytest.mark.watchdog(120)` gives it others."""

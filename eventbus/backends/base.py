@@ -107,7 +107,7 @@ class Session(Protocol):
     def resume(self, sub: Subscription) -> None:
         """The lanes have room again."""
 
-    def acknowledge(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+    def acknowledge(self, sub: Subscription, deliveries: Sequence[Delivery]) -> None:
         """These are done. Any thread; on a link that is gone it does nothing, they will come again."""
 
     def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:

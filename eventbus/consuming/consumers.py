@@ -42,6 +42,8 @@ class Consumers:
         self._report = report
         self._consumptions: dict[Subscription, Consumption] = {}
         self._ended = Counts()
+        self._ending: list[Consumption] = []
+        """Unsubscribed, and a handler may still be running."""
 
     def make(self, topic: object, handler: object, group: object, concurrency: object, start: object) -> Subscription:
         """A subscription from what a user passed; SubscribeError says what is wrong with it."""
@@ -83,7 +85,8 @@ class Consumers:
         unfinished = consumption.stop(deadline.remaining())
         with self.subscriptions.lock:
             if self._consumptions.pop(sub, None) is not None:
-                self._ended = self._plus(self._ended, consumption)
+                self._ending.append(consumption)
+            self._fold_ended()
         return unfinished
 
     def finish(self, timeout: float) -> tuple[str, ...]:
@@ -102,8 +105,9 @@ class Consumers:
     def counts(self) -> Counts:
         """The sums, now."""
         with self.subscriptions.lock:
+            self._fold_ended()
             total = self._ended
-            for consumption in self._consumptions.values():
+            for consumption in [*self._consumptions.values(), *self._ending]:
                 total = self._plus(total, consumption)
             return total
 
@@ -124,6 +128,11 @@ class Consumers:
         if self._default_group is None:
             logger.info("%s: %s has no group: this process gets its own copy, from now on", self._bus, topic)
         return self._default_group
+
+    def _fold_ended(self) -> None:
+        for consumption in [one for one in self._ending if not one.unhandled]:
+            self._ending.remove(consumption)
+            self._ended = self._plus(self._ended, consumption)
 
     def _all(self) -> list[Consumption]:
         with self.subscriptions.lock:

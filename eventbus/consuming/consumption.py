@@ -106,7 +106,7 @@ class Consumption:
             self.delivered += len(batch)
         return self._lanes.put(batch)
 
-    def _failed(self, delivery: Delivery, error: Exception) -> bool:
+    def _failed(self, delivery: Delivery, error: BaseException) -> bool:
         """Call the handler again until it succeeds (True) or a stop ends it (False)."""
         pause = FIRST_RETRY
         while True:
@@ -116,12 +116,12 @@ class Consumption:
             pause = min(pause * RETRY_FACTOR, LONGEST_RETRY)
             try:
                 self.sub.handler(delivery)
-            except Exception as again:
+            except BaseException as again:
                 error = again
             else:
                 return True
 
-    def _note_failure(self, delivery: Delivery, error: Exception, pause: float) -> None:
+    def _note_failure(self, delivery: Delivery, error: BaseException, pause: float) -> None:
         with self._lock:
             self.retried += 1
         logger.warning("handler of %r failed on %r; again in %.1f s", self.sub, delivery, pause, exc_info=error)

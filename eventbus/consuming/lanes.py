@@ -32,7 +32,7 @@ class Lanes:
         name: str,
         concurrency: int,
         handler: Callable[[Delivery], object],
-        failed: Callable[[Delivery, Exception], bool],
+        failed: Callable[[Delivery, BaseException], bool],
         done: Callable[[Sequence[Delivery]], object],
         dropped: Callable[[Sequence[Delivery]], object],
         has_room: Callable[[], object],
@@ -61,19 +61,26 @@ class Lanes:
         return self._backlog
 
     def put(self, batch: Sequence[Delivery]) -> bool:
-        """Queue a batch, in order; never blocks. False: full now, `has_room` will be called."""
+        """Queue a batch, in order; never blocks. False: full now, `has_room` will be called.
+
+        After `finish` or `stop` it is dropped.
+        """
         if not batch:
             return not self._full
         slices = self._split(batch)
         with self._lock:
-            if not self._threads and not self._finishing:
-                self._start()
-            self._backlog += len(batch)
-            if self._backlog >= self._high:
-                self._full = True
-            for lane, part in slices:
-                self._queues[lane].put((self._generation, part))
-            return not self._full
+            late = self._finishing
+            if not late:
+                if not self._threads:
+                    self._start()
+                self._backlog += len(batch)
+                if self._backlog >= self._high:
+                    self._full = True
+                for lane, part in slices:
+                    self._queues[lane].put((self._generation, part))
+                return not self._full
+        self._dropped(batch)  # it crossed with the end: no lane will look at it any more
+        return False
 
     def discard(self) -> None:
         """Drop what is queued and not started; the lanes report it as dropped one after another."""
@@ -134,7 +141,7 @@ class Lanes:
                 break
             try:
                 handler(delivery)
-            except Exception as error:
+            except BaseException as error:  # SystemExit too: it would end the lane, and nobody would see
                 if first < position:
                     self._done(batch[first:position])
                     first = position

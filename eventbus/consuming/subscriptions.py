@@ -90,7 +90,8 @@ class SubscriptionMap:
         The session stays noted: what the handler finishes last is still acknowledged through it.
         """
         with self.lock:
-            self._subscriptions.pop(sub.number, None)
+            if self._subscriptions.pop(sub.number, None) is None:
+                return None  # removed before, or another bus's
             sub.state = SubscriptionState.CLOSED
             return sub.session
 

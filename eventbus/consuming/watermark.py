@@ -22,6 +22,11 @@ class Watermark:
         return self._out[0] if self._out else self.position
 
     @property
+    def in_hand(self) -> list[int]:
+        """The offsets handed out and not finished."""
+        return [offset for offset in self._out if offset not in self._finished]
+
+    @property
     def idle(self) -> bool:
         """Nothing handed out is unfinished."""
         return not self._out
@@ -46,7 +51,7 @@ class Watermark:
 
     def rewind(self) -> list[int]:
         """The owner is gone: what it had not finished is handed out again, these offsets; the rest is remembered."""
-        unfinished = [offset for offset in self._out if offset not in self._finished]
+        unfinished = self.in_hand
         self.position = self.committed
         self._out.clear()
         return unfinished

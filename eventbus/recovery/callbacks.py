@@ -87,7 +87,7 @@ class Callbacks:
         for callback in callbacks:
             try:
                 callback(event)
-            except Exception as error:
+            except BaseException as error:  # SystemExit too: it would end the thread of all callbacks
                 logger.exception("%s callback %r failed", kind, callback)
                 if kind != "error":  # else a broken error callback would feed itself for ever
                     self.report(ErrorEvent(source="callback", error=error))

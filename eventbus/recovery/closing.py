@@ -16,6 +16,9 @@ from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
+CALLBACKS_GRACE = 1.0
+"""Seconds for the callbacks that are queued when all else is over: one that hangs does not hold up a close."""
+
 
 def close_in_order(
     monitor: HealthMonitor,
@@ -46,7 +49,7 @@ def close_in_order(
         unfinished += session.close(deadline.share(0.7))
     unfinished += join_all(supervisor.closers(), deadline.share(0.5))
     unfinished += publisher.answers.close(deadline.share(0.5))
-    unfinished += callbacks.close(deadline.remaining())
+    unfinished += callbacks.close(min(CALLBACKS_GRACE, deadline.remaining()))
     return CloseReport(
         unanswered=unanswered,
         unhandled=consumers.unhandled,

@@ -56,6 +56,7 @@ class HealthMonitor:
         self._thread: threading.Thread | None = None
         self._stop: StopToken | None = None
         self._wake = threading.Event()
+        self._only_connect = False
         self._forced: list[threading.Event] = []
         self._healthy = False
         self.failures = 0
@@ -67,9 +68,13 @@ class HealthMonitor:
         """Start the thread; while it runs, nothing happens. `only_connect`: it ends once CONNECTED."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive() and self._stop and not self._stop.is_set():
+                self._only_connect = self._only_connect and only_connect
                 return
+            self._only_connect = only_connect
             self._stop = stop = self._bus_stop.child()
-            self._thread = spawn(f"eventbus.{self._name}.health", self._run, stop, only_connect)
+            # Its own: a thread that was stopped and is not out yet must not miss its wake-up.
+            self._wake = wake = threading.Event()
+            self._thread = spawn(f"eventbus.{self._name}.health", self._run, stop, wake)
 
     def stop(self, timeout: float) -> tuple[str, ...]:
         """Stop the thread and any reconnect that it runs; names it if it is not out in `timeout` seconds."""
@@ -99,8 +104,7 @@ class HealthMonitor:
 
     def lost(self, cause: BaseException) -> None:
         """The client says that the link is gone. Any thread; never blocks."""
-        with self._lock:
-            self._healthy = False
+        self._judge_lost(cause)
         if self.is_running:
             self.poke()
         else:
@@ -154,22 +158,30 @@ class HealthMonitor:
 
     # -- the thread ------------------------------------------------------------------------------
 
-    def _run(self, stop: StopToken, only_connect: bool) -> None:
-        with stop.interrupts(self._wake.set):
+    def _run(self, stop: StopToken, wake: threading.Event) -> None:
+        with stop.interrupts(wake.set):
             pause = self._first_pause()
             while True:
-                self._wake.wait(pause)
-                self._wake.clear()
+                wake.wait(pause)
+                wake.clear()
                 if stop.is_set():
                     break
                 pause = self._guarded_tick(stop)
-                if only_connect and self._supervisor.phases.phase is Phase.CONNECTED:
+                if self._has_connected():
                     break
         with self._lock:
             newest = self._stop is stop  # else another thread watches already
         if stop.is_set() and newest:
             self._supervisor.abort(NotConnectedError("the health check is stopped"))
         self._end_forced()
+
+    def _has_connected(self) -> bool:
+        """Whether that was all this thread was for."""
+        with self._lock:
+            over = self._only_connect and self._supervisor.phases.phase is Phase.CONNECTED
+            if over:
+                self._thread = None  # a start that comes now makes another one
+            return over
 
     def _first_pause(self) -> float:
         at_work = self._supervisor.phases.phase is Phase.CONNECTED and self._supervisor.lost is None
@@ -216,8 +228,7 @@ class HealthMonitor:
             return self._count(error, stop)
         self._note_success(detail)
         self._supervisor.phases.trouble_over()
-        self._supervisor.repair(stop)
-        return self._check.interval
+        return self._check.interval if self._supervisor.repair() else self._retry_interval
 
     def _count(self, error: Exception, stop: StopToken) -> float:
         self._note_failure(error)
@@ -264,8 +275,9 @@ class HealthMonitor:
 
     def _judge_lost(self, cause: BaseException) -> None:
         """Evidence that cannot heal counts as the threshold reached."""
-        self._note_failure(cause, at_least=self._reconnect.failure_threshold)
-        logger.warning("%s: the connection is lost (%s): reconnecting", self._name, cause)
+        if self.failures < self._reconnect.failure_threshold:
+            self._note_failure(cause, at_least=self._reconnect.failure_threshold)
+            logger.warning("%s: the connection is lost: %s", self._name, cause)
 
     def _note_success(self, detail: str) -> None:
         with self._lock:

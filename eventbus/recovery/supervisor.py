@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 
@@ -62,8 +62,8 @@ class Supervisor:
         self.phases = Phases(config.name, callbacks.moved)
         self.on_lost: Callable[[BaseException], object] = lambda cause: None
         self._session: Session | None = None
-        self._episode = threading.Lock()
-        self._episode_over = threading.Event()
+        self._turn = threading.Lock()
+        self._in_episode = False
         self._was_connected = False
         self._closers: list[threading.Thread] = []
 
@@ -87,10 +87,13 @@ class Supervisor:
 
     def connect(self, timeout: float, stop: StopToken) -> None:
         """The first connect, from CONNECTING to CONNECTED within `timeout` seconds; raises why not."""
-        self._install(*self._candidate(timeout, stop))
+        try:
+            self._install(*self._candidate(timeout, stop))
+        except (NotConnectedError, OSError) as error:
+            raise ConnectFailedError(str(error)) from error
         if not self._arrive(reconnected=False):
             raise ClosedError("the bus was closed while it was connecting")
-        self._attach_late(stop)
+        self._attach_late()
 
     # -- reconnect -------------------------------------------------------------------------------
 
@@ -99,47 +102,58 @@ class Supervisor:
 
         Never raises. `force` replaces the session even if the old one is well.
         """
-        if not self._episode.acquire(blocking=False):
-            return False
-        self._episode_over.clear()
-        try:
-            if self.phases.phase is not Phase.RECONNECTING and not self._begin(cause):
+        with self._turn:
+            if self._in_episode:
                 return False
-            return self._run_episode(cause, stop, force or self._config.reconnect.rebuild == "always")
+            self._in_episode = True
+        connected = False
+        try:
+            if self.phases.phase is Phase.RECONNECTING or self._begin(cause):
+                connected = self._run_episode(cause, stop, force or self._config.reconnect.rebuild == "always")
         finally:
             self.phases.attempt = 0
-            self._episode.release()
-            self._episode_over.set()
+            with self._turn:
+                self._in_episode = False
+        lost = self.lost
+        if connected and lost is not None:  # it went before the episode was over, when `abort` did nothing
+            self.on_lost(lost)
+        return connected and lost is None
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """Whether a server speaks, within `timeout` seconds."""
         return self._backend.reachable(timeout, stop)
 
-    def wait_episode(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the running episode to end."""
-        return self._episode_over.wait(timeout)
-
     def abort(self, cause: BaseException) -> None:
-        """Nobody will reconnect any more: a connection that is not there is DISCONNECTED."""
-        if self.phases.phase is Phase.RECONNECTING:
-            self.phases.move(Phase.DISCONNECTED, cause, only_from=Phase.RECONNECTING)
-        elif self.lost is not None:
-            self.phases.move(Phase.DISCONNECTED, self.lost, only_from=Phase.CONNECTED)
+        """Nobody will reconnect any more: a connection that is not there is DISCONNECTED.
 
-    def repair(self, stop: StopToken) -> None:
-        """Prepare and attach what the current session does not deliver yet: failed ones, late ones."""
+        While an episode runs it does nothing: the episode says how it ended.
+        """
+        with self._turn:
+            if self._in_episode:
+                return
+            if self.phases.phase is Phase.RECONNECTING:
+                self.phases.move(Phase.DISCONNECTED, cause, only_from=Phase.RECONNECTING)
+            elif self.lost is not None:
+                self.phases.move(Phase.DISCONNECTED, self.lost, only_from=Phase.CONNECTED)
+
+    def repair(self) -> bool:
+        """Prepare and attach what the current session does not deliver yet: failed ones, late ones.
+
+        False: the link failed meanwhile. Bounded by the probe's timeout, and not interruptible: the
+        session is at work, and whoever stops the health check does not ask for its end.
+        """
         session = self._session
-        if session is None or session.lost is not None:
-            return
-        waiting = self._subscriptions.unattached(session)
-        if not waiting:
-            return
+        waiting = [] if session is None or session.lost is not None else self._subscriptions.unattached(session)
+        if session is None or not waiting:
+            return True
         try:
-            with stop.interrupts(partial(session.close, 0.0)):
-                ready = self._prepare(session, waiting, self._config.connect_timeout)
-            self._attach(session, ready)
+            refused = session.prepare(waiting, self._config.health_check.timeout)
+            self._note_refused(refused)
+            self._attach(session, [sub for sub in waiting if sub not in refused])
         except (EventBusError, OSError) as error:
             logger.warning("%s: subscriptions wait for the next try: %s", self._config.name, error)
+            return False
+        return True
 
     def activate(self, sub: Subscription) -> None:
         """Bring a subscription that was just added to the current session. SubscribeError: it is refused.
@@ -217,21 +231,23 @@ class Supervisor:
         stop.check()
         if not force and self._heals(HEAL_PROBE, stop):
             return self._finish("healed", cause)
-        candidate, ready = self._candidate(self._config.connect_timeout, stop)
-        if not force and self._heals(HEAL_GRACE, stop):
+        candidate, subs, refused = self._candidate(self._config.connect_timeout, stop)
+        try:
+            healed = not force and self._heals(HEAL_GRACE, stop)
+            stop.check()
+        except BaseException:
+            self._discard(candidate)
+            raise
+        if healed:
             self._discard(candidate)
             return self._finish("healed", cause)
-        if stop.is_set():
-            self._discard(candidate)
-            raise Stopped
-        self._install(candidate, ready)
-        if not self._finish("rebuilt", cause):
-            return False
-        self._attach_late(stop)
-        return True
+        self._install(candidate, subs, refused)
+        return self._finish("rebuilt", cause)
 
-    def _candidate(self, timeout: float, stop: StopToken) -> tuple[Session, list[Subscription]]:
-        """A new session, proven, and the subscriptions it is prepared for. The old one was not touched."""
+    def _candidate(
+        self, timeout: float, stop: StopToken
+    ) -> tuple[Session, list[Subscription], Mapping[Subscription, Exception]]:
+        """A new session, proven, the subscriptions it was shown, and those it refused. The old one was not touched."""
         deadline = Deadline(timeout)
         context = SessionContext(
             bus=self._config.name,
@@ -242,36 +258,38 @@ class Supervisor:
             on_error=self._session_error,
         )
         candidate = self._backend.connect(context)
+        subs = list(self._subscriptions)
         try:
             with stop.interrupts(partial(candidate.close, 0.0)):
-                ready = self._prepare(candidate, list(self._subscriptions), max(deadline.remaining(), 1.0))
+                refused = candidate.prepare(subs, max(deadline.remaining(), 1.0)) if subs else {}
             stop.check()
         except BaseException:
             self._discard(candidate)
             raise
-        return candidate, ready
+        return candidate, subs, refused
 
-    def _prepare(self, session: Session, subs: Sequence[Subscription], timeout: float) -> list[Subscription]:
-        if not subs:
-            return []
-        refused = session.prepare(subs, timeout)
+    def _note_refused(self, refused: Mapping[Subscription, Exception]) -> None:
         for sub, error in refused.items():
             if self._subscriptions.fail(sub, error):
                 logger.error("%s: %r failed: %s", self._config.name, sub, error)
                 self._callbacks.report(ErrorEvent(source="subscription", error=error, topic=sub.topic))
-        return [sub for sub in subs if sub not in refused]
 
-    def _install(self, candidate: Session, ready: Sequence[Subscription]) -> None:
+    def _install(
+        self, candidate: Session, subs: Sequence[Subscription], refused: Mapping[Subscription, Exception]
+    ) -> None:
         """The swap: from here on the old session is given up. A candidate that dies now is given up too."""
         old = self._session
         if old is not None:
             self._pending.take_back(old.abandon())
+        ready = [sub for sub in subs if sub not in refused]
         try:
             with self._subscriptions.lock:
                 self._session = candidate
+                self._note_refused(refused)
                 self._subscriptions.attach(candidate, ready, partial(self._deliver_to, candidate))
             self._pending.swap(candidate)
         except SessionRetired as error:
+            self._subscriptions.lose(candidate)
             self._pending.take_back(candidate.abandon())
             self._discard(candidate)
             raise NotConnectedError(f"the new connection was lost at once: {candidate.lost or error}") from error
@@ -296,6 +314,7 @@ class Supervisor:
                 reconnect_count=self.phases.connection_state().reconnect_count,
             )
             self._callbacks.reconnected(event)
+        self._attach_late()
         return True
 
     def _arrive(self, *, reconnected: bool) -> bool:
@@ -310,10 +329,10 @@ class Supervisor:
             self._session_lost(session, session.lost)
         return True
 
-    def _attach_late(self, stop: StopToken) -> None:
-        """Subscriptions that were added while the session was being made."""
+    def _attach_late(self) -> None:
+        """Subscriptions that were added while the session was being made, or while it healed."""
         if any(sub.state is SubscriptionState.PENDING for sub in self._subscriptions.unattached(self._session)):
-            self.repair(stop)
+            self.repair()
 
     def _heals(self, timeout: float, stop: StopToken) -> bool:
         session = self._session

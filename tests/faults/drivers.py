@@ -172,4 +172,4 @@ class MemoryDriver(Driver):
     def unacknowledged(self, sub: Subscription) -> int:
         with self._broker.lock:
             progress = self._broker.group_of(sub).progress.values()
-            return sum(len(mark._out) for one in progress for mark in one.marks)
+            return sum(len(mark.in_hand) for one in progress for mark in one.marks)

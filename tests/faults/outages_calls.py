@@ -182,7 +182,7 @@ class CallOutages(OutageBase):
         assert not bus.wait_connected(0.3)
         assert watch.reconnects == []
         bus.start_health_check()
-        self.wait_back(bus, 1)
+        self.wait_back(bus, 1, was_watched=False)
 
     @pytest.mark.outage("g")
     def test_reconnect_works_while_the_health_check_is_stopped(self) -> None:
@@ -198,6 +198,7 @@ class CallOutages(OutageBase):
         self.wait_active(sub)
         self.publish(bus, 1)
         self.settle(sub, handled=1)
+        self.wait_active(sub)
         bus.reconnect(timeout=5.0)
         assert bus.get_connection_state().reconnect_count == 2, "a healthy one is replaced too"
         assert not bus.get_health_status().is_running

@@ -154,8 +154,9 @@ class RecoveryOutages(OutageBase):
         for number, future in zip((2, 3), waiting, strict=True):
             self.history.confirm(f"k:{number}", future.result(10.0))
         self.wait_back(bus, 1)
-        self.settle(sub, handled=3)
-        self.assert_history()
+        # To the broker the dead link is a member of the group, until it has found that out itself.
+        self.settle(sub, handled=3 if bus.features.replays else None, timeout=30.0)
+        self.assert_history(ordered=bus.features.ordered_by_key)
         wait_until(lambda: watch.reconnects)
         assert [event.how for event in watch.reconnects] == ["rebuilt"]
 
@@ -318,9 +319,10 @@ class RecoveryOutages(OutageBase):
         waiting = [bus.publish_async(self.topic, self.history.payload("k", n), key="k") for n in range(1, 51)]
         for number, future in enumerate(waiting, 1):
             self.history.confirm(f"k:{number}", future.result(10.0))
-        self.settle(sub, handled=50)
-        self.assert_history()
-        assert self.history.duplicates() == {}
+        self.settle(sub, handled=50 if bus.features.replays else None, timeout=30.0)
+        self.assert_history(ordered=bus.features.ordered_by_key)
+        if bus.features.deduplicates:
+            assert self.history.duplicates() == {}
 
     @pytest.mark.outage("p")
     def test_a_publish_that_timed_out_unanswered_is_unknown_and_safe_to_repeat(self) -> None:

@@ -72,7 +72,7 @@ class SubscriptionOutages(OutageBase):
         for key in "abcdefgh":
             self.publish(two, 21, key=key)
         self.settle(*subs, handled=168)
-        self.assert_history()
+        self.assert_history(ordered=one.features.ordered_by_key)
         assert self.history.duplicates() == {}
 
     @pytest.mark.outage("d")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from drivers import Driver, MemoryDriver
 from outages import OutageSuite
 
 
 class TestMemoryOutages(OutageSuite):
     backend = "memory"
-    not_applicable = {"o": "memory has no passwords"}
+    not_applicable: ClassVar = {"o": "memory has no passwords"}
 
     def make_driver(self) -> Driver:
         return MemoryDriver()

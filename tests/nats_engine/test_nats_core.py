@@ -9,7 +9,13 @@ import pytest
 from engine_support import Conversation, FakeBus, Inbox, ScriptedServer
 
 from eventbus.config import TlsConfig
-from eventbus.errors import EventBusError, NotConnectedError, PublishRejectedError, SessionRetired, SubscribeError
+from eventbus.errors import (
+    EventBusError,
+    NotConnectedError,
+    PublishRejectedError,
+    SessionRetired,
+    SubscribeError,
+)
 from eventbus.testing import wait_until
 
 pytestmark = pytest.mark.nats
@@ -23,7 +29,9 @@ def session(nats_server_shared, connect):
 def test_messages_arrive_in_order_and_whole(bus, session):
     inbox = Inbox("core.order.*", group=None).attach(session)
     records = [
-        bus.record(f"core.order.{number % 3}", b"x" * number, "käy" if number % 2 else None, {"A": f"{number}"})
+        bus.record(
+            f"core.order.{number % 3}", b"x" * number, "käy" if number % 2 else None, {"A": f"{number}"}
+        )
         for number in range(300)
     ]
     for record in records:
@@ -235,7 +243,9 @@ def test_abandon_gives_back_exactly_what_was_not_answered(bus, serve, connect):
     wait_until(lambda: bus.losses, 5.0)
     back = session.abandon()
     answered = {record.number for record in bus.was_sent}
-    assert [record.number for record in back] == [one.number for one in accepted if one.number not in answered]
+    assert [record.number for record in back] == [
+        one.number for one in accepted if one.number not in answered
+    ]
     assert session.unanswered_bytes == session.unanswered(10**12) == 0
     assert session.abandon() == []
 
@@ -375,7 +385,9 @@ def test_what_the_server_said_is_the_cause(bus, connect):
 def test_harmless_lines_do_nothing(bus, connect):
     def script(link: Conversation) -> None:
         link.greet()
-        link.send(b"+OK\r\nPING\r\nINFO {}\r\n-ERR 'Permissions Violation for Publish to \"x\"'\r\nMSG a 99 2\r\nhi\r\n")
+        link.send(
+            b"+OK\r\nPING\r\nINFO {}\r\n-ERR 'Permissions Violation for Publish to \"x\"'\r\nMSG a 99 2\r\nhi\r\n"
+        )
         link.expect(b"PONG\r\n")
         link.expect(b"PING\r\n")
         link.send(b"PONG\r\n")

@@ -203,7 +203,8 @@ def test_permission_to_publish_only(bus, serve, connect):
 def test_messages_arrive_whole_and_once(bus, session):
     inbox = Inbox("orders.*").attach(session)
     records = [
-        bus.record(f"orders.{number % 3}", b"%d" % number, f"k{number}", {"Name": "välue"}) for number in range(3000)
+        bus.record(f"orders.{number % 3}", b"%d" % number, f"k{number}", {"Name": "välue"})
+        for number in range(3000)
     ]
     for record in records:
         session.publish(record)
@@ -252,7 +253,9 @@ def test_what_is_not_acknowledged_comes_again(bus, nats_server, connect):
     inbox.wait(6, timeout=0.45)
     assert sorted(inbox.payloads[3:]) == [b"0", b"1", b"2"]
     assert {delivery.attempt for delivery in inbox.got[3:]} == {2}
-    assert {delivery.identity for delivery in inbox.got[3:]} == {delivery.identity for delivery in inbox.got[:3]}
+    assert {delivery.identity for delivery in inbox.got[3:]} == {
+        delivery.identity for delivery in inbox.got[:3]
+    }
 
 
 def test_what_is_in_hand_is_renewed(bus, nats_server, connect):
@@ -355,7 +358,11 @@ def test_a_durable_with_other_settings_is_an_error_that_names_them(bus, session,
     bus.publish_all(session, "orders.x", 1)
     confirmed(bus, 1)
     config = {"durable_name": "group=shared=orders_dx", "ack_policy": "none", "max_deliver": 3}
-    call(api, f"CONSUMER.DURABLE.CREATE.orders.{config['durable_name']}", {"stream_name": "orders", "config": config})
+    call(
+        api,
+        f"CONSUMER.DURABLE.CREATE.orders.{config['durable_name']}",
+        {"stream_name": "orders", "config": config},
+    )
     good = Inbox("orders.x", group="good")
     refused = session.prepare([Inbox("orders.x").sub, good.sub], 5.0)
     ((_, error),) = refused.items()
@@ -472,7 +479,9 @@ def test_identities_survive_a_restart(bus, nats_server, connect):
     inbox.finish(inbox.got)  # delivered by the first session, acknowledged by the second
     second.probe(2.0, bus.stop)
     api = JetStreamApi(second._connection)
-    wait_until(lambda: call(api, "CONSUMER.INFO.orders.group=shared=orders_dx")["ack_floor"]["stream_seq"] == 10)
+    wait_until(
+        lambda: call(api, "CONSUMER.INFO.orders.group=shared=orders_dx")["ack_floor"]["stream_seq"] == 10
+    )
     assert len(inbox.got) == 10
 
 

@@ -43,12 +43,12 @@ class Progress:
         """Everything below this offset is done."""
         return min(mark.committed for mark in self.marks)
 
-    def assign(self, members: list[Member]) -> None:
+    def assign(self, members: list[Member], leaving: list[Member]) -> None:
         """Spread the partitions over the members, taking from nobody what is in hand."""
         for partition in range(len(self.owners)):
             wanted = members[partition % len(members)] if members else None
             self.wanted[partition] = wanted
-            if self.owners[partition] not in members:
+            if self.owners[partition] not in members and self.owners[partition] not in leaving:
                 for offset in self.marks[partition].rewind():
                     self._again[offset] = self._again.get(offset, 1) + 1
                 self.owners[partition] = wanted
@@ -96,6 +96,8 @@ class Group:
         self.start = start
         self.durable = durable
         self.members: list[Member] = []
+        self.leaving: list[Member] = []
+        """Those that take nothing more and have something in hand."""
         self.progress: dict[str, Progress] = {}
 
     def follow(self, topic: Topic, *, is_new: bool) -> None:
@@ -103,18 +105,32 @@ class Group:
         if topic.name not in self.progress:
             start = topic.base if is_new or self.start == "earliest" else topic.end
             self.progress[topic.name] = Progress(topic, start)
-            self.progress[topic.name].assign(self.members)
+            self.progress[topic.name].assign(self.members, self.leaving)
 
     def join(self, member: Member) -> None:
         """A member comes in, in place of an earlier session of the same subscription."""
         self.members = [other for other in self.members if other.sub is not member.sub] + [member]
         self._assign()
 
+    def retire(self, member: Member) -> set[Place]:
+        """A member takes nothing more: what it has in hand, and keeps until it leaves."""
+        self.members.remove(member)
+        self.leaving.append(member)
+        self._assign()
+        return {
+            Place(progress, partition, offset)
+            for progress in self.progress.values()
+            for partition, owner in enumerate(progress.owners)
+            if owner is member
+            for offset in progress.marks[partition].in_hand
+        }
+
     def leave(self, member: Member) -> None:
         """A member goes; what it had in hand is delivered to the others."""
-        if member in self.members:
-            self.members.remove(member)
-            self._assign()
+        for members in (self.members, self.leaving):
+            if member in members:
+                members.remove(member)
+                self._assign()
 
     def holds(self) -> Iterator[Progress]:
         """The progress that keeps messages from being dropped."""
@@ -123,4 +139,4 @@ class Group:
 
     def _assign(self) -> None:
         for progress in self.progress.values():
-            progress.assign(self.members)
+            progress.assign(self.members, self.leaving)

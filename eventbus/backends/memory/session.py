@@ -69,6 +69,8 @@ class _Attached:
         self.member = member
         self.deliver = deliver
         self.paused = False
+        self.left: set[Place] | None = None
+        """Once detached: what is still in hand; without any the member goes."""
 
 
 class MemorySession:
@@ -80,10 +82,13 @@ class MemorySession:
         self._on_lost = context.on_lost
         self._attached: dict[Subscription, _Attached] = {}
         self._unanswered: dict[int, Record] = {}
+        self._unanswered_bytes = 0
         self._retired = False
+        self._drained = False
         self._lost: BaseException | None = None
         self._mute = False
         self._work = threading.Event()
+        broker.sleeping.add(self)
         self._thread = spawn(f"eventbus.{context.bus}.memory", self._run)
 
     # -- contract --------------------------------------------------------------------------------
@@ -96,10 +101,7 @@ class MemorySession:
     @property
     def unanswered_bytes(self) -> int:
         """Payload bytes that a frozen broker has not answered."""
-        if not self._unanswered:
-            return 0
-        with self._broker.lock:
-            return sum(len(record[2]) for record in self._unanswered.values())
+        return self._unanswered_bytes
 
     def publish(self, record: Record) -> None:
         """Store, and answer at once; a frozen or mute broker answers later or never."""
@@ -112,6 +114,7 @@ class MemorySession:
             later = self._mute or self._unanswered or broker.delay or broker.condition is not Condition.UP
             if later:
                 self._unanswered[record[0]] = record
+                self._unanswered_bytes += len(record[2])
             else:
                 answer = self._store(record)
         if later:
@@ -153,11 +156,13 @@ class MemorySession:
             self._broker.wake()
 
     def detach(self, sub: Subscription, timeout: float) -> None:
-        """Leave the group."""
+        """Fetch no more; the group is left once what is in hand is acknowledged or released."""
         with self._broker.lock:
-            attached = self._attached.pop(sub, None)
-            if attached is not None:
-                self._broker.leave(attached.member, for_good=True)
+            attached = self._attached.get(sub)
+            if attached is not None and attached.left is None:
+                attached.left = self._broker.group_of(sub).retire(attached.member)
+                self._leave_if_done(sub, attached, ())
+                self._broker.wake()
 
     def resume(self, sub: Subscription) -> None:
         """Fetch again."""
@@ -166,7 +171,14 @@ class MemorySession:
             attached.paused = False
             self.wake()
 
-    def acknowledge(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+    def _leave_if_done(self, sub: Subscription, attached: _Attached, deliveries: Iterable[Delivery]) -> None:
+        if attached.left is not None:
+            attached.left.difference_update(delivery.token for delivery in deliveries)
+            if not attached.left:
+                self._attached.pop(sub, None)
+                self._broker.leave(attached.member, for_good=True)
+
+    def acknowledge(self, sub: Subscription, deliveries: Sequence[Delivery]) -> None:
         """Move the watermarks; a partition that waited for it changes hands."""
         broker = self._broker
         with broker.lock:
@@ -180,11 +192,16 @@ class MemorySession:
                     progress.marks[partition].finish(offset)
                     if progress.wanted[partition] is not member:
                         moved |= progress.move(partition)
+            self._leave_if_done(sub, attached, deliveries)
         if moved:
             broker.wake()
 
     def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
-        """Nothing to do: a partition is delivered again when its owner leaves."""
+        """Without effect until it is detached: a partition is delivered again when its owner leaves."""
+        with self._broker.lock:
+            attached = self._attached.get(sub)
+            if attached is not None:
+                self._leave_if_done(sub, attached, deliveries)
 
     def probe(self, timeout: float, stop: StopToken) -> str:
         """A round trip to the broker."""
@@ -199,6 +216,7 @@ class MemorySession:
             self._retired = True
             records = [self._unanswered[number] for number in sorted(self._unanswered)]
             self._unanswered.clear()
+            self._unanswered_bytes = 0
             self._leave()
         self.wake()
         return records
@@ -206,8 +224,7 @@ class MemorySession:
     def drain(self, timeout: float) -> None:
         """Fetch no more; the partitions stay ours until what is in hand is acknowledged."""
         with self._broker.lock:
-            for attached in self._attached.values():
-                attached.paused = True
+            self._drained = True
 
     def close(self, timeout: float) -> tuple[str, ...]:
         """End the session."""
@@ -244,7 +261,7 @@ class MemorySession:
             self._broker.sessions.remove(self)
         attached, self._attached = self._attached, {}
         for one in attached.values():
-            self._broker.leave(one.member, for_good=False)
+            self._broker.leave(one.member, for_good=one.left is not None)
         self._broker.changed.notify_all()
 
     def _break_if_asked(self, step: str) -> None:
@@ -284,12 +301,13 @@ class MemorySession:
 
     def _run(self) -> None:
         while True:
-            self._broker.sleeping.add(self)
             self._work.wait()
             self._work.clear()
+            self._broker.sleeping.add(self)  # before the look: what is stored after it wakes us again
             if self._lost is not None:
                 self._on_lost(self, self._lost)
             if self._retired:
+                self._broker.sleeping.discard(self)
                 return
             self._store_late()
             while self._fetch():
@@ -305,6 +323,7 @@ class MemorySession:
                 if number is None:
                     return
                 record = self._unanswered.pop(number)
+                self._unanswered_bytes -= len(record[2])
                 answer = self._store(record)
             self._answer(record, answer)
             self._answers.loaded()
@@ -317,9 +336,9 @@ class MemorySession:
             if attached.paused:
                 continue
             with self._broker.lock:
-                if self._retired or self._mute or self._broker.condition is not Condition.UP:
+                if self._retired or self._mute or self._drained or self._broker.condition is not Condition.UP:
                     return False
-                if self._attached.get(sub) is not attached:
+                if self._attached.get(sub) is not attached or attached.left is not None:
                     continue
                 batch = self._take(sub, attached.member)
             if batch:

@@ -102,7 +102,7 @@ class ServerPool:
         found = []
         for text in urls[:_MAX_ANNOUNCED]:
             try:
-                server = parse_server(str(text))
+                server = parse_server(text if isinstance(text, str) else "")
             except ConfigError:
                 continue
             name = source.verify_as or source.host

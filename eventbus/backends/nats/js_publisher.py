@@ -80,10 +80,8 @@ class JetStreamPublisher(Publisher):
         while (chunk := self._next_chunk()) is not None:
             records = self._hold_back(chunk.records)
             if records:
-                sent = repeat(time.monotonic(), len(records))
-                self._ledger.update(
-                    zip(map(number_of, records), zip(records, sent, strict=True), strict=True)
-                )
+                entries = zip(records, repeat(time.monotonic()), strict=False)
+                self._ledger.update(zip(map(number_of, records), entries, strict=True))
                 return self._frames(records, wire.CRLF)
         return b""
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 from enum import Enum
-from typing import Any
-
-from attrs import frozen
+from typing import Any, NamedTuple
 
 from . import wire
 
@@ -26,8 +24,7 @@ class Verdict(Enum):
     NOISE = "noise"
 
 
-@frozen
-class PubAck:
+class PubAck(NamedTuple):
     """One answer. stream, sequence and duplicate are set when stored; text says why not."""
 
     verdict: Verdict
@@ -41,9 +38,8 @@ def parse_ack(block: bytes | None, payload: bytes) -> PubAck:
     """Read an answer; never raises."""
     match = _STORED.fullmatch(payload)
     if match is not None:
-        return PubAck(
-            Verdict.STORED, match[1].decode("utf-8", "replace"), int(match[2]), match[3] is not None
-        )
+        stream, sequence, duplicate = match.groups()
+        return PubAck(Verdict.STORED, stream.decode("utf-8", "replace"), int(sequence), duplicate is not None)
     status, text = wire.status_of(block)
     if status == 503:
         return PubAck(Verdict.AGAIN, text=text or "no stream answers")
@@ -59,11 +55,13 @@ def parse_ack(block: bytes | None, payload: bytes) -> PubAck:
 def _judge(answer: dict[str, Any]) -> PubAck:
     error = answer.get("error")
     if isinstance(error, dict):
-        number, code = error.get("err_code"), error.get("code")
+        code, number = (
+            value if isinstance(value, int) else 0 for value in map(error.get, ("code", "err_code"))
+        )
         text = f"{error.get('description') or 'refused'} ({number})"
         if number in _FULL:
             return PubAck(Verdict.FULL, text=text)
-        if number in _AGAIN or not isinstance(code, int) or not 400 <= code < 500:
+        if number in _AGAIN or not 400 <= code < 500:
             return PubAck(Verdict.AGAIN, text=text)
         return PubAck(Verdict.REFUSED, text=text)
     stream, sequence = answer.get("stream"), answer.get("seq")

@@ -32,7 +32,7 @@ class Source(Protocol):
         """How many messages were accepted since the last `take`."""
 
     def awake(self, awake: bool) -> None:
-        """Whether the thread is about to look for messages. Called under the writer's lock."""
+        """Whether the thread will call `take` once more, unasked. Called under the writer's lock."""
 
 
 class Writer:
@@ -129,16 +129,16 @@ class Writer:
                 self._rest = None
                 self._send(rest)
             self.flush()
-            if self._rest is not None:
-                return False
-            if self._source is not None:
-                # In this order: a message that comes between the two is seen here, or its publisher kicks.
+            if self._rest is None and self._source is not None:
+                # In this order: a message that comes between the two goes out here, or its publisher kicks.
                 self._source.awake(False)
-                if self._source.waiting() and not self.closed:
-                    self._source.awake(True)
-                    return False
-            self._kicked = False
-            return True
+                self.flush()
+            if self._rest is None:
+                self._kicked = False
+                return True
+            if self._source is not None:
+                self._source.awake(True)
+            return False
 
     def _next(self) -> bytes:
         if self._control or self._asked:

@@ -1,0 +1,1 @@
+"""What the people who change this project run: the demo, the bench, the soak."""

@@ -1,0 +1,137 @@
+"""What is measured on our side: the public API on its default settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from eventbus import EventBus, FlushReport, Message, PublishNotSentError
+from scripts.bench.worker import LIMIT, WARM_UP, Counted, Job, Verb, say_ready, timed
+
+
+def core_publish(job: Job) -> dict[str, Any]:
+    """`publish_nowait` of everything, then one `flush` that the server has read it all."""
+    with _bus(job, jetstream=False) as bus:
+        bus.publish(WARM_UP, job.payload)
+        return timed(lambda: _publish_nowait(bus, job))
+
+
+def core_subscribe(job: Job) -> dict[str, Any]:
+    """Count what arrives in a handler."""
+    counted = Counted(job)
+    with _bus(job, jetstream=False) as bus:
+        bus.subscribe(job.topic, _counting(counted))
+        bus.flush()
+        say_ready()
+        counted.complete.wait(LIMIT)
+        if dropped := bus.get_statistics().dropped:
+            raise RuntimeError(f"{dropped} messages were dropped: the handler was slower than the reader")
+        counted.check()
+        return {"last": counted.last}
+
+
+def js_publish(job: Job) -> dict[str, Any]:
+    """`publish`, one confirmed after the other."""
+    payload = job.payload
+
+    def work() -> None:
+        for _ in range(job.count):
+            receipt = bus.publish(job.topic, payload)
+        job.expect("the last offset", receipt.offset or 0)
+
+    with _bus(job) as bus:
+        bus.flush()
+        return timed(work)
+
+
+def js_publish_async(job: Job) -> dict[str, Any]:
+    """`publish_async` of everything, then the result of every future."""
+    payload = job.payload
+
+    def work() -> None:
+        futures = [bus.publish_async(job.topic, payload) for _ in range(job.count)]
+        job.expect("confirmed", sum(future.result(LIMIT).confirmed for future in futures))
+
+    with _bus(job) as bus:
+        return timed(work)
+
+
+def js_publish_many(job: Job) -> dict[str, Any]:
+    """One `publish_many` with everything, messages made on the way."""
+    payload = job.payload
+
+    def work() -> None:
+        messages = (Message(job.topic, payload) for _ in range(job.count))
+        receipts = bus.publish_many(messages, timeout=LIMIT)
+        job.expect("confirmed", sum(receipt.confirmed for receipt in receipts))
+
+    with _bus(job) as bus:
+        return timed(work)
+
+
+def js_consume(job: Job) -> dict[str, Any]:
+    """A group's subscription made, everything handled, and the server says that all is acknowledged."""
+    counted = Counted(job)
+
+    def work() -> None:
+        bus.subscribe(job.topic, _counting(counted), group="bench")
+        counted.wait()
+        job.await_acknowledged()
+        counted.check()
+
+    with _bus(job) as bus:
+        return timed(work)
+
+
+def memory(job: Job) -> dict[str, Any]:
+    """Published with `publish_nowait` and handled, in this process."""
+    counted = Counted(job)
+
+    def work() -> None:
+        _publish_nowait(bus, job)
+        counted.wait()
+
+    with EventBus("memory://bench") as bus:
+        bus.subscribe(job.topic, _counting(counted), group="bench")
+        return timed(work)
+
+
+def _bus(job: Job, *, jetstream: bool = True) -> EventBus:
+    return EventBus(f"{job.url}?jetstream={'true' if jetstream else 'false'}")
+
+
+def _counting(counted: Counted) -> Callable[[Message], None]:
+    add = counted.add
+
+    def handler(message: Message) -> None:
+        add(message.payload)
+
+    return handler
+
+
+def _publish_nowait(bus: EventBus, job: Job) -> None:
+    """Publish all; whenever as much is in flight as the default allows, wait until it is answered."""
+    publish, topic, payload = bus.publish_nowait, job.topic, job.payload
+    for _ in range(job.count):
+        try:
+            publish(topic, payload)
+        except PublishNotSentError:
+            _check(bus.flush(LIMIT))
+            publish(topic, payload)
+    _check(bus.flush(LIMIT))
+
+
+def _check(report: FlushReport) -> None:
+    if report.unanswered or report.failed:
+        raise RuntimeError(f"not everything was published: {report}")
+
+
+VERBS: dict[str, Verb] = {
+    "core_publish": core_publish,
+    "core_subscribe": core_subscribe,
+    "js_publish": js_publish,
+    "js_publish_async": js_publish_async,
+    "js_publish_many": js_publish_many,
+    "js_consume": js_consume,
+    "memory": memory,
+}

@@ -1,0 +1,147 @@
+"""The claims: what is measured on both sides, how often, and what it must come to."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from scripts.bench.stage import Stage
+
+_MIB = 1024 * 1024
+_DEFAULT: Mapping[str, Any] = {}
+
+Measure = Callable[[Stage, str, str, int, int, Mapping[str, Any]], float]
+
+
+@frozen(kw_only=True)
+class Row:
+    """One claim. `target`: the least ratio against the peer (without one: messages per second), None: for
+    information. `peer_settings`: those that the peer is tried with; the fastest is measured against.
+    """
+
+    name: str
+    title: str
+    measure: Measure
+    ours: str
+    peer: str | None = None
+    target: float | None = None
+    count: int
+    size: int = 128
+    peer_settings: tuple[Mapping[str, Any], ...] = field(default=(_DEFAULT,))
+
+
+def _loops(*settings: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The settings on the standard event loop, and on uvloop where it is installed."""
+    if importlib.util.find_spec("uvloop") is None:
+        return settings
+    return (*settings, *({**setting, "uvloop": True} for setting in settings))
+
+
+_BUFFERS = _loops(*({"pending_size": size} for size in (2 * _MIB, 512 * 1024, 8 * _MIB, 64 * _MIB)))
+_WINDOWS = _loops(*({"window": size} for size in (256, 512, 1000, 4000, 16_000)))
+
+ROWS = (
+    Row(
+        name="core-publish",
+        title="core publish_nowait + flush",
+        measure=Stage.publish,
+        ours="core_publish",
+        peer="core_publish",
+        target=2.0,
+        count=500_000,
+        peer_settings=_BUFFERS,
+    ),
+    Row(
+        name="core-deliver",
+        title="core delivery to a handler",
+        measure=Stage.deliver,
+        ours="core_subscribe",
+        peer="core_subscribe",
+        target=3.0,
+        count=400_000,
+        peer_settings=_loops(_DEFAULT),
+    ),
+    Row(
+        name="core-e2e",
+        title="core end to end, own publisher",
+        measure=Stage.end_to_end,
+        ours="core_subscribe",
+        peer="core_subscribe",
+        count=300_000,
+        peer_settings=_loops(_DEFAULT),
+    ),
+    Row(
+        name="js-publish",
+        title="JetStream publish, one by one",
+        measure=Stage.store,
+        ours="js_publish",
+        peer="js_publish",
+        target=1.1,
+        count=5_000,
+        peer_settings=_loops(_DEFAULT),
+    ),
+    Row(
+        name="js-publish-many",
+        title="JetStream publish_many",
+        measure=Stage.store,
+        ours="js_publish_many",
+        peer="js_publish_async",
+        target=1.3,
+        count=50_000,
+        peer_settings=_WINDOWS,
+    ),
+    Row(
+        name="js-publish-async",
+        title="JetStream publish_async",
+        measure=Stage.store,
+        ours="js_publish_async",
+        peer="js_publish_async",
+        target=1.3,
+        count=50_000,
+        peer_settings=_WINDOWS,
+    ),
+    Row(
+        name="js-consume",
+        title="JetStream consume + ack, against fetch(100)",
+        measure=Stage.consume,
+        ours="js_consume",
+        peer="js_consume",
+        target=3.5,
+        count=60_000,
+        peer_settings=_loops({"batch": 100}),
+    ),
+    Row(
+        name="js-consume-push",
+        title="JetStream consume + ack, against push",
+        measure=Stage.consume,
+        ours="js_consume",
+        peer="js_consume",
+        count=60_000,
+        peer_settings=_loops({"push": True}),
+    ),
+    Row(
+        name="js-consume-batch",
+        title="JetStream consume + ack, against best batch",
+        measure=Stage.consume,
+        ours="js_consume",
+        peer="js_consume",
+        count=60_000,
+        peer_settings=_loops({"batch": 250}, {"batch": 1000}),
+    ),
+    Row(
+        name="memory",
+        title="memory, published and handled",
+        measure=Stage.alone,
+        ours="memory",
+        target=200_000.0,
+        count=500_000,
+    ),
+)
+
+IMPORT = "import"
+IMPORT_ROUNDS = 10
+IMPORT_TARGET = 0.1
+NAMES = (*(row.name for row in ROWS), IMPORT)

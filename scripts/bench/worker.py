@@ -1,0 +1,141 @@
+"""One measurement in a process of its own: `python -m scripts.bench.worker SIDE VERB JSON`.
+
+It prints one JSON object: `seconds` for `count` messages, or what the verb says. A worker that
+receives prints the line "ready" first. A measurement that did not do its whole work fails.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+from scripts.bench.raw import RawNats, only_consumer
+
+LIMIT = 120.0
+"""Seconds after which a measurement has failed."""
+
+WARM_UP = "warm.up"
+"""Where each publisher sends one message before it is timed."""
+
+
+@frozen(kw_only=True)
+class Job:
+    """What to do. `settings`: how the peer is to be tuned; ours runs on its defaults."""
+
+    host: str = ""
+    port: int = 0
+    topic: str = ""
+    count: int = 0
+    size: int = 0
+    settings: dict[str, Any] = field(factory=dict)
+
+    @property
+    def url(self) -> str:
+        """The server's URL."""
+        return f"nats://{self.host}:{self.port}"
+
+    @property
+    def stream(self) -> str:
+        """The stream of the topic: its first part."""
+        return self.topic.partition(".")[0]
+
+    @property
+    def payload(self) -> bytes:
+        """What every message carries."""
+        return b"x" * self.size
+
+    def expect(self, what: str, found: int) -> None:
+        """RuntimeError unless `found` is the count."""
+        if found != self.count:
+            raise RuntimeError(f"{what}: {found} instead of {self.count}")
+
+    def message_ids(self) -> list[str]:
+        """As many ids as messages, as long as those that eventbus makes."""
+        origin = f"{os.getpid():016x}"
+        return [f"{origin}-{number:012d}" for number in range(self.count)]
+
+    def await_acknowledged(self) -> None:
+        """Return when the server says that every message was delivered once and acknowledged."""
+        with RawNats((self.host, self.port)) as raw:
+            deadline = time.monotonic() + LIMIT
+            while (info := only_consumer(raw, self.stream))["ack_floor"]["stream_seq"] != self.count:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"not all was acknowledged: {info}")
+                time.sleep(0.001)
+        self.expect("deliveries", int(info["delivered"]["consumer_seq"]))
+
+
+class Counted:
+    """Counts what a handler gets, reads each payload, and notes when the last one came."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.count = 0
+        self._bytes = 0
+        self.last = 0.0
+        self.complete = threading.Event()
+
+    def add(self, payload: bytes) -> None:
+        """One message has arrived."""
+        self._bytes += len(payload)
+        self.count += 1
+        if self.count == self._job.count:
+            self.last = time.monotonic()
+            self.complete.set()
+
+    def check(self) -> None:
+        """RuntimeError unless all came, and nothing else."""
+        self._job.expect("messages", self.count)
+        if self._bytes != self._job.count * self._job.size:
+            raise RuntimeError(f"{self._bytes} bytes arrived")
+
+    def wait(self) -> None:
+        """Wait for the last; RuntimeError if it does not come."""
+        self.complete.wait(LIMIT)
+        self.check()
+
+
+class Verb(Protocol):
+    """A measurement."""
+
+    def __call__(self, job: Job, /) -> dict[str, Any]:
+        """Do it and return the figures."""
+
+
+def say_ready() -> None:
+    """Tell the parent that messages may come."""
+    print("ready", flush=True)
+
+
+def timed(work: Callable[[], object]) -> dict[str, Any]:
+    """The seconds that some work takes. The collector starts from a clean slate."""
+    gc.collect()
+    start = time.monotonic()
+    work()
+    return {"start": start, "seconds": time.monotonic() - start}
+
+
+def main() -> None:
+    """Do one job and end at once: how fast a client closes is not measured here."""
+    side, verb, text = sys.argv[1:4]
+    if side == "ours":
+        from scripts.bench.ours import VERBS
+    elif side == "peer":
+        from scripts.bench.peer import VERBS
+    else:
+        from scripts.bench.load import VERBS
+    result = VERBS[verb](Job(**json.loads(text)))
+    print(json.dumps(result), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

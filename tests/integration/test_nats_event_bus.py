@@ -1,0 +1,174 @@
+"""The whole bus on a real nats-server that is killed with -9, on default settings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+
+import pytest
+
+import eventbus
+from eventbus.testing import NatsCluster, NatsServer, wait_until
+
+pytestmark = pytest.mark.nats
+
+DOWNTIME = 0.3
+
+
+def pause(seconds: float) -> None:
+    """How long an outage lasts; nothing is synchronised by it."""
+    threading.Event().wait(seconds)
+
+
+@pytest.mark.outage("a")
+@pytest.mark.parametrize("jetstream", [True, False], ids=["jetstream", "nats-core"])
+def test_nats_event_bus_reconnect(nats_server: NatsServer, jetstream: bool) -> None:
+    """The server dies and comes back; the health check does the rest, nobody calls reconnect()."""
+    handled: list[int] = []
+    events: list[eventbus.ReconnectEvent] = []
+    with eventbus.EventBus({"url": nats_server.url, "jetstream": jetstream, "group": "shop"}) as bus:
+        bus.register_reconnect_callback(events.append)
+        subs = [
+            bus.subscribe("orders.new", lambda message: handled.append(message.json())),
+            bus.subscribe("orders.*", lambda message: None, group=eventbus.BROADCAST),
+        ]
+        before = [bus.publish("orders.new", number) for number in range(50)]
+        nats_server.kill()
+        wait_until(lambda: bus.get_connection_state().phase is eventbus.Phase.RECONNECTING)
+        assert not bus.get_health_status().is_healthy
+        assert bus.get_reconnect_status().failure_count >= bus.config.reconnect.failure_threshold
+        during = [bus.publish_async("orders.new", number) for number in range(50, 100)]
+        pause(DOWNTIME)
+        nats_server.start()
+        receipts = before + [future.result(10) for future in during]
+        assert [receipt.confirmed for receipt in receipts] == [jetstream] * 100
+        wait_until(lambda: set(handled) == set(range(100)))
+        wait_until(lambda: events)
+        assert [(event.how, event.reconnect_count) for event in events] == [("rebuilt", 1)]
+        assert events[0].downtime >= DOWNTIME
+        assert all(sub.state is eventbus.SubscriptionState.ACTIVE for sub in subs)
+        assert bus.get_health_status().is_healthy
+        assert bus.get_reconnect_status().failure_count == 0
+
+
+@pytest.mark.outage("a")
+def test_three_kills_under_twenty_thousand_confirmed_publishes(nats_server: NatsServer) -> None:
+    """0 lost, 0 stored twice, stored in order per thread."""
+    threads_count, each = 4, 5000
+    stored: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    handled: Counter[tuple[int, int]] = Counter()
+    seen: set[int] = set()
+    failures: list[BaseException] = []
+    progress = Counter()  # type: ignore[var-annotated]
+
+    def handle(message: eventbus.Message) -> None:
+        thread, number = message.json()
+        handled[thread, number] += 1
+
+    with eventbus.EventBus(nats_server.url) as bus:
+        bus.subscribe("load.*", handle, group="load")
+
+        def publish(thread: int) -> None:
+            try:
+                for number in range(each):
+                    receipt = bus.publish("load.x", [thread, number], key=str(thread))
+                    assert receipt.confirmed
+                    stored[thread].append((number, receipt.offset or 0))
+                    progress[thread] = number
+            except BaseException as error:
+                failures.append(error)
+
+        publishers = [threading.Thread(target=publish, args=(number,)) for number in range(threads_count)]
+        for publisher in publishers:
+            publisher.start()
+        for round_ in range(1, 4):
+            wait_until(lambda mark=round_ * 4500: sum(progress.values()) > mark or failures, 60)
+            nats_server.kill()
+            pause(DOWNTIME)
+            nats_server.start()
+            wait_until(lambda count=round_: bus.get_connection_state().reconnect_count >= count)
+        for publisher in publishers:
+            publisher.join(60)
+        assert not failures
+        for thread in range(threads_count):
+            offsets = [offset for _, offset in stored[thread]]
+            assert offsets == sorted(set(offsets)), "stored out of order, or twice"
+            seen.update(offsets)
+        assert len(seen) == threads_count * each
+        # What was on the wire at a kill comes again after ack_wait.
+        wait_until(lambda: len(handled) == threads_count * each, 30)
+        streams = nats_server.monitor("jsz?streams=1")["account_details"][0]["stream_detail"]
+        assert [stream["state"]["messages"] for stream in streams] == [threads_count * each], "lost or stored twice"
+        print("handled more than once:", sum(handled.values()) - len(handled))
+
+
+EXITING = """
+import sys, eventbus
+bus = eventbus.EventBus(sys.argv[1])
+bus.open()
+bus.subscribe("orders.*", lambda message: None, group="g")
+bus.publish("orders.new", "x")
+for number in range(100):
+    bus.publish_nowait("orders.new", "x")
+print("ready", flush=True)
+sys.stdin.readline()
+bus.stop_health_check()
+print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("state", ["up", "killed", "frozen"])
+@pytest.mark.parametrize("jetstream", ["true", "false"])
+def test_a_process_that_only_stops_the_health_check_exits(nats_server: NatsServer, state: str, jetstream: str) -> None:
+    command = [sys.executable, "-c", EXITING, f"{nats_server.url}?jetstream={jetstream}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if state == "killed":
+            nats_server.kill()
+        elif state == "frozen":
+            nats_server.freeze()
+        started = time.monotonic()
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.wait(10) == 0
+        assert time.monotonic() - started < 2.0
+        assert process.stdout.readline() == "stopped\n"
+    if state == "frozen":
+        nats_server.thaw()
+
+
+def test_a_node_of_a_cluster_dies_and_the_bus_moves_on(nats_cluster: NatsCluster) -> None:
+    handled: set[int] = set()
+    with eventbus.EventBus({"url": nats_cluster.servers[0].url, "group": "g"}) as bus:  # the others are announced
+        bus.subscribe("orders.*", lambda message: handled.add(message.json()))
+        receipts = [bus.publish("orders.new", number) for number in range(20)]
+        nats_cluster.servers[0].kill()
+        receipts += [bus.publish("orders.new", number) for number in range(20, 40)]
+        assert all(receipt.confirmed for receipt in receipts)
+        wait_until(lambda: handled == set(range(40)), 30)
+        assert bus.get_connection_state().reconnect_count >= 1
+        assert len({receipt.offset for receipt in receipts}) == 40
+
+
+def test_a_restarted_process_goes_on_where_it_was(nats_server: NatsServer) -> None:
+    """Handlers of the second bus see only what the first had not acknowledged."""
+    first_seen: list[int] = []
+    second_seen: list[int] = []
+    url = f"{nats_server.url}?group=g"
+    with eventbus.EventBus(url) as bus:
+        bus.subscribe("orders.*", lambda message: first_seen.append(message.json()))
+        for number in range(10):
+            bus.publish("orders.new", number)
+        wait_until(lambda: len(first_seen) == 10)
+    with eventbus.EventBus(url) as bus:
+        for number in range(10, 20):
+            bus.publish("orders.new", number)
+    with eventbus.EventBus(url) as bus:
+        bus.subscribe("orders.*", lambda message: second_seen.append(message.json()))
+        wait_until(lambda: len(second_seen) == 10)
+    assert (first_seen, second_seen) == (list(range(10)), list(range(10, 20)))

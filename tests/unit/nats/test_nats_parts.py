@@ -1,0 +1,315 @@
+"""The small parts: servers, names, answers, encoders, deliveries, the timer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventbus.backends.nats.addresses import Server, ServerPool, parse_server
+from eventbus.backends.nats.deliveries import JetStreamDelivery, NatsDelivery, read_fields, sequence_of
+from eventbus.backends.nats.durables import MAX_NAME, conflicts, durable_name, first_wanted
+from eventbus.backends.nats.encoding import CoreEncoder, JetStreamEncoder
+from eventbus.backends.nats.pubacks import Verdict, parse_ack
+from eventbus.backends.nats.pulls import answers
+from eventbus.backends.nats.streams import Stream, doubts
+from eventbus.backends.nats.timer import Timer
+from eventbus.backends.nats.wire import Parser, header_block
+from eventbus.consuming.subscriptions import Subscription
+from eventbus.errors import ConfigError
+from eventbus.message import Delivery
+from eventbus.publishing.records import Record
+from eventbus.testing import wait_until
+
+SECOND = 1_000_000_000
+
+
+# -- servers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "server"),
+    [
+        ("a", Server("a", 4222)),
+        ("a:1", Server("a", 1)),
+        ("10.0.0.1:4223", Server("10.0.0.1", 4223)),
+        ("[::1]:4223", Server("::1", 4223)),
+        ("::1", Server("::1", 4222)),
+        ("nats://a:1", Server("a", 1)),
+        ("tls://a", Server("a", 4222, tls=True)),
+        ("nats://u%40x:p%3Aw@a", Server("a", 4222, user="u@x", password="p:w")),
+        ("nats://to%2Fken@[::1]", Server("::1", 4222, token="to/ken")),
+    ],
+)
+def test_servers_are_read(text, server):
+    assert parse_server(text) == server
+
+
+@pytest.mark.parametrize(
+    "text", ["", "http://a", "a:b", "a/b", "nats://", "a b", "a?x=1", "a:70000", "tls://u:p@"]
+)
+def test_malformed_servers(text):
+    with pytest.raises(ConfigError):
+        parse_server(text)
+
+
+def test_passwords_are_in_no_text():
+    server = parse_server("nats://u:secret@a")
+    assert "secret" not in f"{server} {server!r}"
+    with pytest.raises(ConfigError) as caught:
+        parse_server("http://u:secret@a")
+    assert "secret" not in str(caught.value)
+
+
+def test_the_pool_learns_and_forgets_nothing_configured():
+    pool = ServerPool(["a:1", "tls://b:2"])
+    source = Server("b.example", 2, tls=True, user="u", password="p")
+    pool.learn(["c:3", "a:1", "10.0.0.9:4", "bad:server:x", None], source)
+    known = pool.in_order()
+    assert {(server.host, server.port) for server in known[:2]} == {("a", 1), ("b", 2)}
+    learned = {server.host: server for server in known[2:]}
+    assert set(learned) == {"c", "10.0.0.9"}
+    assert learned["10.0.0.9"] == Server("10.0.0.9", 4, True, "u", "p", None, "b.example")
+    pool.learn("nonsense", source)
+    pool.learn([f"h{number}:1" for number in range(500)], source)
+    assert len(pool.in_order()) <= 2 + 64
+
+
+def test_servers_that_leave_are_last():
+    pool = ServerPool(["a:1", "b:2", "c:3"])
+    pool.leave(Server("b", 2), True)
+    assert all(pool.in_order()[-1].host == "b" for _ in range(20))
+    pool.leave(Server("b", 2), False)
+    assert len({pool.in_order()[0].host for _ in range(200)}) == 3
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+names = st.text("ab_.-ds", min_size=1, max_size=64)
+patterns = st.text("ab_.-*>dsg", min_size=1, max_size=180)
+
+
+@given(names, patterns, names, patterns)
+def test_durable_names_are_injective_and_legal(group, pattern, other_group, other_pattern):
+    name = durable_name(group, pattern)
+    assert len(name) <= MAX_NAME
+    assert not set(name) & set("*>./\\ \t\r\n")
+    same = (group, pattern) == (other_group, other_pattern)
+    assert (name == durable_name(other_group, other_pattern)) is same
+
+
+def test_durable_names_are_readable():
+    assert durable_name("billing", "orders.*") == "billing=shared=orders_d_s"
+    assert len(durable_name("g" * 64, "_" * 180)) == MAX_NAME
+
+
+def test_conflicts_are_named():
+    good = {"ack_policy": "explicit", "filter_subject": "a.*", "max_deliver": -1}
+    assert conflicts(good, "a.*") == []
+    assert conflicts({**good, "filter_subject": None, "filter_subjects": ["a.*"]}, "a.*") == []
+    assert conflicts({"ack_policy": "explicit"}, ">") == []
+    assert len(conflicts({"ack_policy": "all", "deliver_subject": "x", "max_deliver": 5}, "a")) == 4
+
+
+def test_doubts_about_streams():
+    assert doubts({"retention": "limits", "discard": "old", "duplicate_window": 600 * SECOND}) == []
+    assert len(doubts({"max_age": 5, "retention": "interest", "duplicate_window": 1})) == 3
+    assert doubts({"max_age": 5, "discard": "new", "duplicate_window": 600 * SECOND}) == []
+
+
+def test_where_a_broadcast_goes_on():
+    sub = Subscription("a", print, group=None, concurrency=1, start="latest")
+    stream = Stream("a", "a@1", 100)
+    assert first_wanted(sub, stream) is None
+    sub.positions["a@1"] = 50
+    assert first_wanted(sub, stream) == 51
+    held = Delivery("a", b"")
+    held.identity = ("a@1", 40)
+    sub.in_hand.admit([held])
+    assert first_wanted(sub, stream) == 40
+    assert first_wanted(sub, Stream("a", "a@2", 3)) == 1
+    assert first_wanted(sub, Stream("b", "b@1", 3)) is None
+
+
+# -- answers to publishes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("block", "payload", "verdict"),
+    [
+        (None, b'{"stream":"orders","seq":7}', Verdict.STORED),
+        (None, b'{"stream":"orders", "seq":7,"duplicate": true}', Verdict.STORED),
+        (None, b'{"stream":"orders","domain":"hub","seq":7}', Verdict.STORED),
+        (b"NATS/1.0 503\r\n\r\n", b"", Verdict.AGAIN),
+        (None, b'{"error":{"code":503,"err_code":10008,"description":"x"}}', Verdict.AGAIN),
+        (None, b'{"error":{"code":500,"err_code":99999}}', Verdict.AGAIN),
+        (None, b'{"error":{"code":503,"err_code":10077}}', Verdict.FULL),
+        (None, b'{"error":{"code":400,"err_code":10054,"description":"too large"}}', Verdict.REFUSED),
+        (None, b'{"error":{"code":400,"err_code":10071}}', Verdict.REFUSED),
+        (None, b"hello", Verdict.NOISE),
+        (None, b"{}", Verdict.NOISE),
+        (None, b"[1]", Verdict.NOISE),
+        (None, b"[" * 100_000, Verdict.NOISE),
+        (None, b'{"stream":"orders"}', Verdict.NOISE),
+    ],
+)
+def test_answers_are_judged(block, payload, verdict):
+    assert parse_ack(block, payload).verdict is verdict
+
+
+def test_what_is_stored_where():
+    assert parse_ack(None, b'{"stream":"orders","seq":7,"duplicate":true}')[1:4] == ("orders", 7, True)
+    assert parse_ack(None, b'{"stream":"o\\"x","seq":7}')[1:4] == ('o"x', 7, False)
+
+
+@given(st.binary(max_size=80), st.none() | st.binary(max_size=40))
+def test_judging_never_fails(payload, block):
+    parse_ack(block, payload)
+
+
+# -- encoders -------------------------------------------------------------------------------------
+
+topics = st.sampled_from(["a", "a.b", "c"])
+plain = st.builds(
+    Record, st.integers(0, 10**13), topics, st.binary(max_size=12), st.none(), st.none(), st.none(), st.none()
+)
+
+
+class _Sink:
+    """Takes frames of publishers as if they were messages."""
+
+    cacheable = False
+
+    def __init__(self) -> None:
+        self.got: list[tuple] = []
+
+    def adder(self, topic: str):
+        return lambda *message: self.got.append(message)
+
+
+def sent(encoder: CoreEncoder, records: list[Record], blocks: dict[int, bytes], reply: bool) -> list[tuple]:
+    parts = encoder.encode(records, blocks)
+    data = b"".join(parts)[2:] + b"\r\n"
+    sink = _Sink()
+    # HPUB has no sid: one is put in, and the rest is what a HMSG looks like.
+    lines = data.split(b"\r\nHPUB ")
+    lines[0] = lines[0].removeprefix(b"HPUB ")
+    for line in lines:
+        topic, _, rest = line.partition(b" ")
+        Parser({1: sink}, print).feed(
+            b"HMSG %b 1 %b%b" % (topic, rest, b"" if rest is lines[-1] else b"\r\n")
+        )
+    assert all((message[1] is not None) is reply for message in sink.got)
+    return sink.got
+
+
+@given(st.lists(plain, min_size=1, max_size=30))
+def test_frames_are_what_was_published(records):
+    core = sent(CoreEncoder("origin"), records, {}, False)
+    stored = sent(JetStreamEncoder("origin", "_INBOX.x"), records, {}, True)
+    for record, message, other in zip(records, core, stored, strict=True):
+        block = header_block(f"origin-{record.number:012d}", None, None)
+        assert (message[0], message[2], message[3]) == (record.topic, block, record.payload)
+        assert other == (record.topic, f"_INBOX.x.{record.number:012d}".encode(), block, record.payload)
+
+
+@given(st.lists(plain, min_size=1, max_size=10, unique_by=lambda record: record.number), st.data())
+def test_the_long_way_gives_the_same(records, data):
+    special = data.draw(st.sampled_from(records))
+    blocks = {special.number: header_block("own", "key", {"H": "v"})}
+    for encoder, reply in ((CoreEncoder("o"), False), (JetStreamEncoder("o", "_I"), True)):
+        mixed = sent(encoder, records, blocks, reply)
+        usual = sent(encoder, records, {}, reply)
+        for record, one, other in zip(records, mixed, usual, strict=True):
+            assert one[:2] == other[:2]
+            assert one[3] == other[3]
+            assert one[2] == blocks.get(record.number, other[2])
+
+
+# -- deliveries -----------------------------------------------------------------------------------
+
+SHORT = b"$JS.ACK.orders.durable.3.41.7.1700000000123456789.9"
+LONG = b"$JS.ACK.hub.hash.orders.durable.3.41.7.1700000000123456789.9.random"
+
+
+@pytest.mark.parametrize("token", [SHORT, LONG])
+def test_deliveries_read_their_token(token):
+    delivery = JetStreamDelivery.__new__(JetStreamDelivery)
+    delivery.token, delivery._block = token, None
+    assert sequence_of(token) == 41
+    assert delivery.attempt == 3
+    assert delivery.timestamp.isoformat() == "2023-11-14T22:13:20.123456+00:00"
+
+
+def test_deliveries_read_their_headers_once():
+    delivery = NatsDelivery.__new__(NatsDelivery)
+    delivery.topic, delivery.payload, delivery._arrived = "a", b"x", 0.0
+    delivery._block = header_block("id", "key", {"A": "1"})
+    assert (delivery.id, delivery.key, delivery.headers) == ("id", "key", {"A": "1"})
+    assert delivery.headers is delivery.headers
+    assert "id" in repr(delivery)
+    assert read_fields(b"NATS/1.0\r\nNats-Stream: x\r\n\r\n") == (None, None, {})
+
+
+def test_acknowledgements_are_joined():
+    two = [SimpleNamespace(token=b"a"), SimpleNamespace(token=None), SimpleNamespace(token=b"b")]
+    assert answers(two, b" 0\r\n\r\n") == b"PUB a 0\r\n\r\nPUB b 0\r\n\r\n"
+    assert answers([], b" 0\r\n\r\n") == b""
+
+
+# -- the timer ------------------------------------------------------------------------------------
+
+
+def test_the_timer_runs_tasks_in_time_and_stops():
+    timer, done = Timer(), []
+    timer.after(0.03, lambda: done.append("late"))
+    timer.after(0.01, lambda: done.append("early"))
+    timer.every(0.005, lambda: done.append("tick"))
+    thread = threading.Thread(target=timer.run)
+    thread.start()
+    timer.after(0.0, lambda: done.append("now"))
+    wait_until(lambda: "late" in done and done.count("tick") >= 3)
+    timer.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert [word for word in done if word != "tick"] == ["now", "early", "late"]
+
+
+# -- imports --------------------------------------------------------------------------------------
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_the_client_library_is_imported_when_it_is_needed():
+    code = "import sys, eventbus.backends.nats, eventbus.backends.nats.wire; print('pynats2' in sys.modules)"
+    assert run(code) == "False"
+
+
+def test_no_stand_in_is_left_behind():
+    code = """
+import sys
+sys.modules['pkg_resources'] = None  # as with a new setuptools
+del sys.modules['pkg_resources']
+import importlib.util as u
+find = u.find_spec
+u.find_spec = lambda name, *a: None if name == 'pkg_resources' else find(name, *a)
+import eventbus.backends.nats.pynats as p
+print('pkg_resources' in sys.modules, p.Dial.__mro__[1].__name__)
+"""
+    assert run(code) == "False NATSNoSubscribeClient"
+
+
+def test_what_is_missing_from_pynats2_is_named():
+    from eventbus.backends.nats.pynats import missing_names
+
+    assert missing_names(SimpleNamespace())[:2] == ["INFO_RE", "PONG_RE"]
+    assert "_socket" in missing_names(SimpleNamespace())
