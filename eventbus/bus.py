@@ -102,8 +102,9 @@ class EventBus:
     def open(self, timeout: float | None = None, wait: bool = True) -> None:
         """Connect and start the health check. On a bus that is open already nothing happens.
 
-        wait=True: within `timeout` seconds or ConnectFailedError, AuthenticationError, SubscribeError; the
-        bus is then as new. wait=False: returns at once and keeps trying without limit; publishes wait.
+        wait=True: within `timeout` seconds or ConnectFailedError, AuthenticationError; the bus is then as
+        new. wait=False: returns at once and keeps trying without limit; publishes wait. Either way a
+        subscription that the broker refuses is FAILED, and does not hold the others back.
         """
         self._check_barrier()
         limit = seconds(timeout, self.config.connect_timeout)
@@ -251,7 +252,7 @@ class EventBus:
         self._consumers.add(sub)
         try:
             self._supervisor.activate(sub)
-        except SubscribeError:
+        except BaseException:
             self._consumers.remove(sub, 1.0)
             raise
         return sub

@@ -15,8 +15,11 @@ from .config_fields import (
     number,
     optional_integer,
     optional_number,
+    optional_settings,
     optional_text,
     options,
+    secret,
+    settings,
     text,
     texts,
 )
@@ -135,9 +138,9 @@ class NatsConfig:
 
     servers: tuple[str, ...] = field(default=("127.0.0.1:4222",), converter=texts)
     user: str | None = optional_text()
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    tls: TlsConfig | None = None
+    password: str | None = secret()
+    token: str | None = secret()
+    tls: TlsConfig | None = optional_settings(TlsConfig)
     client_name: str | None = optional_text()
     jetstream: bool = flag(True)
     ack_wait: float = number(10.0, low=0.5)
@@ -171,8 +174,8 @@ class EventBusConfig:
     backend: BackendConfig = field(factory=MemoryConfig)
     name: str = text("bus")
     group: str | None = checked_text(None, check_group)
-    reconnect: ReconnectConfig = field(factory=ReconnectConfig)
-    health_check: HealthCheckConfig = field(factory=HealthCheckConfig)
+    reconnect: ReconnectConfig = settings(ReconnectConfig)
+    health_check: HealthCheckConfig = settings(HealthCheckConfig)
     connect_timeout: float = number(5.0, above=True)
     publish_timeout: float = number(15.0, above=True)
     close_timeout: float = number(10.0, above=True)

@@ -24,17 +24,17 @@ def number(default: float, *, low: float = 0.0, above: bool = False, high: float
 
 def optional_number(default: float | None, *, low: float = 0.0) -> Any:
     """As `number`, more than `low`; None (or the text "none") is allowed."""
-    return field(default=default, converter=_or_none(_to_float), validator=_bounds(low, True, math.inf))
+    return field(default=default, converter=_or_none(_to_float), validator=_bounds(low, True, optional=True))
 
 
 def integer(default: int, *, low: int = 1) -> Any:
     """An int of at least `low`."""
-    return field(default=default, converter=_to_int, validator=_bounds(low, False, math.inf))
+    return field(default=default, converter=_to_int, validator=_bounds(low, whole=True))
 
 
 def optional_integer(default: int | None, *, low: int = 1) -> Any:
     """As `integer`; None (or the text "none") is allowed."""
-    return field(default=default, converter=_or_none(_to_int), validator=_bounds(low, False, math.inf))
+    return field(default=default, converter=_or_none(_to_int), validator=_bounds(low, whole=True, optional=True))
 
 
 def flag(default: bool) -> Any:
@@ -50,6 +50,16 @@ def text(default: str) -> Any:
 def optional_text(default: str | None = None) -> Any:
     """As `text`; None is allowed."""
     return field(default=default, validator=_plain_text)
+
+
+def secret() -> Any:
+    """A str that is never shown, or None."""
+
+    def check(instance: object, attribute: Attribute[Any], value: object) -> None:
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"{attribute.name} must be a str, not {type(value).__name__}")
+
+    return field(default=None, repr=False, validator=check)
 
 
 def choice(default: str, *allowed: str) -> Any:
@@ -76,15 +86,25 @@ def checked_text(default: str | None, check: Callable[[object], str]) -> Any:
     return field(default=default, validator=validate)
 
 
+def settings(kind: type) -> Any:
+    """A group of settings: a value of that class, its defaults unless given."""
+    return field(factory=kind, validator=_typed(kind, f"a {kind.__name__}"))
+
+
+def optional_settings(kind: type) -> Any:
+    """As `settings`; None is the default."""
+    return field(default=None, validator=_typed((kind, type(None)), f"a {kind.__name__} or None"))
+
+
 def options(refused: Mapping[str, str]) -> Any:
     """A mapping of raw options that is passed on; `refused` maps a key to the reason why it may not be set."""
 
-    def convert(value: object) -> dict[str, Any]:
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise ConfigError(f"raw options must be a mapping with str keys, not {value!r}")
-        return dict(value)
+    def convert(value: object) -> object:
+        return dict(value) if isinstance(value, Mapping) else value
 
-    def check(instance: object, attribute: Attribute[Any], value: dict[str, Any]) -> None:
+    def check(instance: object, attribute: Attribute[Any], value: object) -> None:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"{attribute.name} must be a mapping with str keys, not {value!r}")
         for key in value:
             if key in refused:
                 raise ConfigError(f"{attribute.name}[{key!r}] may not be set: {refused[key]}")
@@ -98,23 +118,22 @@ def texts(value: object) -> tuple[str, ...]:
         return tuple(part.strip() for part in value.split(",") if part.strip())
     if isinstance(value, Sequence) and all(isinstance(part, str) for part in value):
         return tuple(value)
-    raise ConfigError(f"expected a str or a list of str, not {value!r}")
+    raise ConfigError(f"servers must be a str or a list of str, not {value!r}")
 
 
-def _to_float(value: object) -> float:
+def _to_float(value: object) -> object:
+    """A float, or the value as it is: the validator knows the name of the setting, and refuses it."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ConfigError(f"expected a number, not {value!r}")
+        return value
     try:
         return float(value)
-    except ValueError as error:
-        raise ConfigError(f"expected a number, not {value!r}") from error
+    except (ValueError, OverflowError):
+        return value
 
 
-def _to_int(value: object) -> int:
+def _to_int(value: object) -> object:
     result = _to_float(value)
-    if not result.is_integer():
-        raise ConfigError(f"expected a whole number, not {value!r}")
-    return int(result)
+    return int(result) if isinstance(result, float) and result.is_integer() else value
 
 
 def _to_bool(value: object) -> object:
@@ -132,11 +151,15 @@ def _or_none(convert: Callable[[object], Any]) -> Callable[[object], Any]:
     return converter
 
 
-def _bounds(low: float, above: bool, high: float) -> _Check:
+def _bounds(
+    low: float, above: bool = False, high: float = math.inf, *, whole: bool = False, optional: bool = False
+) -> _Check:
     def check(instance: object, attribute: Attribute[Any], value: Any) -> None:
-        if value is None:
+        if value is None and optional:
             return
-        if not math.isfinite(value) or value < low or value > high or (above and value == low):
+        if type(value) is not (int if whole else float):
+            raise ConfigError(f"{attribute.name} must be a {'whole ' if whole else ''}number, not {value!r}")
+        if not (whole or math.isfinite(value)) or value < low or value > high or (above and value == low):
             least = f"more than {low:g}" if above else f"at least {low:g}"
             most = f" and at most {high:g}" if math.isfinite(high) else ""
             raise ConfigError(f"{attribute.name} must be {least}{most}, not {value!r}")
@@ -144,7 +167,7 @@ def _bounds(low: float, above: bool, high: float) -> _Check:
     return check
 
 
-def _typed(kind: type, words: str) -> _Check:
+def _typed(kind: type | tuple[type, ...], words: str) -> _Check:
     def check(instance: object, attribute: Attribute[Any], value: object) -> None:
         if not isinstance(value, kind):
             raise ConfigError(f"{attribute.name} must be {words}, not {value!r}")

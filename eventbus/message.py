@@ -126,7 +126,7 @@ class IdMint:
 def encode_payload(payload: object) -> bytes:
     """Bytes as they are, str as UTF-8, anything else as JSON.
 
-    TypeError for None and for what JSON cannot carry; ValueError for NaN, infinity and cycles.
+    TypeError for None and for what JSON cannot carry; ValueError for NaN, infinity, cycles and depths.
     """
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
@@ -134,7 +134,10 @@ def encode_payload(payload: object) -> bytes:
         return payload.encode()
     if payload is None:
         raise TypeError("payload is None; publish b'' for an empty message or 'null' for a JSON null")
-    return json.dumps(payload, separators=(",", ":"), allow_nan=False).encode()
+    try:
+        return json.dumps(payload, separators=(",", ":"), allow_nan=False).encode()
+    except RecursionError as error:
+        raise ValueError("payload is nested too deeply for JSON") from error
 
 
 def check_topic(topic: object) -> str:

@@ -18,6 +18,7 @@ from eventbus.testing import LeakGuard
 
 pytest.register_assert_rewrite(
     "eventbus.testing.conformance",
+    "eventbus.testing._conformance",
     *("outages_base", "outages_recovery", "outages_subscriptions", "outages_calls", "fakes"),
 )
 

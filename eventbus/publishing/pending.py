@@ -41,6 +41,8 @@ class Sink(Protocol):
 
     def unanswered(self, up_to: int) -> int: ...
 
+    def abandon(self) -> list[Record]: ...
+
 
 class Pending:
     """All unanswered publishes of one bus. Every method is thread-safe.
@@ -67,6 +69,9 @@ class Pending:
         self._needs: dict[object, float] = {}
         self._wake_at: float = math.inf
         self._refusal: Refusal | None = None
+        self._closed = False
+        self._handovers = 0
+        """Odd while records are on their way between a session and here: then nobody can count them."""
         self.refused_count = 0
         self.confirmed_count = 0
         self.rejected_count = 0
@@ -134,10 +139,14 @@ class Pending:
             self._settle_locked(1)
 
     def refuse_with(self, refusal: Refusal | None) -> None:
-        """From now on a record that finds no session raises this instead of being parked; None: park."""
+        """From now on a record that finds no session raises this instead of being parked; None: park.
+
+        After `fail_all` nothing is changed any more.
+        """
         with self._changed:
-            self._refusal = refusal
-            self._changed.notify_all()
+            if not self._closed:
+                self._refusal = refusal
+                self._changed.notify_all()
 
     def wait_settled(self, timeout: float) -> int:
         """Wait up to `timeout` seconds until all that was accepted so far is answered; how many are not."""
@@ -210,33 +219,41 @@ class Pending:
 
     # -- the supervisor --------------------------------------------------------------------------
 
-    def take_back(self, records: Sequence[Record]) -> None:
-        """A session was abandoned: its unanswered records wait here, in order, for the next one."""
+    def retire(self, session: Sink) -> None:
+        """Abandon a session: its unanswered records wait here, in order, for the next one."""
+        self._handovers += 1
+        records = session.abandon()
         with self._lock:
             self.session = None
             self._merge(records)
+            self._handovers += 1
 
     def swap(self, session: Sink) -> None:
         """Give everything parked to a new session, in order, then let publishers reach it.
 
-        SessionRetired: it died in the middle; what it did not take is parked again, what it took is to be
-        had from its `abandon()`.
+        SessionRetired: it died in the middle; what it did not take is parked again, what it took comes
+        back when it is retired.
         """
-        while True:
-            with self._lock:
-                if not self._parked:
-                    self.session = session
-                    self._set_limit()
-                    return
-                batch = [self._parked.popleft() for _ in range(min(SLICE, len(self._parked)))]
-                self._parked_bytes -= sum(len(record.payload) for record in batch)
-            self._resend(session, batch)
+        self._handovers += 1
+        try:
+            while True:
+                with self._lock:
+                    if not self._parked:
+                        self.session = session
+                        self._set_limit()
+                        return
+                    batch = [self._parked.popleft() for _ in range(min(SLICE, len(self._parked)))]
+                    self._parked_bytes -= sum(len(record.payload) for record in batch)
+                self._resend(session, batch)
+        finally:
+            self._handovers += 1
 
     def fail_all(self, records: Sequence[Record], refusal: Refusal) -> int:
         """The bus closes: fail what a session had as unknown and what was parked as not sent; how many."""
         with self._changed:
             self.session = None
             self._refusal = refusal
+            self._closed = True
             parked, self._parked = list(self._parked), deque()
             self._parked_bytes = 0
             self._changed.notify_all()
@@ -293,9 +310,12 @@ class Pending:
 
     def _unanswered(self, up_to: int) -> int:
         with self._lock:
+            before = self._handovers
             session = self.session
             parked = sum(record.number <= up_to for record in self._parked)
-        return parked + (0 if session is None else session.unanswered(up_to))
+        count = parked + (0 if session is None else session.unanswered(up_to))
+        certain = before % 2 == 0 and before == self._handovers
+        return count if certain else max(1, count)
 
     def _wait_for_room(self, record: Record, timeout: float) -> None:
         deadline = Deadline(timeout)

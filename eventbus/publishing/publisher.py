@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
 from ..errors import (
+    ClosedError,
     PublishError,
     PublishManyError,
     PublishNotSentError,
@@ -131,6 +132,8 @@ class Publisher:
                 self.pending.submit(record, deadline.remaining())
             except PublishError as error:
                 batch.put(index, error)
+            except ClosedError as error:  # the ones before it have their answers: they are told
+                batch.put(index, PublishNotSentError(str(error), self.pending.id_of(record)))
         if not batch.wait(deadline.remaining()):
             for index in batch.missing():
                 batch.put(index, self._overdue(records[index], timeout))

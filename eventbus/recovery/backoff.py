@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -21,8 +22,10 @@ def pause_after(config: ReconnectConfig, attempt: int, chance: Callable[[], floa
 
     `jitter` only ever shortens it, by at most that part.
     """
-    # A float power overflows long before anybody waits for it: 2.0**1100.
-    growth = config.backoff_factor ** min(attempt - 1, 64)
+    try:
+        growth = config.backoff_factor ** (attempt - 1)
+    except OverflowError:  # long before anybody waits for it: 2.0**1100
+        growth = math.inf
     pause = min(config.initial_backoff * growth, config.max_backoff)
     return pause * (1.0 - config.jitter * chance())
 

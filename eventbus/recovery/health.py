@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 FORCED = "reconnect() was called"
 LOOK_AGAIN = 0.25
 """Seconds between two looks at a broker that was given up and did not speak."""
+STOPPING = 0.25
+"""Seconds that a stopped episode has to end."""
 REACHABLE_TIMEOUT = 1.0
 """Seconds that a server has to speak, when a broker that was given up is looked at again."""
 
@@ -129,6 +131,7 @@ class HealthMonitor:
             episode = spawn(f"eventbus.{self._name}.reconnect", self._reconnect_here, stop)
             episode.join(deadline.remaining())
             stop.set()
+            episode.join(STOPPING)  # else the next call could find it still on its way out
             self._bus_stop.release(stop)
         return phases.phase is Phase.CONNECTED and phases.connection_state().reconnect_count > before
 

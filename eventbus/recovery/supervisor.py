@@ -280,7 +280,7 @@ class Supervisor:
         """The swap: from here on the old session is given up. A candidate that dies now is given up too."""
         old = self._session
         if old is not None:
-            self._pending.take_back(old.abandon())
+            self._pending.retire(old)
         ready = [sub for sub in subs if sub not in refused]
         try:
             with self._subscriptions.lock:
@@ -290,7 +290,7 @@ class Supervisor:
             self._pending.swap(candidate)
         except SessionRetired as error:
             self._subscriptions.lose(candidate)
-            self._pending.take_back(candidate.abandon())
+            self._pending.retire(candidate)
             self._discard(candidate)
             raise NotConnectedError(f"the new connection was lost at once: {candidate.lost or error}") from error
         finally:
@@ -321,7 +321,7 @@ class Supervisor:
         session = self._session
         assert session is not None
         if not self.phases.move(Phase.CONNECTED, reconnected=reconnected):
-            self._pending.take_back(session.abandon())
+            self._pending.retire(session)
             self._discard(session)
             return False
         self._was_connected = True

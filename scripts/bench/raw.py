@@ -26,6 +26,8 @@ class RawNats:
         self._lines = self._socket.makefile("rb", _BLOCK)
         self._inboxes = itertools.count(1)
         self._line()
+        self.answered = time.monotonic()
+        """When the server's INFO was read."""
         self.send(_CONNECT)
         self._await_pong()
 
@@ -137,6 +139,18 @@ def fill(raw: RawNats, topic: str, payload: bytes, count: int, limit: float = 60
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{found} of {wanted} messages were stored in {stream}")
             time.sleep(0.002)
+
+
+def read_stream(address: Address, stream: str) -> list[bytes]:
+    """The payloads of everything that a stream holds, in its order."""
+    inbox = f"_INBOX.raw.read.{stream}"
+    config = {"deliver_subject": inbox, "ack_policy": "none", "deliver_policy": "all"}
+    with RawNats(address) as reader, RawNats(address) as asker:
+        reader.subscribe(inbox, 1)
+        reader.flush()
+        count = stored(asker, stream)
+        asker.api(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
+        return [reader.receive()[1] for _ in range(count)]
 
 
 def only_consumer(raw: RawNats, stream: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def _loops(*settings: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     return (*settings, *({**setting, "uvloop": True} for setting in settings))
 
 
-_BUFFERS = _loops(*({"pending_size": size} for size in (2 * _MIB, 512 * 1024, 8 * _MIB, 64 * _MIB)))
+_BUFFERS = _loops(*({"pending_size": size} for size in (2 * _MIB, 512 * 1024, 128 * 1024, 8 * _MIB)))
 _WINDOWS = _loops(*({"window": size} for size in (256, 512, 1000, 4000, 16_000)))
 
 ROWS = (

@@ -69,8 +69,12 @@ class History:
         with self._lock:
             return {one: times for one, times in Counter(self._handled).items() if times > 1}
 
-    def check(self, *, copies: int = 1, ordered: bool = True) -> list[str]:
-        """The broken promises, in words. `copies`: how many subscriptions each message goes to."""
+    def check(self, *, copies: int = 1, ordered: bool = True, once: bool = True) -> list[str]:
+        """The broken promises, in words.
+
+        copies: how many subscriptions each message goes to. ordered, once: whether order per key is promised,
+        and that nothing acknowledged comes again.
+        """
         with self._lock:
             handled, confirmed = list(self._handled), set(self._confirmed)
             published = {(key, number) for key, numbers in self._published.items() for number in numbers}
@@ -81,7 +85,7 @@ class History:
             wrong.append(f"confirmed and not handled: {_few(lost)}")
         if alien := set(handled) - published:
             wrong.append(f"handled and never published: {_few(alien)}")
-        if again := {one for one, times in counted.items() if times > copies and one in settled}:
+        if once and (again := {one for one, times in counted.items() if times > copies and one in settled}):
             wrong.append(f"handled again after it was acknowledged: {_few(again)}")
         if ordered and copies == 1:
             wrong.extend(_out_of_order(handled))

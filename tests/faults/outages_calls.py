@@ -182,7 +182,7 @@ class CallOutages(OutageBase):
         assert not bus.wait_connected(0.3)
         assert watch.reconnects == []
         bus.start_health_check()
-        self.wait_back(bus, 1, was_watched=False)
+        self.wait_back(bus, 1)
 
     @pytest.mark.outage("g")
     def test_reconnect_works_while_the_health_check_is_stopped(self) -> None:

@@ -142,7 +142,7 @@ class RecoveryOutages(OutageBase):
     def test_a_half_open_link_is_found_by_the_probe_in_time(self) -> None:
         bus = self.open()
         watch = Watch(bus)
-        sub = self.listen(bus)
+        sub = self.listen_alone(bus)
         self.publish(bus, 1)
         self.settle(sub, handled=1)
         check = bus.config.health_check
@@ -200,16 +200,17 @@ class RecoveryOutages(OutageBase):
         before = self._footprint(bus)
         tracemalloc.start()
         try:
+            self._cut_times(bus, 5)  # the present link's buffers are older than the tracing
             gc.collect()
             size = tracemalloc.get_traced_memory()[0]
-            self._cut_times(bus, 160)
+            self._cut_times(bus, 155)
             after = self._footprint(bus)
             gc.collect()
             grown = tracemalloc.get_traced_memory()[0] - size
         finally:
             tracemalloc.stop()
         assert after == before
-        assert grown < 160 * 400, f"{grown} bytes in 160 reconnects"
+        assert grown < 155 * 400, f"{grown} bytes in 155 reconnects"
         self.publish(bus, 1)
         self.settle(sub, handled=1)
         self.assert_history()
@@ -314,7 +315,7 @@ class RecoveryOutages(OutageBase):
     @pytest.mark.outage("p")
     def test_unanswered_publishes_go_out_again_in_order_and_are_stored_once(self) -> None:
         bus = self.open(health_check={"timeout": 0.1}, reconnect={"failure_threshold": 1})
-        sub = self.listen(bus)
+        sub = self.listen_alone(bus)
         self.broker.half_open()
         waiting = [bus.publish_async(self.topic, self.history.payload("k", n), key="k") for n in range(1, 51)]
         for number, future in enumerate(waiting, 1):

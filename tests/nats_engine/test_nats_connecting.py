@@ -101,9 +101,9 @@ def test_an_old_server_without_headers(bus):
     "words", ["Authorization Violation", "User Authentication Expired", "User Authentication Revoked"]
 )
 def test_refused_credentials_are_an_authentication_error(bus, words):
-    with ScriptedServer(after_info(lambda link: link.send(f"-ERR '{words}'\r\n".encode()))) as server:
-        with pytest.raises(AuthenticationError) as caught:
-            connect(bus, server.url)
+    script = after_info(lambda link: link.send(f"-ERR '{words}'\r\n".encode()))
+    with ScriptedServer(script) as server, pytest.raises(AuthenticationError) as caught:
+        connect(bus, server.url)
     assert caught.value.server_spoke
     assert words in str(caught.value)
 

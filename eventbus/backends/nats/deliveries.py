@@ -59,14 +59,17 @@ class NatsDelivery(Delivery):
 
     @property
     def key(self) -> str | None:  # type: ignore[override]
+        """As `Message.key`."""
         return self._fields().key
 
     @property
     def id(self) -> str | None:  # type: ignore[override]
+        """As `Message.id`."""
         return self._fields().id
 
     @property
     def headers(self) -> Mapping[str, str]:  # type: ignore[override]
+        """As `Message.headers`; where a name came twice, its first value."""
         return self._fields().headers
 
     @property
@@ -82,6 +85,7 @@ class JetStreamDelivery(NatsDelivery):
 
     @property
     def attempt(self) -> int:  # type: ignore[override]
+        """How often the consumer has delivered it, this time included."""
         return self._part(4)
 
     @property

@@ -14,7 +14,7 @@ _ENDINGS = [b"%03d" % number for number in range(1000)]
 _LAST_DIGITS = [b"%03d\r\n\r\n" % number for number in range(1000)]
 
 Blocks = Mapping[int, bytes]
-"""Header blocks made beforehand, by number, for records with a key, headers or an id of their own."""
+"""Header blocks made beforehand, by number, for records with headers or an id of their own."""
 
 
 class CoreEncoder:
@@ -29,10 +29,8 @@ class CoreEncoder:
         self._topic, self._size, self._first = "", -1, 0
         self._heads: tuple[bytes, ...] = ()
 
-    def encode(self, records: Iterable[Record], blocks: Blocks) -> list[bytes]:
-        """Parts to be joined; each frame begins with the end of the one before."""
-        if blocks:
-            return self._one_by_one(records, blocks)
+    def encode(self, records: Iterable[Record]) -> list[bytes]:
+        """Parts to be joined; each frame begins with the end of the one before. For records without a key."""
         parts: list[bytes] = []
         known_topic, known_size, first = "", -1, 0
         for number, topic, payload, _key, _headers, _id, _waiter in records:
@@ -56,13 +54,17 @@ class CoreEncoder:
     def _new_heads(self, digits: str, rest: str) -> tuple[bytes, ...]:
         return (f"\r\nHPUB {self._topic}{rest}".encode(),)
 
-    def _one_by_one(self, records: Iterable[Record], blocks: Blocks) -> list[bytes]:
+    def encode_mixed(self, records: Iterable[Record], blocks: Blocks) -> list[bytes]:
+        """As `encode`, for any records: those with headers or an id of their own have a block."""
         parts: list[bytes] = []
-        for record in records:
-            number, topic, payload = record[:3]
-            block = blocks.get(number) or wire.header_block(f"{self._origin}-{number:012d}", None, None)
-            sizes = f"{len(block)} {len(block) + len(payload)}\r\n"
-            parts += (f"\r\nHPUB {self._address(topic, number)} {sizes}".encode(), block, payload)
+        for number, topic, payload, key, _headers, _id, _waiter in records:
+            block = blocks.get(number) if blocks else None
+            if block is None:
+                last = "" if key is None else f"Eventbus-Key: {key}\r\n"
+                block = f"NATS/1.0\r\nNats-Msg-Id: {self._origin}-{number:012d}\r\n{last}\r\n".encode()
+            head = len(block)
+            line = f"\r\nHPUB {self._address(topic, number)} {head} {head + len(payload)}\r\n"
+            parts += (line.encode(), block, payload)
         return parts
 
     def _address(self, topic: str, number: int) -> str:
@@ -76,10 +78,8 @@ class JetStreamEncoder(CoreEncoder):
         super().__init__(origin)
         self._inbox = inbox
 
-    def encode(self, records: Iterable[Record], blocks: Blocks) -> list[bytes]:
-        """Parts to be joined; each frame begins with the end of the one before."""
-        if blocks:
-            return self._one_by_one(records, blocks)
+    def encode(self, records: Iterable[Record]) -> list[bytes]:
+        """Parts to be joined; each frame begins with the end of the one before. For records without a key."""
         parts: list[bytes] = []
         known_topic, known_size, first = "", -1, 0
         for number, topic, payload, _key, _headers, _id, _waiter in records:

@@ -111,6 +111,8 @@ class JetStreamPublisher(Publisher):
             found = next((record for record, _ in self._ledger.values() if record[1] == topic), None)
             if found is not None:
                 self._settle(found)
+                self._blocks.pop(found[0], None)
+                self._probe_answered(found[0], stored=False)
         if found is not None:
             self._reject([found], text)
 

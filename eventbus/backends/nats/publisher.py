@@ -24,6 +24,9 @@ _LONGEST_CHUNK = 1024
 
 number_of = itemgetter(0)
 _payload_of = itemgetter(2)
+_key_of = itemgetter(3)
+_SHORT_KEY = 256
+_KEY_ROOM = 4 * _SHORT_KEY + 32
 
 
 class Chunk(NamedTuple):
@@ -53,6 +56,8 @@ class Publisher:
         self._queue: deque[Chunk] = deque()
         self._bytes = 0
         self._blocks: dict[int, bytes] = {}
+        self._keyed = False
+        """Whether there ever was a key; never reset, so that no chunk with one is taken for one without."""
         self._retired = False
         self._steady = False
         self._full = 1
@@ -63,7 +68,7 @@ class Publisher:
         """The server's `max_payload`, headers included."""
         self._most = most
         self._limit = most - self._encoder.overhead
-        self._small = min(SMALL, self._limit)
+        self._small = min(SMALL, self._limit - _KEY_ROOM)
 
     @property
     def unanswered_bytes(self) -> int:
@@ -75,10 +80,10 @@ class Publisher:
         _number, topic, payload, key, headers, given, _waiter = record
         if (
             topic in self._open
-            and key is None
             and headers is None
             and given is None
             and len(payload) <= self._small
+            and (key is None or self._is_simple(key))
         ):
             out = self._out
             out.append(record)
@@ -88,6 +93,11 @@ class Publisher:
         else:
             self._publish_carefully(record)
         self._answers.loaded()
+
+    def _is_simple(self, key: str) -> bool:
+        """Whether a key goes the short way: it can neither break its line nor make the message too large."""
+        self._keyed = True
+        return len(key) <= _SHORT_KEY and key.isprintable()
 
     def take(self) -> bytes:
         """As `Source.take`."""
@@ -116,10 +126,10 @@ class Publisher:
         with self._lock:
             if self._retired:
                 self._take_back(record)
-            elif len(self._out) >= self._full or time.monotonic() - self._writer.last_write > QUIET:
+            elif len(self._out) >= self._full:
                 self._flush()
             else:
-                self._writer.kick()
+                self._flush_or_kick()
 
     def _take_back(self, record: Record) -> None:
         for position, accepted in enumerate(self._out):
@@ -130,27 +140,35 @@ class Publisher:
 
     def _publish_carefully(self, record: Record) -> None:
         """The long way: a new topic, a large payload, a key, headers, an id of its own."""
+        block = self._checked_block(record)
         with self._lock:
             if self._retired:
                 raise SessionRetired("the session takes nothing more")
-            self._check(record)
-            if not self._let_out(record):
+            if block is not None:
+                self._blocks[record[0]] = block
+            if record[1] not in self._open and not self._let_out(record):
                 return
             self._out.append(record)
-            large = len(record[2]) > self._small
-            if large or len(self._out) >= self._full or time.monotonic() - self._writer.last_write > QUIET:
+            if len(record[2]) > self._small or len(self._out) >= self._full:
                 self._flush()
-            else:
-                self._writer.kick()
+            elif not self._steady:
+                self._flush_or_kick()
+
+    def _flush_or_kick(self) -> None:
+        """Send at once what comes alone; leave the first message of a burst to the writer's thread."""
+        if time.monotonic() - self._writer.last_write > QUIET:
+            self._flush()
+        else:
+            self._writer.kick()
 
     def _flush(self) -> None:
         self._writer.flush()
         if self._writer.stuck:
             self._absorb()  # or its bytes would be counted nowhere
 
-    def _check(self, record: Record) -> None:
-        """Make its header block, if it needs one of its own; PublishRejectedError."""
-        number, topic, payload = record[:3]
+    def _checked_block(self, record: Record) -> bytes | None:
+        """The header block of a record that needs one of its own; PublishRejectedError."""
+        topic, payload = record[1:3]
         try:
             if topic not in self._open:
                 check_topic(topic)
@@ -160,8 +178,7 @@ class Publisher:
         if len(payload) > (self._limit if block is None else self._most - len(block)):
             text = f"{len(payload)} bytes are too many: the server takes {self._most}, headers included"
             raise PublishRejectedError(text, self._id_of(record))
-        if block is not None:
-            self._blocks[number] = block
+        return block
 
     def _block_of(self, record: Record) -> bytes | None:
         """The header block of a record that has more than its minted id; ValueError."""
@@ -201,7 +218,10 @@ class Publisher:
         return self._queue.popleft() if self._queue else None
 
     def _frames(self, records: list[Record], end: bytes) -> bytes:
-        parts = self._encoder.encode(records, self._blocks)
+        if self._blocks or (self._keyed and list(map(_key_of, records)).count(None) < len(records)):
+            parts = self._encoder.encode_mixed(records, self._blocks)
+        else:
+            parts = self._encoder.encode(records)
         parts[0] = parts[0][2:]
         parts.append(end)
         return b"".join(parts)

@@ -23,8 +23,11 @@ from .jetstream import SECOND
 logger = logging.getLogger(__name__)
 
 BATCH = 512
-EXPIRES = 30.0
-HEARTBEAT = 5.0
+EXPIRES = 5.0
+"""Seconds that a request for messages lasts. A link that died without a sign leaves its request behind, and the
+server gives it messages that come again only after `ack_wait`: it must be over before the death is noticed."""
+HEARTBEAT = 2.0
+"""Seconds; the server takes less than half of what the request lasts."""
 MISSED = 2
 """Heartbeats that may be missing before a pull is taken for lost."""
 

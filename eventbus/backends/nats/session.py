@@ -69,7 +69,7 @@ class NatsSession:
     def announce(self) -> None:
         """From now on the loss of the link is reported; NotConnectedError if it is lost already."""
         with self._lock:
-            # Either it is lost before, and raised here, or after, and reported: `_ended` looks under the lock.
+            # Lost before: raised here. Lost after: reported. `_ended` looks under the lock.
             self._check_lost()
             self._announced = True
 

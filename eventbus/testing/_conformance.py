@@ -1,0 +1,252 @@
+"""The ground of the conformance suite, and what it asks of publishing. See `eventbus.testing.conformance`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import wait as wait_futures
+from datetime import datetime, timedelta, timezone
+from secrets import token_hex
+from typing import Any, ClassVar
+
+import pytest
+from attrs import evolve
+
+from ..bus import EventBus
+from ..config import EventBusConfig
+from ..errors import PublishRejectedError
+from ..message import Message
+from .wait import wait_until
+
+BAD_TOPICS: list[Any] = ["", " ", "a b", "a\r\nb", "a\x00b", "a..b", ".a", "a.", "a.*", ">", "ä", "a" * 181, None, 7, [], b"a"]
+BAD_HEADERS: list[Any] = [
+    *({name: "x"} for name in ["", "a b", "a:b", "a\r\nb", "a\x00", "ä", "n" * 129, 7, "Nats-Msg-Id", "eventbus-key"]),
+    *({"name": value} for value in ["a\r\nb", "a\nb", "a\x00b", " a", "a ", 7, None, "\ud800"]),
+    {"Twice": "1", "twice": "2"},
+    ["name"],
+]
+BAD_PAYLOADS = [object(), {1, 2}, float("nan"), {"a": object()}, "\ud800"]
+
+
+class Inbox:
+    """A handler that keeps what it gets. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._messages: list[Message] = []
+
+    def __call__(self, message: Message) -> None:
+        with self._lock:
+            self._messages.append(message)
+
+    @property
+    def messages(self) -> list[Message]:
+        """All so far, in order of handling."""
+        with self._lock:
+            return list(self._messages)
+
+    @property
+    def texts(self) -> list[str]:
+        """Their payloads."""
+        return [message.text() for message in self.messages]
+
+    def wait(self, count: int, timeout: float = 10.0) -> list[Message]:
+        """Wait for so many."""
+        wait_until(lambda: len(self.messages) >= count, timeout, message=lambda: f"{count} messages; {self.messages}")
+        return self.messages
+
+
+class PublishingConformance:
+    """Buses, topics and reasons to skip; and the four verbs of publishing."""
+
+    skips: ClassVar[Mapping[str, str]] = {}
+    """Test names with the reason why they do not apply."""
+
+    def config(self) -> EventBusConfig:
+        """Where the broker is. Called for each bus; all of them must reach the same broker."""
+        raise NotImplementedError
+
+    @pytest.fixture(autouse=True)
+    def _around(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        reason = self.skips.get(request.node.originalname or request.node.name)
+        if reason:
+            pytest.skip(f"not applicable: {reason}")
+        self.prefix = f"c{token_hex(6)}"
+        self.topic = f"{self.prefix}.orders"
+        self._buses: list[EventBus] = []
+        self._gates: list[threading.Event] = []
+        try:
+            yield
+        finally:
+            for gate in self._gates:
+                gate.set()
+            for bus in self._buses:
+                bus.close(5.0)
+
+    # -- helpers ---------------------------------------------------------------------------------
+
+    def make(self, **changes: Any) -> EventBus:
+        """A bus that is not open; closed after the test."""
+        bus = EventBus(evolve(self.config(), **changes))
+        self._buses.append(bus)
+        return bus
+
+    def open(self, **changes: Any) -> EventBus:
+        """A bus that is connected; closed after the test."""
+        bus = self.make(**changes)
+        bus.open()
+        return bus
+
+    def gate(self) -> threading.Event:
+        """An event for handlers to wait on; set after the test at the latest."""
+        gate = threading.Event()
+        self._gates.append(gate)
+        return gate
+
+    def need(self, bus: EventBus, **features: str) -> None:
+        """Skip unless the backend has these; the value says what it lacks else."""
+        for name, reason in features.items():
+            if not getattr(bus.features, name):
+                pytest.skip(f"not applicable: {reason}")
+
+    def ready(self, *buses: EventBus) -> None:
+        """Let the broker take note of what was subscribed: a confirmed publish comes after it on the wire."""
+        for bus in buses:
+            bus.publish(f"{self.prefix}.ready", b"")
+
+    def all_at_rest(self, bus: EventBus, handled: int) -> None:
+        """Wait until so many were handled, and a further confirmed round trip has brought no more."""
+        wait_until(lambda: bus.get_statistics().handled >= handled)
+        self.ready(bus)
+        assert bus.get_statistics().handled == handled
+
+    def all_at_rest_once(self, bus: EventBus, handled: int) -> None:
+        """As `all_at_rest`, where the round trip itself may match a subscription."""
+        wait_until(lambda: bus.get_statistics().handled >= handled)
+        bus.publish(f"other{self.prefix}.ready", b"")
+        assert bus.get_statistics().handled == handled
+
+    # -- publishing ------------------------------------------------------------------------------
+
+    def test_a_publish_is_answered_with_a_receipt(self) -> None:
+        bus = self.open()
+        first, second = bus.publish(self.topic, "1"), bus.publish(self.topic, "2")
+        assert first.topic == self.topic
+        assert first.id != second.id
+        assert first.confirmed is bus.features.confirms_publish
+        assert not first.duplicate
+        if bus.features.confirms_publish:
+            assert first.partition is not None
+            assert first.offset is not None
+        statistics = bus.get_statistics()
+        assert (statistics.published, statistics.confirmed, statistics.in_flight) == (2, 2, 0)
+
+    def test_everything_about_a_message_arrives(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        headers = {"Trace-Id": "abc", "empty": "", "price": "10 €", "case": "KeptAsItIs"}
+        before = datetime.now(timezone.utc) - timedelta(minutes=1)
+        bus.publish(self.topic, b"\x00\xff", key="käy 1", headers=headers, id="my-id/1")
+        (message,) = inbox.wait(1)
+        assert (message.topic, message.payload, message.key) == (self.topic, b"\x00\xff", "käy 1")
+        assert (dict(message.headers), message.id, message.attempt) == (headers, "my-id/1", 1)
+        assert message.timestamp is not None
+        assert before < message.timestamp < datetime.now(timezone.utc) + timedelta(minutes=1)
+
+    def test_what_was_not_given_is_none_and_the_id_is_the_receipts(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        receipt = bus.publish(self.topic, "")
+        (message,) = inbox.wait(1)
+        assert (message.key, dict(message.headers), message.payload) == (None, {}, b"")
+        assert message.id == receipt.id
+
+    def test_payloads_are_bytes_text_or_json(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        big = "x" * 300_000
+        for payload in (b"raw", "täxt", {"a": [1, None]}, 7, bytearray(b"array"), big):
+            bus.publish(self.topic, payload, key="k")
+        messages = inbox.wait(6)
+        assert [message.payload for message in messages[:2]] == [b"raw", "täxt".encode()]
+        assert [message.json() for message in messages[2:4]] == [{"a": [1, None]}, 7]
+        assert [message.text() for message in messages[4:]] == ["array", big]
+
+    def test_publish_async_answers_every_future(self) -> None:
+        bus, inbox, threads = self.open(), Inbox(), set[str]()
+        bus.subscribe(self.topic, inbox, group="g")
+        futures = [bus.publish_async(self.topic, str(number), key="k") for number in range(300)]
+        futures[-1].add_done_callback(lambda future: threads.add(threading.current_thread().name))
+        assert not wait_futures(futures, 10.0).not_done
+        assert len({future.result().id for future in futures}) == 300
+        inbox.wait(300)
+        assert inbox.texts == [str(number) for number in range(300)]
+        wait_until(lambda: threads)
+
+    def test_publish_many_gives_receipts_in_order(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        messages = [Message(self.topic, str(number), key="k", id=f"{self.prefix}-{number}") for number in range(200)]
+        receipts = bus.publish_many(messages)
+        assert [receipt.id for receipt in receipts] == [message.id for message in messages]
+        inbox.wait(200)
+        assert inbox.messages == messages
+        assert bus.publish_many([]) == []
+
+    def test_publish_nowait_and_flush(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        for number in range(500):
+            bus.publish_nowait(self.topic, str(number).encode())
+        report = bus.flush()
+        assert (report.unanswered, report.failed) == (0, ())
+        assert bus.get_statistics().confirmed == 500
+        inbox.wait(500)
+        assert inbox.texts == [str(number) for number in range(500)]
+
+    def test_one_id_is_stored_once(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        self.need(bus, deduplicates="nothing is deduplicated")
+        bus.subscribe(self.topic, inbox, group="g")
+        first = bus.publish(self.topic, "a", id=f"{self.prefix}-same")
+        again = bus.publish(self.topic, "a", id=f"{self.prefix}-same")
+        assert (first.duplicate, again.duplicate) == (False, True)
+        assert (again.partition, again.offset) == (first.partition, first.offset) or again.offset == first.offset
+        bus.publish(self.topic, "b")
+        assert [message.text() for message in inbox.wait(2)] == ["a", "b"]
+
+    # -- bad input -------------------------------------------------------------------------------
+
+    def test_bad_input_to_publish_is_refused_and_the_link_lives_on(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        good: dict[str, Any] = {"topic": self.topic, "payload": b"x"}
+        bad: list[dict[str, Any]] = [{"topic": topic} for topic in BAD_TOPICS]
+        bad += [{"headers": headers} for headers in BAD_HEADERS]
+        bad += [{"payload": payload} for payload in BAD_PAYLOADS]
+        bad += [{"key": key} for key in ("a\nb", "a\x00", " a", 7, b"k")]
+        bad += [{"id": id} for id in ("", "a b", "a\n", "ä", "i" * 129, 7)]
+        for change in bad:
+            for verb in (bus.publish, bus.publish_async, bus.publish_nowait):
+                with pytest.raises(PublishRejectedError) as caught:
+                    verb(**{**good, **change})
+                assert str(caught.value), change
+        for verb in (bus.publish, bus.publish_async, bus.publish_nowait):
+            with pytest.raises(TypeError):
+                verb(self.topic, None)
+        assert bus.get_statistics().in_flight == 0
+        bus.publish(self.topic, "good")
+        assert [message.text() for message in inbox.wait(1)] == ["good"]
+        assert bus.get_connection_state().is_connected
+
+    def test_one_bad_message_of_many_sends_none(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        messages = [Message(self.topic, "1"), Message(self.topic, "2", headers={"a b": "c"})]
+        with pytest.raises(PublishRejectedError, match="header name 'a b'"):
+            bus.publish_many(messages)
+        not_one: Any = "text"
+        with pytest.raises(TypeError):
+            bus.publish_many([not_one])
+        bus.publish(self.topic, "3")
+        assert [message.text() for message in inbox.wait(1)] == ["3"]

@@ -1,0 +1,157 @@
+"""Sessions and backends that do what a test tells them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from eventbus.backends.base import Features, SessionContext
+from eventbus.errors import SessionRetired
+from eventbus.message import Receipt
+from eventbus.publishing.records import Record, Result
+from eventbus.threads import StopToken
+
+
+class FakeSink:
+    """Takes records until it is retired; the test answers them."""
+
+    def __init__(self, room: int | None = None) -> None:
+        self.taken: list[Record] = []
+        self.seen: list[int] = []
+        self.retired = False
+        self.room = room
+        self.lock = threading.Lock()
+
+    @property
+    def unanswered_bytes(self) -> int:
+        return sum(len(record[2]) for record in list(self.taken))
+
+    def publish(self, record: Record) -> None:
+        with self.lock:
+            if self.room is not None and not self.room:
+                self.retired = True
+            if self.retired:
+                raise SessionRetired
+            if self.room is not None:
+                self.room -= 1
+            self.taken.append(record)
+            self.seen.append(record[0])
+
+    def unanswered(self, up_to: int) -> int:
+        return sum(record[0] <= up_to for record in list(self.taken))
+
+    def take(self, count: int) -> list[Record]:
+        """Read so many of what was sent: the test answers them."""
+        with self.lock:
+            read, self.taken = self.taken[:count], self.taken[count:]
+            return read
+
+    def abandon(self) -> list[Record]:
+        with self.lock:
+            self.retired = True
+            taken, self.taken = self.taken, []
+            return taken
+
+
+class Waiter:
+    """Notes its answers; more than one is a bug."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+
+    def answer(self, result: Result) -> None:
+        self.results.append(result)
+        assert len(self.results) == 1, f"answered twice: {self.results}"
+
+    @property
+    def confirmed(self) -> bool:
+        return bool(self.results) and isinstance(self.results[0], Receipt)
+
+
+FEATURES = Features(
+    durable=True,
+    confirms_publish=True,
+    replays=True,
+    groups=True,
+    ordered_by_key=True,
+    deduplicates=True,
+    heals_itself=False,
+)
+
+
+class FakeSession(FakeSink):
+    """A link that fails on request."""
+
+    def __init__(self, context: SessionContext) -> None:
+        super().__init__()
+        self.context = context
+        self.lost: BaseException | None = None
+        self.fault: BaseException | None = None
+        self.refused: dict[Any, Exception] = {}
+        self.attached: list[Any] = []
+        self.closed = 0
+
+    def probe(self, timeout: float, stop: StopToken) -> str:
+        stop.check()
+        if self.fault is not None:
+            raise self.fault
+        return "fine"
+
+    def lose(self, cause: BaseException) -> None:
+        self.lost, self.retired = cause, True
+        self.context.on_lost(self, cause)  # type: ignore[arg-type]
+
+    def prepare(self, subs: Sequence[Any], timeout: float) -> Mapping[Any, Exception]:
+        return {sub: self.refused[sub.topic] for sub in subs if sub.topic in self.refused}
+
+    def attach(self, sub: Any, deliver: Callable[..., bool]) -> None:
+        if self.retired:
+            raise SessionRetired
+        self.attached.append(sub)
+
+    def detach(self, sub: Any, timeout: float) -> None:
+        self.attached.remove(sub)
+
+    def resume(self, sub: Any) -> None: ...
+
+    def acknowledge(self, sub: Any, deliveries: Any) -> None: ...
+
+    def release(self, sub: Any, deliveries: Any) -> None: ...
+
+    def drain(self, timeout: float) -> None: ...
+
+    def close(self, timeout: float) -> tuple[str, ...]:
+        self.retired = True
+        self.closed += 1
+        return ()
+
+
+class FakeBackend:
+    """`outcomes` says what each connect does: an error to raise, or None for a session."""
+
+    name = "fake"
+    features = FEATURES
+    retry_interval = 0.02
+
+    def __init__(self) -> None:
+        self.outcomes: list[BaseException | None] = []
+        self.always: BaseException | None = None
+        self.sessions: list[FakeSession] = []
+        self.connects = 0
+        self.speaks = threading.Event()
+        self.contexts: list[SessionContext] = []
+
+    def connect(self, context: SessionContext) -> FakeSession:
+        context.stop.check()
+        self.connects += 1
+        self.contexts.append(context)
+        outcome = self.outcomes.pop(0) if self.outcomes else self.always
+        if outcome is not None:
+            raise outcome
+        session = FakeSession(context)
+        self.sessions.append(session)
+        return session
+
+    def reachable(self, timeout: float, stop: StopToken) -> bool:
+        return self.speaks.is_set()

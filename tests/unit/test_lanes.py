@@ -1,0 +1,173 @@
+"""Keyed lanes: order per key, bounded, and nothing disappears in them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from eventbus.consuming.lanes import Lanes
+from eventbus.message import Delivery
+from eventbus.testing import wait_until
+
+
+def batch(*numbers: int, key: str | None = "k") -> list[Delivery]:
+    made = []
+    for number in numbers:
+        one = Delivery("t", str(number), key=key)
+        one.identity, one.token = number, number
+        made.append(one)
+    return made
+
+
+class Rig:
+    def __init__(self, handler: Callable[[Delivery], object] | None = None, concurrency: int = 1, high: int = 100):
+        self.handled: list[int] = []
+        self.done: list[int] = []
+        self.dropped: list[int] = []
+        self.room = 0
+        self.go_on = True
+        self.lanes = Lanes(
+            "eventbus.test.lane",
+            concurrency,
+            handler=handler or self._handle,
+            failed=lambda delivery, error: self.go_on,
+            done=lambda deliveries: self._note(self.done, deliveries),
+            dropped=lambda deliveries: self._note(self.dropped, deliveries),
+            has_room=self._has_room,
+            high=high,
+        )
+
+    def _handle(self, delivery: Delivery) -> None:
+        self.handled.append(delivery.token)
+
+    def _note(self, into: list[int], deliveries: Sequence[Delivery]) -> None:
+        into.extend(delivery.token for delivery in deliveries)
+
+    def _has_room(self) -> None:
+        self.room += 1
+
+
+def test_no_thread_before_the_first_delivery() -> None:
+    rig = Rig()
+    assert rig.lanes.put([])
+    assert rig.lanes.finish(1.0) == ()
+
+
+def test_what_was_put_is_handled_in_order_and_done() -> None:
+    rig = Rig()
+    for start in range(0, 30, 3):
+        assert rig.lanes.put(batch(start, start + 1, start + 2))
+    assert rig.lanes.finish(5.0) == ()
+    assert rig.handled == rig.done == list(range(30))
+    assert (rig.dropped, rig.lanes.backlog) == ([], 0)
+
+
+def test_a_key_stays_on_its_lane_and_others_pass_it() -> None:
+    gate, entered, passed = threading.Event(), threading.Event(), threading.Event()
+
+    def handler(delivery: Delivery) -> None:
+        if delivery.key == "slow":
+            entered.set()
+            gate.wait(20.0)
+        else:
+            passed.set()
+
+    rig = Rig(handler, concurrency=2)
+    rig.lanes.put(batch(1, 2, key="slow"))
+    assert entered.wait(5.0)
+    for key in ("a", "b", "c", "d"):  # one of them is on the other lane
+        rig.lanes.put(batch(3, key=key))
+    assert passed.wait(5.0)
+    gate.set()
+    assert rig.lanes.finish(5.0) == ()
+
+
+def test_without_keys_the_lanes_take_turns() -> None:
+    barrier = threading.Barrier(3)
+    rig = Rig(lambda delivery: barrier.wait(5.0), concurrency=3)
+    rig.lanes.put(batch(1, 2, 3, key=None))
+    assert rig.lanes.finish(5.0) == ()
+    assert sorted(rig.done) == [1, 2, 3]
+
+
+def test_full_lanes_say_so_and_ask_for_more_at_half() -> None:
+    gate = threading.Semaphore(0)
+    rig = Rig(lambda delivery: gate.acquire(timeout=20.0), high=10)
+    assert rig.lanes.put(batch(*range(9)))
+    assert not rig.lanes.put(batch(9))
+    assert not rig.lanes.put([])
+    gate.release(10)
+    wait_until(lambda: rig.room == 1)
+    assert rig.lanes.put([])
+    assert rig.lanes.finish(5.0) == ()
+    assert rig.room == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_a_handler_that_fails_in_any_way_does_not_end_the_lane(error: type[BaseException]) -> None:
+    def handler(delivery: Delivery) -> None:
+        if delivery.token == 2:
+            raise error
+
+    rig = Rig(handler)
+    rig.lanes.put(batch(1, 2, 3))
+    assert rig.lanes.finish(5.0) == ()
+    assert rig.done == [1, 2, 3]
+
+
+def test_when_a_stop_ends_a_failing_one_it_and_the_rest_are_dropped() -> None:
+    def handler(delivery: Delivery) -> None:
+        if delivery.token == 2:
+            raise ValueError
+
+    rig = Rig(handler)
+    rig.go_on = False
+    rig.lanes.put(batch(1, 2, 3))
+    rig.lanes.put(batch(4))
+    assert rig.lanes.finish(5.0) == ()
+    assert (rig.done, rig.dropped) == ([1], [2, 3, 4])
+
+
+def test_stop_starts_nothing_more_and_names_what_runs() -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    def handler(delivery: Delivery) -> None:
+        entered.set()
+        gate.wait(20.0)
+
+    rig = Rig(handler)
+    rig.lanes.put(batch(1, 2))
+    rig.lanes.put(batch(3))
+    assert entered.wait(5.0)
+    assert rig.lanes.stop(0.05) == ("eventbus.test.lane-0",)
+    gate.set()
+    assert rig.lanes.stop(5.0) == ()
+    assert (rig.done, rig.dropped, rig.lanes.backlog) == ([1], [2, 3], 0)
+
+
+def test_what_comes_after_the_end_is_dropped_not_forgotten() -> None:
+    rig = Rig()
+    rig.lanes.put(batch(1))
+    assert rig.lanes.finish(5.0) == ()
+    assert not rig.lanes.put(batch(2, 3))
+    assert (rig.dropped, rig.lanes.backlog) == ([2, 3], 0)
+
+
+def test_discard_drops_what_was_not_started_and_takes_what_comes_after() -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    def handler(delivery: Delivery) -> None:
+        entered.set()
+        gate.wait(20.0)
+
+    rig = Rig(handler)
+    rig.lanes.put(batch(1, 2))
+    assert entered.wait(5.0)
+    rig.lanes.put(batch(3))
+    rig.lanes.discard()
+    rig.lanes.put(batch(4))
+    gate.set()
+    assert rig.lanes.finish(5.0) == ()
+    assert (rig.done, rig.dropped) == ([1, 4], [2, 3])

@@ -1,0 +1,171 @@
+"""The four verbs and flush, against a session that the test controls."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from fakes import FakeSink
+
+from eventbus import (
+    ErrorEvent,
+    Message,
+    PublishManyError,
+    PublishNotSentError,
+    PublishRejectedError,
+    PublishUnknownError,
+    Receipt,
+)
+from eventbus.errors import ClosedError
+from eventbus.publishing.publisher import KEPT_FAILURES, Publisher
+from eventbus.testing import wait_until
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.events: list[ErrorEvent] = []
+        self.suspected: list[int] = []
+        self.session = FakeSink()
+        self.publisher = Publisher(
+            10, 10_000, "eventbus.test.answers", self.events.append, lambda: self.suspected.append(1)
+        )
+        self.pending = self.publisher.pending
+
+    def confirm(self, count: int) -> None:
+        for record in self.session.take(count):
+            self.pending.confirmed(record, 0, record[0])
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.publisher.answers.close(5.0)
+
+
+def publish(rig: Rig, timeout: float = 5.0, **extra: object) -> Receipt:
+    settings: dict = {"key": None, "headers": None, "id": None, **extra}
+    return rig.publisher.publish("t", b"x", settings["key"], settings["headers"], settings["id"], timeout)
+
+
+def test_publish_waits_for_the_answer(rig: Rig) -> None:
+    rig.pending.swap(rig.session)
+    receipts: list[Receipt] = []
+    thread = threading.Thread(target=lambda: receipts.append(publish(rig, id="mine")))
+    thread.start()
+    wait_until(lambda: rig.session.taken)
+    assert receipts == []
+    rig.confirm(1)
+    thread.join(5.0)
+    assert receipts == [Receipt(topic="t", id="mine", confirmed=True, partition=0, offset=1)]
+    assert rig.suspected == []
+
+
+def test_without_a_session_it_is_not_sent_and_without_an_answer_unknown(rig: Rig) -> None:
+    with pytest.raises(PublishNotSentError, match=r"no connection within 0\.01 s") as caught:
+        publish(rig, 0.01)
+    assert caught.value.id == f"{rig.pending.origin}-{1:012d}"
+    assert rig.pending.in_flight == 0
+    assert rig.suspected == []
+    rig.pending.swap(rig.session)
+    with pytest.raises(PublishUnknownError, match=r"no answer within 0\.01 s"):
+        publish(rig, 0.01)
+    assert rig.pending.in_flight == 1
+    assert rig.suspected == [1], "the health check looks at once"
+
+
+def test_publish_nowait_reports_what_fails_later(rig: Rig) -> None:
+    rig.pending.swap(rig.session)
+    for number in range(3):
+        rig.publisher.publish_nowait("t", b"x", None, None, f"id-{number}" if number else None)
+    first, second, third = rig.session.take(3)
+    rig.pending.confirmed(first, 0, 0)
+    rig.pending.failed(second, PublishRejectedError("too large", "id-1"))
+    rig.pending.failed(third, OSError("gone"))
+    report = rig.publisher.flush(0.0)
+    assert report.unanswered == 0
+    assert [(type(error), error.id) for error in report.failed] == [
+        (PublishRejectedError, "id-1"),
+        (PublishUnknownError, "id-2"),
+    ]
+    assert [event.source for event in rig.events] == ["publish", "publish"]
+    assert rig.publisher.flush(0.0).failed == ()
+    assert (rig.pending.confirmed_count, rig.pending.rejected_count, rig.pending.unknown_count) == (1, 1, 1)
+
+
+def test_publish_nowait_never_waits_for_room(rig: Rig) -> None:
+    rig.pending.swap(rig.session)
+    for _ in range(10):
+        rig.publisher.publish_nowait("t", b"x", None, None, None)
+    with pytest.raises(PublishNotSentError, match="no room"):
+        rig.publisher.publish_nowait("t", b"x", None, None, None)
+    assert rig.publisher.flush(0.01).unanswered == 10
+
+
+def test_failures_are_kept_up_to_a_bound(rig: Rig) -> None:
+    for _ in range(KEPT_FAILURES + 5):
+        record = rig.publisher._record(("t", b"", None, None, None), None)  # type: ignore[arg-type]
+        rig.pending.failed(record, OSError("x"))
+    assert len(rig.publisher.flush(0.0).failed) == KEPT_FAILURES
+
+
+def test_publish_many_tells_each_result_in_order(rig: Rig) -> None:
+    rig.pending.swap(rig.session)
+    failed: list[PublishManyError] = []
+
+    def run() -> None:
+        try:
+            rig.publisher.publish_many([Message("t", b"x", id=f"id-{number}") for number in range(3)], 0.5)
+        except PublishManyError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: len(rig.session.taken) == 3)
+    first, second = rig.session.take(2)
+    rig.pending.failed(second, PublishRejectedError("too large", "id-1"))
+    rig.pending.confirmed(first, 0, 0)
+    thread.join(5.0)
+    results = failed[0].results
+    assert [type(result) for result in results] == [Receipt, PublishRejectedError, PublishUnknownError]
+    assert [result.id for result in results] == ["id-0", "id-1", "id-2"]
+
+
+def test_a_close_in_the_middle_of_publish_many_keeps_the_answers_so_far(rig: Rig) -> None:
+    rig.pending.swap(rig.session)
+    messages = [Message("t", b"x", id=f"id-{number}") for number in range(12)]  # there is room for ten
+    failed: list[PublishManyError] = []
+
+    def run() -> None:
+        try:
+            rig.publisher.publish_many(messages, 10.0)
+        except PublishManyError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: rig.pending._needs)
+    rig.confirm(1)
+    wait_until(lambda: len(rig.session.seen) == 11)
+    rig.pending.fail_all(rig.session.abandon(), lambda id: ClosedError("closed"))
+    thread.join(5.0)
+    kinds = [type(result) for result in failed[0].results]
+    assert kinds == [Receipt, *[PublishUnknownError] * 10, PublishNotSentError]
+    assert [result.id for result in failed[0].results] == [message.id for message in messages]
+
+
+def test_everything_is_checked_before_anything_is_sent(rig: Rig) -> None:
+    rig.pending.swap(rig.session)
+    with pytest.raises(PublishRejectedError):
+        rig.publisher.publish_many([Message("t", b"x"), Message("bad topic", b"x")], 1.0)
+    assert rig.session.seen == []
+    assert rig.pending.issued == 0
+
+
+def test_the_memory_of_known_topics_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventbus.publishing.publisher.KNOWN_TOPICS", 3)
+    rig.pending.swap(rig.session)
+    for number in range(10):
+        rig.publisher.publish_nowait(f"t{number}", b"x", None, None, None)
+    assert len(rig.publisher._topics) <= 3

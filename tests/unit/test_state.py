@@ -1,0 +1,46 @@
+"""Phases: the table of legal moves is what the design says."""
+
+from __future__ import annotations
+
+from datetime import timezone
+
+import attrs
+import pytest
+
+from eventbus import CloseReport, ConnectionState, FlushReport, HealthStatus, Phase, ReconnectStatus, Statistics
+from eventbus.state import MOVES
+
+
+def test_every_phase_has_its_moves_and_closed_is_final() -> None:
+    assert set(MOVES) == set(Phase)
+    assert MOVES[Phase.CLOSED] == frozenset()
+    assert all(Phase.CLOSED in moves for phase, moves in MOVES.items() if phase is not Phase.CLOSED)
+    assert all(phase not in moves for phase, moves in MOVES.items())
+
+
+def test_connected_is_reached_only_by_trying() -> None:
+    assert {phase for phase, moves in MOVES.items() if Phase.CONNECTED in moves} == {
+        Phase.CONNECTING,
+        Phase.RECONNECTING,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (ConnectionState, "phase is_connected reconnect_count last_connected_time last_error"),
+        (HealthStatus, "is_healthy is_running consecutive_failures last_success_time last_failure_time detail"),
+        (ReconnectStatus, "failure_count last_reconnect_time is_reconnecting attempt config"),
+        (FlushReport, "unanswered failed"),
+        (CloseReport, "unanswered unhandled unfinished_threads"),
+    ],
+)
+def test_the_fields_of_the_snapshots(kind: type, names: str) -> None:
+    assert [field.name for field in attrs.fields(kind)] == names.split()
+
+
+def test_statistics_have_the_promised_counters() -> None:
+    names = {field.name for field in attrs.fields(Statistics)}
+    assert names >= {"published", "confirmed", "rejected", "unknown", "delivered", "handled", "retried", "dropped"}
+    assert names >= {"reconnects", "in_flight", "in_flight_bytes", "duplicates"}
+    assert timezone.utc
