@@ -169,6 +169,9 @@ class Supervisor:
                 if sub in refused:
                     raise SubscribeError(f"{sub.topic}: {refused[sub]}") from refused[sub]
                 self._attach(session, [sub])
+                if not self._backend.features.replays:
+                    # Nothing is kept for it: what others publish after this call must find it on the server.
+                    session.probe(self._config.connect_timeout, StopToken())
             except (SessionRetired, NotConnectedError, OSError) as error:
                 logger.info("%s: %r waits for the next session: %s", self._config.name, sub, error)
                 if session is self._session:

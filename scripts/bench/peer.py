@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from scripts.bench.worker import LIMIT, WARM_UP, Counted, Job, Verb, say_ready
+from scripts.bench.worker import LIMIT, WARM_UP, WARM_UPS, Counted, Job, Verb, say_ready
 
 _UNLIMITED = 10**10
 _ACKS_PENDING = 65_536
@@ -29,8 +29,9 @@ _ACKS_PENDING = 65_536
 async def core_publish(job: Job, client: Client) -> dict[str, Any]:
     """`publish` of everything, then one `flush`."""
     payload, topic = job.payload, job.topic
-    await client.publish(WARM_UP, payload)
-    await client.flush()
+    for _ in range(WARM_UPS):
+        await client.publish(WARM_UP, payload)
+    await _flush(client)
     start = _start()
     for _ in range(job.count):
         await client.publish(topic, payload)

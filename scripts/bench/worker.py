@@ -22,8 +22,8 @@ from scripts.bench.raw import RawNats, only_consumer
 LIMIT = 120.0
 """Seconds after which a measurement has failed."""
 
-WARM_UP = "warm.up"
-"""Where each publisher sends one message before it is timed."""
+WARM_UP, WARM_UPS = "warm.up", 20_000
+"""Where each core publisher sends so many messages before it is timed."""
 
 
 @frozen(kw_only=True)

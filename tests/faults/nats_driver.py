@@ -129,6 +129,8 @@ class NatsDriver(Driver):
         links = self._server.monitor("connz?subs=detail")["connections"]
         assert [link["lang"] for link in links] == ["python"] * len(links)
         if not self._jetstream:
+            bus.publish("sync.up", "")  # its answer comes when the server has read all that went before
+            links = self._server.monitor("connz?subs=detail")["connections"]
             subs = [sub for link in links for sub in link["subscriptions_list_detail"]]
             return sorted((s["subject"], s.get("qgroup", "")) for s in subs if not s["subject"].startswith("_INBOX"))
         return sorted(json.dumps(one["config"], sort_keys=True) for one in self._consumers())

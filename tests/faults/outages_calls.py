@@ -212,7 +212,7 @@ class CallOutages(OutageBase):
         caller.start()
         wait_until(lambda: bus.get_reconnect_status().is_reconnecting)
         self.broker.cut()
-        wait_until(lambda: self.broker.links() == 0)
+        wait_until(lambda: not bus.get_health_status().is_healthy)
         self.broker.thaw()
         caller.join(10.0)
         assert failed == []

@@ -281,6 +281,7 @@ class RecoveryOutages(OutageBase):
         first.subscribe(self.topic, stuck, group=GROUP_M)
         self.publish(first, 1, 2, 3)
         assert entered.wait(5.0)
+        wait_until(lambda: first.get_statistics().delivered == 3)
         report = first.close(0.5)
         assert report.unhandled == 3
         assert len(report.unfinished_threads) == 1

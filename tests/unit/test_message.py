@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from string import ascii_letters, digits
 
 import pytest
 from hypothesis import given
@@ -39,8 +40,7 @@ def test_no_text_gets_through_that_could_inject_a_protocol_line(text: str) -> No
     except ValueError as error:
         assert str(error)
     else:
-        assert text.isascii()
-        assert text.replace(".", "").replace("-", "").replace("_", "").isalnum()
+        assert set(text) <= set(ascii_letters + digits + "._-")
         assert all(text.split("."))
 
 
@@ -93,7 +93,11 @@ def test_headers_are_copied_and_checked() -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"a": "b\r\nc"}, {"a": "\x00"}, {"a": " x"}, {"a b": ""}, {"": "x"}, {"a:": ""}, {"NATS-x": ""}, {"A": "", "a": ""}],
+    [
+        *({"a": value} for value in ("b\r\nc", "\x00", " x")),
+        *({name: ""} for name in ("a b", "", "a:", "NATS-x", "eventbus-x")),
+        {"A": "", "a": ""},
+    ],
 )
 def test_bad_headers(headers: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="header"):

@@ -58,6 +58,7 @@ class Sequences(RuleBasedStateMachine):
             assert self.closed or not room, "refused though there was room"
         else:
             self.waiters[record.number] = waiter
+            self.pending.loaded()  # as sessions do
             assert not self.closed
             assert room, "accepted though there was no room"
 

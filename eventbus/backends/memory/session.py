@@ -15,6 +15,7 @@ from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Deliver, Features, SessionContext
 from .broker import Condition, Entry, MemoryBroker, broker_named
 from .groups import Member, Place, Progress
+from .waiting import notify, pause, wait_answering
 
 FETCH = 256
 """Deliveries handed over at once, at most."""
@@ -43,7 +44,7 @@ class MemoryBackend:
         deadline = Deadline(context.timeout)
         broker = self._broker
         try:
-            _wait_answering(broker, deadline, context.stop)
+            wait_answering(broker, deadline, context.stop)
         except NotConnectedError as error:
             raise ConnectFailedError(str(error)) from error
         with broker.lock:
@@ -56,7 +57,7 @@ class MemoryBackend:
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """Whether the broker answers; not once a stop is asked for."""
         try:
-            _wait_answering(self._broker, Deadline(timeout), stop)
+            wait_answering(self._broker, Deadline(timeout), stop)
         except (ConnectFailedError, NotConnectedError, Stopped):
             return False
         return self._broker.condition is Condition.UP
@@ -275,8 +276,8 @@ class MemorySession:
             if not self._retired and not self._mute and broker.condition is Condition.UP and not broker.delay:
                 return
         if broker.delay:
-            _pause(deadline, broker.delay, stop)
-        with stop.interrupts(lambda: _notify(broker)), broker.changed:
+            pause(deadline, broker.delay, stop)
+        with stop.interrupts(lambda: notify(broker)), broker.changed:
             while not self._retired and (self._mute or broker.condition is Condition.FROZEN):
                 stop.check()
                 if deadline.over:
@@ -374,30 +375,3 @@ class _MemoryDelivery(Delivery):
     def timestamp(self) -> datetime:  # type: ignore[override]
         """When the broker stored it."""
         return datetime.fromtimestamp(self._stored, timezone.utc)
-
-
-def _wait_answering(broker: MemoryBroker, deadline: Deadline, stop: StopToken) -> None:
-    if broker.delay:
-        _pause(deadline, broker.delay, stop)
-    with stop.interrupts(lambda: _notify(broker)), broker.changed:
-        while True:
-            stop.check()
-            if broker.condition is Condition.REFUSING:
-                raise ConnectFailedError("memory broker refuses connections")
-            if broker.condition is Condition.UP:
-                return
-            if deadline.over:
-                raise ConnectFailedError("memory broker does not answer")
-            broker.changed.wait(deadline.remaining())
-
-
-def _pause(deadline: Deadline, seconds: float, stop: StopToken) -> None:
-    if stop.wait(min(seconds, deadline.remaining())):
-        stop.check()
-    if deadline.over:
-        raise NotConnectedError("no answer from the memory broker in time")
-
-
-def _notify(broker: MemoryBroker) -> None:
-    with broker.changed:
-        broker.changed.notify_all()

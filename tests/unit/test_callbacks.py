@@ -1,0 +1,118 @@
+"""User callbacks: in order, each on its own, bounded, and never in anybody's way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from eventbus import ErrorEvent
+from eventbus.recovery import callbacks as module
+from eventbus.recovery.callbacks import Callbacks
+
+
+def event(number: int = 0) -> ErrorEvent:
+    return ErrorEvent(source="health", error=ValueError(number))
+
+
+def test_callbacks_run_in_order_on_their_own_thread() -> None:
+    made, seen = Callbacks("test"), list[tuple[str, object]]()
+    made.register("error", lambda one: seen.append((threading.current_thread().name, one.error.args[0])))
+    for number in range(50):
+        made.report(event(number))
+    assert made.close(5.0) == ()
+    assert seen == [("eventbus.test.callbacks", number) for number in range(50)]
+
+
+def test_registered_twice_is_once_and_gone_is_gone() -> None:
+    made, seen = Callbacks("test"), list[object]()
+    for _ in range(2):
+        made.register("error", seen.append)
+    made.report(event())
+    made.unregister("error", print)
+    made.close(5.0)
+    assert len(seen) == 1
+    other = Callbacks("test")
+    other.register("error", seen.append)
+    other.unregister("error", seen.append)
+    other.report(event())
+    assert other.close(0.0) == ()
+    assert len(seen) == 1
+
+
+def test_without_callbacks_there_is_no_thread() -> None:
+    before = threading.active_count()
+    Callbacks("test").report(event())
+    assert threading.active_count() == before
+
+
+def test_an_error_in_one_reaches_the_error_callbacks_and_spares_the_others() -> None:
+    made, seen, reconnects = Callbacks("test"), list[ErrorEvent](), list[object]()
+
+    def broken(one: object) -> None:
+        raise RuntimeError("broken")
+
+    def leaves(one: object) -> None:
+        raise SystemExit
+
+    for callback in (broken, leaves, reconnects.append):
+        made.register("reconnect", callback)
+    made.register("error", broken)
+    made.register("error", seen.append)
+    made.reconnected("event")  # type: ignore[arg-type]
+    made.reconnected("event")  # type: ignore[arg-type]
+    made.close(5.0)
+    assert reconnects == ["event", "event"]
+    made.close(5.0)
+    assert {one.source for one in seen} <= {"callback"}
+
+
+def test_a_broken_error_callback_does_not_feed_itself() -> None:
+    made, calls = Callbacks("test"), list[int]()
+
+    def broken(one: object) -> None:
+        calls.append(1)
+        raise RuntimeError("broken")
+
+    made.register("error", broken)
+    made.report(event())
+    made.close(5.0)
+    assert calls == [1]
+
+
+def test_only_so_many_errors_wait_behind_a_slow_callback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "QUEUED_ERRORS", 3)
+    made, entered, release, seen = Callbacks("test"), threading.Event(), threading.Event(), list[int]()
+
+    def slow(one: ErrorEvent) -> None:
+        seen.append(one.error.args[0])
+        entered.set()
+        release.wait(20.0)
+
+    made.register("error", slow)
+    made.report(event(0))
+    assert entered.wait(5.0)
+    for number in range(1, 10):
+        made.report(event(number))
+    release.set()
+    with caplog.at_level(logging.ERROR, "eventbus"):
+        assert made.close(5.0) == ()
+    assert seen == [0, 1, 2, 3]
+    assert "6 error events were dropped" in caplog.text
+
+
+def test_a_callback_that_hangs_is_named_at_close() -> None:
+    made, entered, release = Callbacks("test"), threading.Event(), threading.Event()
+    made.register("error", lambda one: (entered.set(), release.wait(20.0)))
+    made.report(event())
+    assert entered.wait(5.0)
+    assert made.close(0.05) == ("eventbus.test.callbacks",)
+    release.set()
+
+
+def test_a_callback_must_be_callable() -> None:
+    with pytest.raises(TypeError, match="reconnect callback"):
+        Callbacks("test").register("reconnect", "x")  # type: ignore[arg-type]
