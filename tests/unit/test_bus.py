@@ -1,0 +1,252 @@
+"""The bus as a whole on the memory broker: statistics, bounds, outages by configuration, processes."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from eventbus import (
+    ErrorEvent,
+    EventBus,
+    EventBusConfig,
+    HealthCheckConfig,
+    MemoryConfig,
+    NotConnectedError,
+    Phase,
+    PublishNotSentError,
+    PublishRejectedError,
+    PublishUnknownError,
+)
+from eventbus.testing import wait_until
+from eventbus.testing.memory import MemoryOutages
+
+NAME = "bus-unit"
+Make = Callable[..., EventBus]
+
+
+@pytest.fixture
+def broker() -> Iterator[MemoryOutages]:
+    made = MemoryOutages(NAME)
+    yield made
+    made.restore()
+    made.forget()
+
+
+@pytest.fixture
+def make(broker: MemoryOutages) -> Iterator[Make]:
+    buses: list[EventBus] = []
+
+    def made(**settings: object) -> EventBus:
+        settings.setdefault("health_check", HealthCheckConfig(interval=0.05, timeout=0.1, retry_interval=0.02))
+        bus = EventBus(EventBusConfig(backend=MemoryConfig(name=NAME), **settings))
+        buses.append(bus)
+        return bus
+
+    yield made
+    broker.restore()
+    for bus in buses:
+        bus.close(5.0)
+
+
+def test_every_statistic_changes(make: Make, broker: MemoryOutages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventbus.consuming.consumption.FIRST_RETRY", 0.001)
+    bus, failed = make(max_in_flight=100), list[str]()
+    bus.open()
+    before = bus.get_statistics()
+    assert not any(getattr(before, field) for field in before.__slots__ if field != "__weakref__")
+
+    def handler(message) -> None:
+        if message.text() == "bad" and len(failed) < 2:
+            failed.append(message.text())
+            raise ValueError("not yet")
+
+    sub = bus.subscribe("t", handler, group="g")
+    for text in ("good", "bad"):
+        bus.publish("t", text)
+    wait_until(lambda: bus.get_statistics().handled == 2)
+    statistics = bus.get_statistics()
+    assert (statistics.published, statistics.confirmed, statistics.delivered, statistics.retried) == (2, 2, 2, 2)
+    broker.freeze()
+    with pytest.raises(PublishUnknownError):
+        bus.publish("t", b"12345", timeout=0.01)
+    statistics = bus.get_statistics()
+    assert (statistics.in_flight, statistics.in_flight_bytes, statistics.published) == (1, 5, 3)
+    broker.restore()
+    wait_until(lambda: bus.get_statistics().handled == 3)
+    bus.reconnect(5.0)
+    assert bus.get_statistics().reconnects >= 1
+    record = bus._publisher._record(("t", b"", None, None, None), None)  # type: ignore[arg-type]
+    bus._pending.failed(record, PublishRejectedError("too large", "x"))
+    record = bus._publisher._record(("t", b"", None, None, None), None)  # type: ignore[arg-type]
+    bus._pending.failed(record, OSError("gone"))
+    assert (bus.get_statistics().rejected, bus.get_statistics().unknown) == (1, 1)
+    delivery = sub.in_hand
+    delivery.duplicates += 1
+    bus._consumers._consumptions[sub].dropped += 1
+    assert (bus.get_statistics().duplicates, bus.get_statistics().dropped) == (1, 1)
+
+
+def test_on_outage_raise_fails_at_once(make: Make, broker: MemoryOutages) -> None:
+    bus = make(on_outage="raise")
+    bus.open()
+    bus.publish("t", "x")
+    broker.refuse()
+    wait_until(lambda: not bus.get_connection_state().is_connected)
+    started = time.monotonic()
+    for verb in (bus.publish, bus.publish_async, bus.publish_nowait):
+        with pytest.raises(PublishNotSentError, match="on_outage"):
+            verb("t", b"x")
+    assert time.monotonic() - started < 0.2
+    broker.restore()
+    assert bus.wait_connected(5.0)
+    bus.publish("t", "x")
+
+
+def test_publishing_is_bounded_while_there_is_no_answer(make: Make, broker: MemoryOutages) -> None:
+    bus = make(max_in_flight=3)
+    bus.open()
+    broker.freeze()
+    futures = [bus.publish_async("t", "x") for _ in range(3)]
+    with pytest.raises(PublishNotSentError, match="no room"):
+        bus.publish_nowait("t", b"x")
+    with pytest.raises(PublishNotSentError, match="no room"):
+        bus.publish("t", "x", timeout=0.05)
+    with pytest.raises(PublishNotSentError, match="no room"):
+        bus.publish_async("t", "x", timeout=0.05)
+    waiting = threading.Thread(target=bus.publish, args=("t", "x"))
+    waiting.start()
+    broker.restore()
+    waiting.join(5.0)
+    assert not waiting.is_alive()
+    assert [future.result(5.0).confirmed for future in futures] == [True] * 3
+
+
+def test_a_publish_that_times_out_pokes_the_health_check(make: Make, broker: MemoryOutages) -> None:
+    bus = make(health_check=HealthCheckConfig(interval=30.0, timeout=0.05, retry_interval=30.0))
+    bus.open()
+    broker.freeze()
+    with pytest.raises(PublishUnknownError):
+        bus.publish("t", "x", timeout=0.01)
+    wait_until(lambda: bus.get_health_status().consecutive_failures == 1, 2.0)
+
+
+def test_health_check_failure_handling(make: Make, broker: MemoryOutages, caplog: pytest.LogCaptureFixture) -> None:
+    """Failure: ERROR and count + 1; threshold: WARNING with both numbers; success: INFO, and the count is 0."""
+    bus, errors = make(), list[ErrorEvent]()
+    bus.register_error_callback(errors.append)
+    with caplog.at_level(logging.INFO, "eventbus"):
+        bus.open()
+        broker.freeze()
+        wait_until(lambda: bus.get_connection_state().phase is Phase.RECONNECTING)
+        assert bus.get_health_status().consecutive_failures == 3
+        broker.restore()
+        wait_until(lambda: bus.get_health_status().is_healthy)
+    assert bus.get_health_status().consecutive_failures == 0
+    probes = [record for record in caplog.records if "health probe failed" in record.getMessage()]
+    assert [record.levelname for record in probes] == ["ERROR"] * 3
+    threshold = [record for record in caplog.records if "threshold" in record.getMessage()]
+    assert [(record.levelname, "3 failed probes" in record.getMessage()) for record in threshold] == [("WARNING", True)]
+    assert "the threshold of 3" in threshold[0].getMessage()
+    back = [record for record in caplog.records if "connected again" in record.getMessage()]
+    assert [record.levelname for record in back] == ["INFO"]
+    assert [event.source for event in errors] == ["health"] * 3
+
+
+def test_open_twice_and_use_as_a_context(make: Make) -> None:
+    bus = make()
+    with bus:
+        bus.open()
+        assert bus.get_connection_state().is_connected
+        assert "memory: connected" in repr(bus)
+    assert bus.get_connection_state().phase is Phase.CLOSED
+
+
+def test_before_open_publishing_says_so(make: Make) -> None:
+    bus = make()
+    for verb in (bus.publish, bus.publish_async, bus.publish_nowait):
+        with pytest.raises(PublishNotSentError, match="open"):
+            verb("t", b"x")
+    with pytest.raises(NotConnectedError, match="open"):
+        bus.start_health_check()
+
+
+def test_a_future_s_callback_may_call_the_bus_and_raise(make: Make) -> None:
+    bus, done = make(), list[object]()
+    bus.open()
+
+    def callback(future) -> None:
+        done.append(bus.publish("t", "from a callback"))
+        raise SystemExit
+
+    bus.publish_async("t", "x").add_done_callback(callback)
+    wait_until(lambda: done)
+    assert bus.publish_async("t", "y").result(5.0).confirmed
+
+
+# -- other processes -----------------------------------------------------------------------------
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    head = """
+        import os, sys, threading, time
+        import eventbus
+        from eventbus.testing.memory import MemoryOutages
+        bus = eventbus.EventBus("memory://p")
+        bus.open()
+        bus.subscribe("t", print, group="g")
+    """
+    script = textwrap.dedent(head) + textwrap.dedent(code)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("outage", ["restore", "refuse", "freeze"])
+def test_after_stop_health_check_alone_a_process_exits(outage: str) -> None:
+    done = run(
+        f"""
+        MemoryOutages("p").{outage}()
+        started = time.monotonic()
+        bus.stop_health_check()
+        sys.stdout.write(str(time.monotonic() - started) + "\\n")
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert float(done.stdout) < 1.0
+
+
+def test_a_forked_child_says_why_it_does_not_work_and_the_parent_goes_on() -> None:
+    done = run(
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        fresh = eventbus.EventBus("memory://q")
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                for call in (bus.start_health_check, lambda: bus.publish("t", "x"), lambda: bus.subscribe("t", print)):
+                    try:
+                        call()
+                    except eventbus.ForkedError as error:
+                        assert "os.fork" in str(error)
+                    else:
+                        raise AssertionError(call)
+                assert bus.close().unfinished_threads == ()
+                with fresh:
+                    assert fresh.publish("t", "x").confirmed
+                code = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        assert bus.publish("t", "x").confirmed
+        assert bus.close().unfinished_threads == ()
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
