@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -18,8 +19,9 @@ from ..errors import (
 from ..message import Message, Receipt, check_headers, check_id, check_key, check_topic, encode_payload
 from ..state import ErrorEvent, FlushReport
 from ..threads import Deadline, OrderedWorker
+from .futures import ReceiptFuture
 from .pending import Pending
-from .records import BatchWaiter, FutureWaiter, Record, SyncWaiter, Waiter
+from .records import BatchWaiter, Record, SyncWaiter, Waiter
 
 KEPT_FAILURES = 1000
 KNOWN_TOPICS = 10_000
@@ -40,6 +42,7 @@ class Publisher:
     ) -> None:
         self.pending = Pending(max_records, max_bytes, self._nowait_failed)
         self.answers = OrderedWorker(answer_thread, self._callback_failed)
+        self._future_answered = threading.Condition()
         self._report = report
         self._suspect = suspect
         self._topics: set[str] = set()
@@ -77,10 +80,10 @@ class Publisher:
         timeout: float,
     ) -> Future[Receipt]:
         """Publish and return a Future of the answer; waits up to `timeout` seconds for room only."""
-        waiter = FutureWaiter(self.answers)
-        record = self._record(self._checked(topic, payload, key, headers, id), waiter)
+        future = ReceiptFuture(self._future_answered, self.answers)
+        record = self._record(self._checked(topic, payload, key, headers, id), future)
         self.pending.submit(record, timeout)
-        return waiter.future
+        return future
 
     def publish_nowait(
         self,

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, InvalidStateError
 from typing import NamedTuple, Protocol
 
 from ..errors import PublishError
 from ..message import Receipt
-from ..threads import OrderedWorker
 
 Result = Receipt | PublishError
 
@@ -57,29 +55,6 @@ class SyncWaiter:
         if self._lock.acquire(timeout=timeout):
             return self.result
         return self.result
-
-
-class FutureWaiter:
-    """Completes a Future on the answer thread, where a user's done-callback may do what it likes."""
-
-    __slots__ = ("_worker", "future")
-
-    def __init__(self, worker: OrderedWorker) -> None:
-        self._worker = worker
-        self.future: Future[Receipt] = Future()
-
-    def answer(self, result: Result) -> None:
-        """Hand the result to the answer thread."""
-        self._worker.submit(self._complete, result)
-
-    def _complete(self, result: Result) -> None:
-        try:
-            if isinstance(result, PublishError):
-                self.future.set_exception(result)
-            else:
-                self.future.set_result(result)
-        except InvalidStateError:
-            pass  # the user cancelled it: the message is sent all the same, the answer goes nowhere
 
 
 class BatchWaiter:

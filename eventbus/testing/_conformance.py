@@ -18,7 +18,24 @@ from ..errors import PublishRejectedError
 from ..message import Message
 from .wait import wait_until
 
-BAD_TOPICS: list[Any] = ["", " ", "a b", "a\r\nb", "a\x00b", "a..b", ".a", "a.", "a.*", ">", "ä", "a" * 181, None, 7, [], b"a"]
+BAD_TOPICS: list[Any] = [
+    "",
+    " ",
+    "a b",
+    "a\r\nb",
+    "a\x00b",
+    "a..b",
+    ".a",
+    "a.",
+    "a.*",
+    ">",
+    "ä",
+    "a" * 181,
+    None,
+    7,
+    [],
+    b"a",
+]
 BAD_HEADERS: list[Any] = [
     *({name: "x"} for name in ["", "a b", "a:b", "a\r\nb", "a\x00", "ä", "n" * 129, 7, "Nats-Msg-Id", "eventbus-key"]),
     *({"name": value} for value in ["a\r\nb", "a\nb", "a\x00b", " a", "a ", 7, None, "\ud800"]),

@@ -37,9 +37,7 @@ def test_a_mapping() -> None:
     )
     assert config.backend == NatsConfig(servers=("a", "b"), tls=TlsConfig(ca="c"))
     assert (config.reconnect.jitter, config.group) == (0.0, "g")
-    assert load_config({"url": "memory://x", "group": "g"}) == EventBusConfig(
-        backend=MemoryConfig(name="x"), group="g"
-    )
+    assert load_config({"url": "memory://x", "group": "g"}) == EventBusConfig(backend=MemoryConfig(name="x"), group="g")
     assert load_config({"backend": MemoryConfig(name="y"), "name": "n"}).name == "n"
 
 

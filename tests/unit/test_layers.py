@@ -24,7 +24,17 @@ MAY_IMPORT = {
     "bus": {"vocabulary", "publishing", "consuming", "backends", "recovery"},
     "globals": {"vocabulary", "bus"},
     "package": {"vocabulary", "bus", "globals", "consuming"},
-    "testing": {"vocabulary", "publishing", "consuming", "backends", "recovery", "bus", "globals", "package", "testing"},
+    "testing": {
+        "vocabulary",
+        "publishing",
+        "consuming",
+        "backends",
+        "recovery",
+        "bus",
+        "globals",
+        "package",
+        "testing",
+    },
     "ext": {"vocabulary", "consuming", "bus", "globals", "package", "ext"},
     "cli": {"vocabulary", "bus", "globals", "package", "cli"},
 }

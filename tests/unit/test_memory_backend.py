@@ -10,6 +10,7 @@ import pytest
 from eventbus import EventBus, EventBusConfig, MemoryConfig, PublishNotSentError
 from eventbus.backends.base import SessionContext
 from eventbus.backends.memory import MemoryBackend
+from eventbus.backends.memory.broker import forget_broker
 from eventbus.errors import ConnectFailedError
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
@@ -31,6 +32,8 @@ def open_bus(broker: MemoryOutages) -> Iterator[Callable[..., EventBus]]:
     buses: list[EventBus] = []
 
     def make(**backend: object) -> EventBus:
+        if backend and not buses:
+            forget_broker(NAME)  # the first one to ask sets the bounds
         bus = EventBus(EventBusConfig(backend=MemoryConfig(name=NAME, **backend), name=f"m{len(buses)}"))
         buses.append(bus)
         bus.open()
@@ -39,6 +42,7 @@ def open_bus(broker: MemoryOutages) -> Iterator[Callable[..., EventBus]]:
     yield make
     for bus in buses:
         bus.close(5.0)
+    forget_broker(NAME)
 
 
 def test_a_message_stored_as_the_fetching_thread_goes_to_sleep_is_seen(open_bus) -> None:
@@ -50,7 +54,7 @@ def test_a_message_stored_as_the_fetching_thread_goes_to_sleep_is_seen(open_bus)
 
     def fetch() -> bool:
         more = original()
-        if not more and got == ["first"] and not late:
+        if not more and not late and bus.get_statistics().delivered == 1:
             late.append("late")
             bus.publish("t", "late")  # after the last look, before the sleep
         return more
@@ -61,14 +65,14 @@ def test_a_message_stored_as_the_fetching_thread_goes_to_sleep_is_seen(open_bus)
     wait_until(lambda: got == ["first", "late"])
 
 
-def test_the_oldest_that_every_group_has_go_first_and_then_it_is_full(open_bus) -> None:
+def test_the_oldest_that_every_group_has_go_first_and_then_it_is_full(open_bus, release: threading.Event) -> None:
     bus = open_bus(max_messages=10, partitions=2)
-    release, entered = threading.Event(), threading.Event()
+    entered = threading.Event()
 
     def handler(message) -> None:
         if message.text() == "25":
             entered.set()
-            release.wait(20.0)
+            assert release.wait(20.0)
 
     bus.subscribe("t", handler, group="g")
     for number in range(25):
@@ -129,6 +133,13 @@ def test_buses_of_other_names_do_not_meet(open_bus) -> None:
         wait_until(lambda: got)
     assert got == ["there"]
     MemoryOutages("elsewhere").forget()
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    made = threading.Event()
+    yield made
+    made.set()
 
 
 def context(timeout: float, stop: StopToken) -> SessionContext:

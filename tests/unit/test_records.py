@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 
 import pytest
 
 from eventbus import PublishNotSentError, Receipt
-from eventbus.publishing.records import BatchWaiter, FutureWaiter, SyncWaiter
-from eventbus.threads import OrderedWorker
+from eventbus.publishing.records import BatchWaiter, SyncWaiter
 
 RECEIPT = Receipt(topic="t", id="1", confirmed=True)
 ERROR = PublishNotSentError("full", "1")
@@ -34,20 +32,6 @@ def test_a_second_answer_is_noticed() -> None:
     waiter.answer(RECEIPT)
     with pytest.raises(RuntimeError):
         waiter.answer(RECEIPT)
-
-
-def test_futures_are_completed_on_the_answer_thread() -> None:
-    worker, names = OrderedWorker("eventbus.answers", print), list[str]()
-    waiters = [FutureWaiter(worker) for _ in range(3)]
-    waiters[0].future.add_done_callback(lambda future: names.append(threading.current_thread().name))
-    assert waiters[2].future.cancel()
-    for waiter, result in zip(waiters, (RECEIPT, ERROR, RECEIPT), strict=True):
-        waiter.answer(result)
-    assert waiters[0].future.result(5.0) is RECEIPT
-    assert waiters[1].future.exception(5.0) is ERROR
-    assert isinstance(waiters[2].future, Future)
-    assert worker.close(5.0) == ()
-    assert names == ["eventbus.answers"]
 
 
 def test_a_batch_is_done_with_its_last_result_and_keeps_the_first_of_each() -> None:

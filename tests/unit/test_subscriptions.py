@@ -82,7 +82,11 @@ def test_a_failure_is_news_once_and_undone_by_attaching() -> None:
     assert made.fail(sub, ValueError("no permission"))
     assert not made.fail(sub, ValueError("no permission"))
     assert made.fail(sub, ValueError("no stream"))
-    assert (sub.state, str(sub.error), other.state) == (SubscriptionState.FAILED, "no stream", SubscriptionState.PENDING)
+    assert (sub.state, str(sub.error), other.state) == (
+        SubscriptionState.FAILED,
+        "no stream",
+        SubscriptionState.PENDING,
+    )
     made.lose(session)
     assert sub.state is SubscriptionState.FAILED
     attach(made, session, [sub])

@@ -169,9 +169,7 @@ def test_a_server_that_speaks_and_refuses_is_not_hammered(make: Make, backend: F
     assert time.monotonic() - started >= 2 * 0.2
 
 
-def test_a_refused_password_ends_the_episode_and_is_tried_at_max_backoff_pace(
-    make: Make, backend: FakeBackend
-) -> None:
+def test_a_refused_password_ends_the_episode_and_is_tried_at_max_backoff_pace(make: Make, backend: FakeBackend) -> None:
     bus = make(max_backoff=0.3)
     errors: list[BaseException] = []
     bus.register_error_callback(lambda event: errors.append(event.error))

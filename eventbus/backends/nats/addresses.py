@@ -57,6 +57,8 @@ def parse_server(text: str) -> Server:
     try:
         parts = urlsplit(f"{scheme}://{rest}")
         host, port = parts.hostname, parts.port
+        if host is not None and ":" in host:  # before 3.11 anything in brackets passes
+            ipaddress.IPv6Address(host)
     except ValueError as error:
         raise ConfigError(f"server {_hidden(text)!r}: {error}") from error
     if not host or parts.path.strip("/") or parts.query or any(ord(character) <= 32 for character in host):

@@ -36,14 +36,15 @@ class CorePublisher(Publisher):
     def unanswered(self, up_to: int) -> int:
         """As `Session.unanswered`."""
         with self._lock:
-            return sum(record[0] <= up_to for record in self._all())
+            return sum(record[0] <= up_to for record in chain(self._absorbed(), self._out[:]))
 
     def abandon(self) -> list[Record]:
         """As `Session.abandon`."""
         with self._lock:
             self._retire()
             self._absorb()
-            records = sorted(self._all(), key=number_of)
+            # Without `_out`: what enters it from now on is taken back by its publisher.
+            records = sorted(self._absorbed(), key=number_of)
             self._sent.clear()
             self._queue.clear()
             self._blocks = {}
@@ -70,9 +71,9 @@ class CorePublisher(Publisher):
                     return record
         return None
 
-    def _all(self) -> chain[Record]:
+    def _absorbed(self) -> chain[Record]:
         chunks = chain((chunk for chunk, _ in self._sent), self._queue)
-        return chain(chain.from_iterable(chunk.records for chunk in chunks), self._out[:])
+        return chain.from_iterable(chunk.records for chunk in chunks)
 
     def _on_pong(self) -> None:
         with self._lock:

@@ -88,14 +88,15 @@ class JetStreamPublisher(Publisher):
     def unanswered(self, up_to: int) -> int:
         """As `Session.unanswered`."""
         with self._lock:
-            return sum(record[0] <= up_to for record in self._all())
+            return sum(record[0] <= up_to for record in chain(self._absorbed(), self._out[:]))
 
     def abandon(self) -> list[Record]:
         """As `Session.abandon`."""
         with self._lock:
             self._retire()
             self._absorb()
-            records = sorted(self._all(), key=number_of)
+            # Without `_out`: what enters it from now on is taken back by its publisher.
+            records = sorted(self._absorbed(), key=number_of)
             self._ledger = {}
             self._queue.clear()
             self._lanes = {}
@@ -121,11 +122,11 @@ class JetStreamPublisher(Publisher):
         with self._lock:
             return next((sent for _, sent in self._ledger.values()), None)
 
-    def _all(self) -> Iterable[Record]:
+    def _absorbed(self) -> Iterable[Record]:
         sent = (record for record, _ in self._ledger.values())
         queued = chain.from_iterable(chunk.records for chunk in self._queue)
         held = chain.from_iterable(lane.held for lane in self._lanes.values())
-        return chain(sent, queued, held, self._out[:])
+        return chain(sent, queued, held)
 
     def _let_out(self, record: Record) -> bool:
         lane = self._lane_of(record)

@@ -214,7 +214,8 @@ class Publisher:
 
     def _next_chunk(self) -> Chunk | None:
         """The next chunk, counted as unanswered. Under the lock."""
-        self._absorb()
+        if not self._retired:  # else it belongs to its publisher, who takes it back, or to `abandon`
+            self._absorb()
         return self._queue.popleft() if self._queue else None
 
     def _frames(self, records: list[Record], end: bytes) -> bytes:
