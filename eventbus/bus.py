@@ -19,9 +19,7 @@ thread                           what runs on it                             sta
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
@@ -31,7 +29,8 @@ from .backends import backend_for
 from .config_sources import ConfigSource, load_config
 from .consuming.consumers import Consumers
 from .consuming.subscriptions import Broadcast, Handler, Subscription
-from .errors import ClosedError, ForkedError, NotConnectedError, PublishNotSentError, SubscribeError
+from .errors import ClosedError, NotConnectedError, PublishNotSentError
+from .gate import Gate
 from .message import Message, Receipt
 from .publishing.publisher import Publisher
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
@@ -52,7 +51,6 @@ from .threads import Deadline, Stopped, StopToken, seconds
 logger = logging.getLogger(__name__)
 
 _Handler = TypeVar("_Handler", bound=Handler)
-_buses: weakref.WeakSet[EventBus] = weakref.WeakSet()
 
 
 class EventBus:
@@ -92,10 +90,11 @@ class EventBus:
         )
         self._supervisor.on_lost = self._monitor.lost
         self._lifecycle = threading.Lock()
-        self._barrier: type[ClosedError] | type[ForkedError] | None = None
+        self._gate = Gate(config.name, self._slow_down)
         self._close_report: CloseReport | None = None
         self._closed = threading.Event()
-        _buses.add(self)
+        # One call less for each message: while the bus is open, the publisher's own method, signed the same.
+        self.publish_nowait = self._publisher.publish_nowait  # type: ignore[method-assign]
 
     # -- lifecycle -------------------------------------------------------------------------------
 
@@ -106,13 +105,14 @@ class EventBus:
         new. wait=False: returns at once and keeps trying without limit; publishes wait. Either way a
         subscription that the broker refuses is FAILED, and does not hold the others back.
         """
-        self._check_barrier()
+        self._gate.check()
         limit = seconds(timeout, self.config.connect_timeout)
         if not self._supervisor.phases.move(Phase.CONNECTING, only_from=Phase.NEW):
-            self._check_barrier()
+            self._gate.check()
             if wait and not self.wait_connected(limit):
                 raise NotConnectedError(f"{self.config.name}: not connected within {limit:g} s")
             return
+        self._gate.guard()
         if wait:
             self._connect(limit)
         else:
@@ -128,9 +128,9 @@ class EventBus:
         """
         limit = seconds(timeout, self.config.close_timeout)
         deadline = Deadline(limit)
-        if self._barrier is ForkedError:
+        if self._gate.is_forked:
             return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
-        self._barrier = ClosedError
+        self._gate.shut()
         self._stop.set()  # before any lock: whoever holds one is woken and lets go
         if not self._lifecycle.acquire(blocking=False):
             # Whoever closes already waits for our own threads: one of them must not wait for him.
@@ -174,8 +174,7 @@ class EventBus:
         Raises PublishRejectedError, PublishNotSentError (no connection or room in time) or
         PublishUnknownError (no answer in time); each carries the id to publish again with.
         """
-        if self._barrier is not None:
-            self._check_barrier_to_publish()
+        self._check_to_publish()
         wait = seconds(timeout, self.config.publish_timeout)
         return self._publisher.publish(topic, payload, key, headers, id, wait)
 
@@ -193,15 +192,13 @@ class EventBus:
 
         `timeout` bounds the wait for room; what was accepted lives until it is answered or `close()`.
         """
-        if self._barrier is not None:
-            self._check_barrier_to_publish()
+        self._check_to_publish()
         wait = seconds(timeout, self.config.publish_timeout)
         return self._publisher.publish_async(topic, payload, key, headers, id, wait)
 
     def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Receipt]:
         """Publish all, pipelined; receipts in order. PublishManyError carries each result, in order."""
-        if self._barrier is not None:
-            self._check_barrier_to_publish()
+        self._check_to_publish()
         return self._publisher.publish_many(messages, seconds(timeout, self.config.publish_timeout))
 
     def publish_nowait(
@@ -217,14 +214,12 @@ class EventBus:
 
         What fails later goes to the error callbacks and to `flush()`.
         """
-        if self._barrier is not None:
-            self._check_barrier_to_publish()
-        self._publisher.publish_nowait(topic, payload, key, headers, id)
+        self._check_to_publish()
+        self._publisher.publish_nowait(topic, payload, key=key, headers=headers, id=id)
 
     def flush(self, timeout: float | None = None) -> FlushReport:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""
-        if self._barrier is not None:
-            self._check_barrier_to_publish()
+        self._check_to_publish()
         return self._publisher.flush(seconds(timeout, self.config.publish_timeout))
 
     # -- consuming -------------------------------------------------------------------------------
@@ -247,7 +242,7 @@ class EventBus:
         Raises SubscribeError for bad arguments, or when the broker refuses it; without a connection it
         waits for one. Allowed before `open()`.
         """
-        self._check_barrier()
+        self._gate.check()
         sub = self._consumers.make(topic, handler, group, concurrency, start)
         self._consumers.add(sub)
         try:
@@ -284,7 +279,7 @@ class EventBus:
 
     def start_health_check(self) -> None:
         """Start the health check; where it runs already nothing happens."""
-        self._check_barrier()
+        self._gate.check()
         if self._supervisor.phases.phase is Phase.NEW:
             raise NotConnectedError("the bus is not open: call open() first, it starts the health check")
         self._monitor.start()
@@ -301,7 +296,7 @@ class EventBus:
 
         ConnectFailedError or NotConnectedError when that fails; a running health check goes on trying.
         """
-        self._check_barrier()
+        self._gate.check()
         if self._supervisor.phases.phase in (Phase.NEW, Phase.CONNECTING):
             raise NotConnectedError("the bus is not open: call open() first")
         limit = seconds(timeout, self.config.connect_timeout)
@@ -389,26 +384,12 @@ class EventBus:
     def _suspect(self) -> None:
         self._monitor.suspect()
 
-    def _check_barrier(self) -> None:
-        if self._barrier is ForkedError:
-            raise ForkedError(
-                f"{self.config.name}: opened before os.fork(), its connection belongs to the parent; "
-                "make and open a bus in the child (gunicorn: post_fork)"
-            )
-        if self._barrier is not None:
-            raise ClosedError(f"{self.config.name}: the bus is closed; make a new one")
+    def _slow_down(self) -> None:
+        self.__dict__.pop("publish_nowait", None)  # back to the method that looks at the gate
 
-    def _check_barrier_to_publish(self) -> None:
+    def _check_to_publish(self) -> None:
         """While the bus closes, handlers that still run may publish what they have to."""
-        lane = self._consumers.is_lane(threading.current_thread().name)
-        if not lane or self._supervisor.phases.phase is Phase.CLOSED:
-            self._check_barrier()
-
-
-def _after_fork_in_child() -> None:
-    for bus in list(_buses):
-        if bus._supervisor.phases.phase is not Phase.NEW:  # no lock: another thread may have held it
-            bus._barrier = ForkedError
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+        if self._gate.is_shut:
+            lane = self._consumers.is_lane(threading.current_thread().name)
+            if not lane or self._supervisor.phases.phase is Phase.CLOSED:
+                self._gate.check()

@@ -12,14 +12,14 @@ from .config_fields import (
     choice,
     flag,
     integer,
+    is_a,
+    is_a_or_none,
     number,
     optional_integer,
     optional_number,
-    optional_settings,
     optional_text,
     options,
     secret,
-    settings,
     text,
     texts,
 )
@@ -140,7 +140,7 @@ class NatsConfig:
     user: str | None = optional_text()
     password: str | None = secret()
     token: str | None = secret()
-    tls: TlsConfig | None = optional_settings(TlsConfig)
+    tls: TlsConfig | None = field(default=None, validator=is_a_or_none(TlsConfig))
     client_name: str | None = optional_text()
     jetstream: bool = flag(True)
     ack_wait: float = number(10.0, low=0.5)
@@ -174,8 +174,8 @@ class EventBusConfig:
     backend: BackendConfig = field(factory=MemoryConfig)
     name: str = text("bus")
     group: str | None = checked_text(None, check_group)
-    reconnect: ReconnectConfig = settings(ReconnectConfig)
-    health_check: HealthCheckConfig = settings(HealthCheckConfig)
+    reconnect: ReconnectConfig = field(factory=ReconnectConfig, validator=is_a(ReconnectConfig))
+    health_check: HealthCheckConfig = field(factory=HealthCheckConfig, validator=is_a(HealthCheckConfig))
     connect_timeout: float = number(5.0, above=True)
     publish_timeout: float = number(15.0, above=True)
     close_timeout: float = number(10.0, above=True)

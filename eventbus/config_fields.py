@@ -86,14 +86,14 @@ def checked_text(default: str | None, check: Callable[[object], str]) -> Any:
     return field(default=default, validator=validate)
 
 
-def settings(kind: type) -> Any:
-    """A group of settings: a value of that class, its defaults unless given."""
-    return field(factory=kind, validator=_typed(kind, f"a {kind.__name__}"))
+def is_a(kind: type) -> _Check:
+    """A validator for a group of settings: a value of that class."""
+    return _typed(kind, f"a {kind.__name__}")
 
 
-def optional_settings(kind: type) -> Any:
-    """As `settings`; None is the default."""
-    return field(default=None, validator=_typed((kind, type(None)), f"a {kind.__name__} or None"))
+def is_a_or_none(kind: type) -> _Check:
+    """As `is_a`; None is allowed."""
+    return _typed((kind, type(None)), f"a {kind.__name__} or None")
 
 
 def options(refused: Mapping[str, str]) -> Any:

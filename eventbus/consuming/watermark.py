@@ -8,13 +8,14 @@ from collections import deque
 class Watermark:
     """Offsets handed out in ascending order (gaps are fine) and finished in any order. Not locked."""
 
-    __slots__ = ("_finished", "_out", "position")
+    __slots__ = ("_finished", "_out", "_passed", "position")
 
     def __init__(self, position: int) -> None:
         self.position = position
         """The next offset to hand out."""
         self._out: deque[int] = deque()
         self._finished: set[int] = set()
+        self._passed: set[int] = set()
 
     @property
     def committed(self) -> int:
@@ -36,6 +37,8 @@ class Watermark:
         self.position = offset + 1
         if offset in self._finished:
             self._finished.discard(offset)
+            if self._out:  # it stands behind something unfinished, and a rewind would come by here again
+                self._passed.add(offset)
             return False
         self._out.append(offset)
         return True
@@ -48,10 +51,14 @@ class Watermark:
         finished.add(offset)
         while out and out[0] in finished:
             finished.discard(out.popleft())
+        if not out:
+            self._passed.clear()
 
     def rewind(self) -> list[int]:
         """The owner is gone: what it had not finished is handed out again, these offsets; the rest is remembered."""
         unfinished = self.in_hand
         self.position = self.committed
         self._out.clear()
+        self._finished |= self._passed
+        self._passed.clear()
         return unfinished

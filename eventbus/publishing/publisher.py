@@ -89,9 +89,10 @@ class Publisher:
         self,
         topic: str,
         payload: object,
-        key: str | None,
-        headers: Mapping[str, str] | None,
-        id: str | None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str | None = None,
     ) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
         if (

@@ -24,7 +24,7 @@ from eventbus.threads import StopToken
 
 def finds_a_race(setup: Callable[[], object], *workers: Callable, invariant: Callable[..., bool]) -> None:
     """The broken twin is seen: the exploration of the real thing could have failed."""
-    with pytest.raises(AssertionError, match="Race condition|illegal move"):
+    with pytest.raises(AssertionError, match=r"Race condition|illegal move"):
         explore(setup, *workers, invariant=invariant)
 
 

@@ -14,7 +14,7 @@ ROOT = Path(eventbus.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in MODULES}
 
-VOCABULARY = {"config", "config_fields", "config_sources", "errors", "message", "state", "threads"}
+VOCABULARY = {"config", "config_fields", "config_sources", "errors", "gate", "message", "state", "threads"}
 MAY_IMPORT = {
     "vocabulary": {"vocabulary"},
     "publishing": {"vocabulary", "publishing"},

@@ -78,7 +78,7 @@ def test_without_a_session_it_is_not_sent_and_without_an_answer_unknown(rig: Rig
 def test_publish_nowait_reports_what_fails_later(rig: Rig) -> None:
     rig.pending.swap(rig.session)
     for number in range(3):
-        rig.publisher.publish_nowait("t", b"x", None, None, f"id-{number}" if number else None)
+        rig.publisher.publish_nowait("t", b"x", id=f"id-{number}" if number else None)
     first, second, third = rig.session.take(3)
     rig.pending.confirmed(first, 0, 0)
     rig.pending.failed(second, PublishRejectedError("too large", "id-1"))
@@ -97,9 +97,9 @@ def test_publish_nowait_reports_what_fails_later(rig: Rig) -> None:
 def test_publish_nowait_never_waits_for_room(rig: Rig) -> None:
     rig.pending.swap(rig.session)
     for _ in range(10):
-        rig.publisher.publish_nowait("t", b"x", None, None, None)
+        rig.publisher.publish_nowait("t", b"x")
     with pytest.raises(PublishNotSentError, match="no room"):
-        rig.publisher.publish_nowait("t", b"x", None, None, None)
+        rig.publisher.publish_nowait("t", b"x")
     assert rig.publisher.flush(0.01).unanswered == 10
 
 
@@ -167,5 +167,5 @@ def test_the_memory_of_known_topics_is_bounded(rig: Rig, monkeypatch: pytest.Mon
     monkeypatch.setattr("eventbus.publishing.publisher.KNOWN_TOPICS", 3)
     rig.pending.swap(rig.session)
     for number in range(10):
-        rig.publisher.publish_nowait(f"t{number}", b"x", None, None, None)
+        rig.publisher.publish_nowait(f"t{number}", b"x")
     assert len(rig.publisher._topics) <= 3

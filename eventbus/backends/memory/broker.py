@@ -42,8 +42,8 @@ class Topic:
     def __init__(self, name: str, partitions: int) -> None:
         self.name = name
         self.partitions = partitions
-        self.serial = next(_serials)
-        """Never the same again: offsets of a topic that was lost mean nothing in the next one."""
+        self.identities = next(_serials) << 48
+        """Plus an offset: what a message is known by. Never the same again, when the topic is lost and made anew."""
         self.base = 0
         self._entries: list[Entry] = []
         self._next_partition = 0
@@ -98,24 +98,29 @@ class MemoryBroker:
         self._groups: dict[tuple[str, str], Group] = {}
         self._broadcasts: WeakKeyDictionary[Subscription, Group] = WeakKeyDictionary()
         # Ordered: the first key of a plain dict is found by a walk over all that were deleted before it.
-        self._ids: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._ids: OrderedDict[str, int] = OrderedDict()
 
     # -- messages, under the lock ----------------------------------------------------------------
 
     def store(self, record: Record, id: str) -> tuple[int, int, bool]:
         """Store a message once; its partition, its offset and whether it was there. PublishNotSentError: full."""
-        known = self._ids.get(id)
+        ids = self._ids
+        known = ids.get(id)
         if known is not None:
-            return (*known, True)
+            offset, partition = divmod(known, self._config.partitions)
+            return partition, offset, True
         topic = self._topics.get(record[1])
         if topic is None:
             topic = self._new_topic(record[1])
-        if len(topic) >= self._config.max_messages:
+        if topic.end - topic.base >= self._config.max_messages:
             self._make_room(topic, id)
-        place = self._ids[id] = topic.add(record, id)
-        if len(self._ids) > REMEMBERED_IDS:
-            self._ids.popitem(last=False)
-        return (*place, False)
+        partition, offset = topic.add(record, id)
+        ids[id] = (
+            offset * topic.partitions + partition
+        )  # one number: a hundred thousand tuples would be walked by the garbage collector
+        if len(ids) > REMEMBERED_IDS:
+            ids.popitem(last=False)
+        return partition, offset, False
 
     def group_of(self, sub: Subscription) -> Group:
         """The group that a subscription belongs to, made when it is not there."""

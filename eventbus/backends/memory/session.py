@@ -13,8 +13,8 @@ from ...message import NO_HEADERS, Delivery
 from ...publishing.records import Record
 from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Deliver, Features, SessionContext
-from .broker import Condition, Entry, MemoryBroker, broker_named
-from .groups import Member, Place, Progress
+from .broker import Condition, MemoryBroker, broker_named
+from .groups import Member, Place
 from .waiting import notify, pause, wait_answering
 
 FETCH = 256
@@ -353,25 +353,30 @@ class MemorySession:
     def _take(self, sub: Subscription, member: Member) -> list[Delivery]:
         batch: list[Delivery] = []
         for progress in self._broker.group_of(sub).progress.values():
+            topic, identities = progress.topic.name, progress.topic.identities
             for offset, entry in progress.take(member, FETCH):
-                batch.append(_MemoryDelivery(progress, offset, entry))
+                delivery = _new(_MemoryDelivery)
+                delivery.topic = topic
+                delivery.id, delivery.payload, delivery.key, headers, partition, delivery.stored = entry
+                delivery.headers = NO_HEADERS if headers is None else headers
+                delivery.attempt = progress.attempt(offset)
+                delivery.identity = identities + offset
+                delivery.token = (progress, partition, offset)
+                batch.append(delivery)
         return batch
 
 
 class _MemoryDelivery(Delivery):
     """A delivery that makes its time only when it is asked for."""
 
-    __slots__ = ("_stored",)
+    __slots__ = ("stored",)
 
-    def __init__(self, progress: Progress, offset: int, entry: Entry) -> None:
-        self.id, self.payload, self.key, headers, partition, self._stored = entry
-        self.topic = progress.topic.name
-        self.headers = NO_HEADERS if headers is None else headers
-        self.attempt = progress.attempt(offset)
-        self.identity = (progress.topic.serial, offset)
-        self.token = Place(progress, partition, offset)
+    stored: float
 
     @property
     def timestamp(self) -> datetime:  # type: ignore[override]
         """When the broker stored it."""
-        return datetime.fromtimestamp(self._stored, timezone.utc)
+        return datetime.fromtimestamp(self.stored, timezone.utc)
+
+
+_new = _MemoryDelivery.__new__

@@ -77,12 +77,12 @@ class Publisher:
 
     def publish(self, record: Record) -> None:
         """As `Session.publish`."""
-        _number, topic, payload, key, headers, given, _waiter = record
+        key = record[3]
         if (
-            topic in self._open
-            and headers is None
-            and given is None
-            and len(payload) <= self._small
+            record[1] in self._open
+            and record[4] is None
+            and record[5] is None
+            and len(record[2]) <= self._small
             and (key is None or self._is_simple(key))
         ):
             out = self._out
