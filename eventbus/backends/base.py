@@ -55,7 +55,7 @@ class Answers(Protocol):
         """This one is answered with an error: a PublishError, or made one of "unknown"."""
 
     def loaded(self) -> None:
-        """`Session.unanswered_bytes` has changed: check the bounds again."""
+        """`Session.unanswered_bytes` has grown: check the bounds again. Answers check them by themselves."""
 
 
 @frozen(kw_only=True)

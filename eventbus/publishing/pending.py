@@ -10,6 +10,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Protocol
 
 from ..errors import (
@@ -30,6 +31,8 @@ Refusal = Callable[[str], Exception]
 SLICE = 500
 """Records given to a new session between two looks at the lock."""
 
+_waiter_of = itemgetter(6)
+
 
 class Sink(Protocol):
     """The part of a session that takes records."""
@@ -47,8 +50,8 @@ class Sink(Protocol):
 class Pending:
     """All unanswered publishes of one bus. Every method is thread-safe.
 
-    No lock is taken on the way of a publish that finds a session and room: `session`, `settled` and
-    `limit` are single attributes, and a session takes a record or raises `SessionRetired`.
+    No lock is taken on the way of a publish that finds a session and room: `session` and
+    `ceiling` are single attributes, and a session takes a record or raises `SessionRetired`.
     """
 
     def __init__(self, max_records: int, max_bytes: int, on_failed: Callable[[Record, PublishError], object]) -> None:
@@ -57,8 +60,10 @@ class Pending:
         self.next_number = mint.next_number
         self._mint = mint
         self.session: Sink | None = None
-        self.settled = 0
-        self.limit: float = max_records
+        self.ceiling = max_records
+        """The highest number for which there is room now."""
+        self._settled = 0
+        self._limit = max_records
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._on_failed = on_failed
@@ -90,7 +95,7 @@ class Pending:
         `refuse_with` says. Then the record's number is settled and nothing of it is left.
         """
         try:
-            if record.number - self.settled > self.limit:
+            if record.number > self.ceiling:
                 self._wait_for_room(record, timeout)
             self.place(record)
         except EventBusError:
@@ -170,11 +175,9 @@ class Pending:
         with self._lock:
             self.confirmed_count += len(records)
             self._settle_locked(len(records))
-        for record in records:
-            waiter = record[6]
-            if waiter is not None:
-                record = Record(*record)
-                waiter.answer(Receipt(topic=record.topic, id=self.id_of(record), confirmed=False))
+        for record in map(Record._make, filter(_waiter_of, records)):
+            if record.waiter is not None:
+                record.waiter.answer(Receipt(topic=record.topic, id=self.id_of(record), confirmed=False))
 
     def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
         """The broker has stored this one."""
@@ -275,7 +278,7 @@ class Pending:
     @property
     def in_flight(self) -> int:
         """Accepted and unanswered, now."""
-        return max(0, self.issued - self.settled)
+        return max(0, self.issued - self._settled)
 
     @property
     def in_flight_bytes(self) -> int:
@@ -319,7 +322,7 @@ class Pending:
 
     def _wait_for_room(self, record: Record, timeout: float) -> None:
         deadline = Deadline(timeout)
-        while record.number - self.settled > self.limit:
+        while record.number > self.ceiling:
             if self._refusal is not None and self.session is None:
                 raise self._refusal(self.id_of(record))
             if deadline.over:
@@ -328,7 +331,7 @@ class Pending:
                     self.id_of(record),
                 )
             # With the bytes used up any answer may make room.
-            need = self.settled + 1 if self.limit == 0 else record.number - self.limit
+            need = self._settled + 1 if self._limit == 0 else record.number - self._limit
             self._wait(need, deadline)
 
     def _wait(self, need: float, deadline: Deadline) -> None:
@@ -338,22 +341,24 @@ class Pending:
             self._wake_at = min(self._wake_at, need)
             try:
                 refusal = self._refusal
-                while self.settled < need and self._refusal is refusal and not deadline.over:
+                while self._settled < need and self._refusal is refusal and not deadline.over:
                     self._changed.wait(deadline.remaining())
             finally:
                 del self._needs[key]
                 self._wake_at = min(self._needs.values(), default=math.inf)
 
     def _settle_locked(self, count: int) -> None:
-        self.settled += count
-        if self.limit == 0:
+        self._settled += count
+        self.ceiling = self._settled + self._limit
+        if self._limit == 0:
             self._set_limit()
-        if self.settled >= self._wake_at:
+        if self._settled >= self._wake_at:
             self._changed.notify_all()
 
     def _set_limit(self) -> None:
         full = self.in_flight_bytes >= self._max_bytes
         limit = 0 if full else self._max_records
-        if limit != self.limit:
-            self.limit = limit
+        if limit != self._limit:
+            self._limit = limit
+            self.ceiling = self._settled + limit
             self._changed.notify_all()

@@ -95,19 +95,16 @@ class Publisher:
         id: str | None = None,
     ) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
-        if (
-            type(payload) is not bytes
-            or type(topic) is not str
-            or topic not in self._topics
-            or key is not None
-            or headers is not None
-            or id is not None
-        ):
+        try:
+            plain = topic in self._topics and type(payload) is bytes and key is None and headers is None and id is None
+        except TypeError:  # a topic of a kind that no set takes
+            plain = False
+        if not plain:
             topic, payload, key, headers, id = self._checked(topic, payload, key, headers, id)
         pending = self.pending
         number = pending.next_number()
         session = pending.session
-        if session is not None and number - pending.settled <= pending.limit:
+        if session is not None and number <= pending.ceiling:
             try:
                 # A plain tuple of Record's shape: a named one costs a quarter of the whole call.
                 session.publish((number, topic, payload, key, headers, id, None))  # type: ignore[arg-type]
@@ -118,7 +115,7 @@ class Publisher:
                 raise
             else:
                 return
-        pending.submit(Record(number, topic, payload, key, headers, id, None), 0.0)
+        pending.submit(Record(number, topic, payload, key, headers, id, None), 0.0)  # type: ignore[arg-type]
 
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
         """Publish all, pipelined, and wait up to `timeout` seconds for all answers.

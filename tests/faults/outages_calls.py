@@ -297,7 +297,7 @@ class CallOutages(OutageBase):
         assert entered.wait(5.0)
         closer = threading.Thread(target=bus.close)
         closer.start()
-        wait_until(lambda: bus._barrier is not None)
+        wait_until(lambda: self._is_closing(bus))
         closing.set()
         with self.within(2.0):
             closer.join(8.0)
@@ -429,6 +429,13 @@ class CallOutages(OutageBase):
         self.wait_lost(bus)
         self.broker.restore()
         self.wait_back(bus, reconnects)
+
+    def _is_closing(self, bus: EventBus) -> bool:
+        try:
+            bus.flush(0.0)
+        except ClosedError:
+            return True
+        return False
 
     def _threads_of(self, bus: EventBus) -> list[str]:
         prefix = f"eventbus.{bus.config.name}."

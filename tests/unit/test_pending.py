@@ -169,6 +169,23 @@ def test_parked_records_go_out_in_order_in_slices() -> None:
     assert second.seen == [record.number for record in records]
 
 
+def test_nobody_overtakes_what_was_parked_before() -> None:
+    """A publisher that comes in the middle of a swap is behind everything that was parked."""
+    pending = make()
+    for _ in range(3):
+        pending.place(record_of(pending))
+
+    class Busy(FakeSink):
+        def publish(self, record: Record) -> None:
+            if record.number <= 3:
+                pending.place(record_of(pending))
+            super().publish(record)
+
+    session = Busy()
+    pending.swap(session)
+    assert session.seen == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_publish_error_of_a_session_is_the_answer_of_that_record_alone() -> None:
     pending, waiters = make(), [Waiter() for _ in range(3)]
     for waiter in waiters:

@@ -234,6 +234,28 @@ def test_every_connect_gets_the_same_settings(make: Make, backend: FakeBackend) 
     assert len({(context.bus, context.timeout, id(context.answers)) for context in backend.contexts}) == 1
 
 
+def test_subscriptions_deliver_before_pending_publishes_go_out(make: Make, backend: FakeBackend) -> None:
+    """Where nothing is stored, a message is lost to whoever is not there yet."""
+    bus = make(check={"enabled": False})
+    bus.open()
+    sub = bus.subscribe("t", print, group="g")
+    backend.sessions[0].lose(NotConnectedError("reset"))
+    bus.publish_nowait("t", b"x")
+    order: list[str] = []
+    original = backend.connect
+
+    def connect(context):
+        session = original(context)
+        session.attach = lambda sub, deliver: order.append("attach")
+        session.publish = lambda record: order.append("publish")
+        return session
+
+    backend.connect = connect  # type: ignore[method-assign]
+    bus.reconnect(5.0)
+    assert order == ["attach", "publish"]
+    assert sub.state is SubscriptionState.ACTIVE
+
+
 # -- ends ----------------------------------------------------------------------------------------
 
 

@@ -85,4 +85,3 @@ class CorePublisher(Publisher):
                 for record in chunk.records:
                     self._blocks.pop(record[0], None)
         self._answers.sent(chunk.records)
-        self._answers.loaded()
