@@ -22,6 +22,7 @@ from .config_fields import (
     secret,
     text,
     texts,
+    without_credentials,
 )
 from .errors import ConfigError
 from .message import check_group
@@ -136,7 +137,7 @@ class NatsConfig:
     ping_interval, max_pings_out: the link is dropped when so many PINGs are unanswered.
     """
 
-    servers: tuple[str, ...] = field(default=("127.0.0.1:4222",), converter=texts)
+    servers: tuple[str, ...] = field(default=("127.0.0.1:4222",), converter=texts, repr=without_credentials)
     user: str | None = optional_text()
     password: str | None = secret()
     token: str | None = secret()

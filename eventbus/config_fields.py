@@ -118,7 +118,19 @@ def texts(value: object) -> tuple[str, ...]:
         return tuple(part.strip() for part in value.split(",") if part.strip())
     if isinstance(value, Sequence) and all(isinstance(part, str) for part in value):
         return tuple(value)
-    raise ConfigError(f"servers must be a str or a list of str, not {value!r}")
+    kind = type(value).__name__  # not the value: there may be a password in it
+    raise ConfigError(f"servers must be a str or a list of str, not {kind}")
+
+
+def without_credentials(urls: Sequence[str]) -> str:
+    """The repr of some URLs, with *** for the user, password or token in them."""
+    return repr(tuple(_hide(url) for url in urls))
+
+
+def _hide(url: str) -> str:
+    scheme, separator, _ = url.partition("://")
+    _, at, host = url.rpartition("@")
+    return f"{scheme + separator if separator else ''}***@{host}" if at else url
 
 
 def _to_float(value: object) -> object:

@@ -2,11 +2,13 @@
 
 `nats://user:password@a:4222,b:4222?group=orders&jetstream=false&health_check.interval=1`,
 `tls://a:4222?tls.ca=/etc/ca.pem`, `memory://orders`. Query keys are the names of the settings; a dot
-reaches into a group of them. A mapping has the same names, nested, and "url" or "backend".
+reaches into a group of them. A mapping has the same names, nested, and "url" or "backend". What stands
+in the URL may not stand beside it too.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -35,6 +37,7 @@ _NESTED: dict[str, type[Any]] = {
     "health_check": HealthCheckConfig,
     "tls": TlsConfig,
 }
+_RAW = ("stream", "consumer")
 _NO_KAFKA = "the Kafka backend is not built yet; use nats:// or memory://"
 
 ConfigSource = EventBusConfig | Mapping[str, Any] | str | None
@@ -54,7 +57,7 @@ def load_config(source: ConfigSource = None) -> EventBusConfig:
         values = dict(source)
         url = values.pop("url", None)
         if url is not None and not isinstance(url, str):
-            raise ConfigError(f"url must be a str, not {url!r}")
+            raise ConfigError(f"url must be a str, not {type(url).__name__}")
         return _from_mapping(values, url)
     raise ConfigError(f"expected a URL, a mapping or an EventBusConfig, not {type(source).__name__}")
 
@@ -81,8 +84,11 @@ def _from_mapping(values: dict[str, Any], url: str | None) -> EventBusConfig:
         if backend is not None:
             raise ConfigError("set either url or backend, not both")
         scheme, backend_values, query = _from_url(url)
-        values = _merge(query, values)
         kind = _BACKENDS[scheme]
+        _refuse_both(backend_values, {key: values[key] for key in values if key not in common})
+        _refuse_both(backend_values, {key: query[key] for key in query if key not in common})
+        _refuse_both(query, values)
+        values = _with_raw_options(query) | values
     elif isinstance(backend, (MemoryConfig, NatsConfig)):
         return EventBusConfig(backend=backend, **_nested(values, common))
     else:
@@ -97,7 +103,8 @@ def _named_backend(backend: object) -> type[BackendConfig]:
     if backend == "kafka":
         raise UnsupportedError(_NO_KAFKA)
     if not isinstance(backend, str) or backend not in _BACKENDS:
-        raise ConfigError(f"set url, or backend to one of {', '.join(map(repr, _BACKENDS))}, not {backend!r}")
+        given = "a URL" if "://" in str(backend) else repr(backend)  # there may be a password in it
+        raise ConfigError(f"set url, or backend to one of {', '.join(map(repr, _BACKENDS))}, not {given}")
     return _BACKENDS[backend]
 
 
@@ -105,6 +112,7 @@ def _from_url(url: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise ConfigError("not a URL: expected nats://host:4222, tls://host:4222 or memory://name")
+    scheme = scheme.lower()
     place, _, query_text = rest.partition("?")
     query = _query(query_text)
     if scheme == "memory":
@@ -113,11 +121,14 @@ def _from_url(url: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         return "nats", _nats_place(scheme, place.rstrip("/")), query
     if scheme == "kafka":
         raise UnsupportedError(_NO_KAFKA)
-    raise ConfigError(f"unknown scheme {scheme!r}{_hint(scheme, ['memory', 'nats', 'tls'])}")
+    shown = scheme if scheme.isalnum() else "..."  # else the URL is malformed, and a password may stand there
+    raise ConfigError(f"unknown scheme {shown!r}{_hint(shown, ['memory', 'nats', 'tls'])}")
 
 
 def _nats_place(scheme: str, place: str) -> dict[str, Any]:
     credentials, at, hosts = place.rpartition("@")
+    if "@" in credentials:
+        raise ConfigError("'@' is there twice: credentials stand once, before all hosts; '@' in a password is %40")
     if "/" in hosts:
         raise ConfigError("a NATS URL has no path: settings go behind '?'")
     values: dict[str, Any] = {}
@@ -151,11 +162,24 @@ def _query(query_text: str) -> dict[str, Any]:
     return values
 
 
-def _merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def _refuse_both(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     both = first.keys() & second.keys()
     if both:
         raise ConfigError(f"set in the URL and beside it: {', '.join(sorted(both))}")
-    return first | second
+
+
+def _with_raw_options(query: dict[str, Any]) -> dict[str, Any]:
+    """The raw options in a query go to the broker as they are: numbers and flags must be such, not texts."""
+    return {key: _typed_texts(value) if key in _RAW else value for key, value in query.items()}
+
+
+def _typed_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _typed_texts(inner) for key, inner in value.items()}
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def _nested(values: dict[str, Any], known: set[str]) -> dict[str, Any]:

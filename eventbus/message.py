@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Hashable, Mapping
 from datetime import datetime
+from functools import partial
 from itertools import count
 from secrets import token_hex
 from types import MappingProxyType
@@ -21,7 +22,7 @@ MAX_HEADER_NAME = 128
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\Z")
 _PATTERN = re.compile(r"(?:[A-Za-z0-9_-]+|\*)(?:\.(?:[A-Za-z0-9_-]+|\*))*(?:\.>)?\Z|>\Z")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _RESERVED = ("nats-", "eventbus-")
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -90,6 +91,18 @@ class Message:
 
     def __hash__(self) -> int:
         return hash((self.topic, self.id, self.payload))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy in another process is a plain message: what a session needs to acknowledge it stays here.
+        make = partial(
+            Message,
+            key=self.key,
+            headers=dict(self.headers) or None,
+            id=self.id,
+            timestamp=self.timestamp,
+            attempt=self.attempt,
+        )
+        return make, (self.topic, self.payload)
 
 
 @frozen(kw_only=True)
@@ -231,7 +244,10 @@ def _check_text(value: object, what: str) -> str:
 
 def _show(value: object, limit: int = 60) -> str:
     text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+    if len(text) <= limit:
+        return text
+    size = len(value) if isinstance(value, str) else len(text)
+    return f"{text[:limit]}... ({size} characters)"
 
 
 class Delivery(Message):

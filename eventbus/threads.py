@@ -68,7 +68,7 @@ class StopToken:
             self._event.set()
             callbacks = list(self._callbacks.values())
         for callback in callbacks:
-            callback()
+            self._run(callback)
 
     def is_set(self) -> bool:
         """Whether a stop was asked for."""
@@ -91,7 +91,7 @@ class StopToken:
             self._callbacks[key] = callback
         try:
             if self._event.is_set():
-                callback()
+                self._run(callback)
             yield
         finally:
             with self._lock:
@@ -111,6 +111,13 @@ class StopToken:
         """Forget a child that is no longer needed."""
         with self._lock:
             self._callbacks.pop(child, None)
+
+    @staticmethod
+    def _run(callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except Exception:  # whoever asks for a stop must not fail, nor leave the others without it
+            logger.exception("a callback of a stop failed")
 
 
 def spawn(name: str, target: Callable[..., object], *args: object) -> threading.Thread:
@@ -185,5 +192,5 @@ class OrderedWorker:
     def _report(self, error: BaseException) -> None:
         try:
             self._on_error(error)
-        except Exception:
+        except BaseException:
             logger.exception("%s: reporting an error failed", self._name)

@@ -332,16 +332,16 @@ class Pending:
                 )
             # With the bytes used up any answer may make room.
             need = self._settled + 1 if self._limit == 0 else record.number - self._limit
-            self._wait(need, deadline)
+            self._wait(need, deadline, record.number)
 
-    def _wait(self, need: float, deadline: Deadline) -> None:
+    def _wait(self, need: float, deadline: Deadline, number: float = math.inf) -> None:
         key = object()
         with self._changed:
             self._needs[key] = need
             self._wake_at = min(self._wake_at, need)
             try:
                 refusal = self._refusal
-                while self._settled < need and self._refusal is refusal and not deadline.over:
+                while self._settled < need and number > self.ceiling and self._refusal is refusal and not deadline.over:
                     self._changed.wait(deadline.remaining())
             finally:
                 del self._needs[key]

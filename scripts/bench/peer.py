@@ -149,7 +149,8 @@ def _since(start: float) -> dict[str, Any]:
 def _verb(work: Callable[[Job, Client], Awaitable[dict[str, Any]]]) -> Verb:
     async def connected(job: Job) -> dict[str, Any]:
         options = {"pending_size": job.settings.get("pending_size", 2 * 1024 * 1024)}
-        client = await nats.connect(job.url, skip_subject_validation=True, **options)
+        unchecked = bool(job.settings.get("unchecked"))
+        client = await nats.connect(job.url, skip_subject_validation=unchecked, **options)
         return await work(job, client)
 
     def run(job: Job) -> dict[str, Any]:

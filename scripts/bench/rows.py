@@ -55,6 +55,15 @@ ROWS = (
         peer_settings=_BUFFERS,
     ),
     Row(
+        name="core-publish-unchecked",
+        title="the same, nats-py with its subject check off",
+        measure=Stage.publish,
+        ours="core_publish",
+        peer="core_publish",
+        count=500_000,
+        peer_settings=tuple({**setting, "unchecked": True} for setting in _BUFFERS),
+    ),
+    Row(
         name="core-deliver",
         title="core delivery to a handler",
         measure=Stage.deliver,

@@ -85,8 +85,12 @@ class CallOutages(OutageBase):
             done.append(event)
 
         bus.register_reconnect_callback(calls)
-        self._kill_and_restore(bus, 1)
+        self.broker.kill()
+        self.wait_lost(bus)
+        self.broker.restore()
         wait_until(lambda: done, message=self.describe)
+        self.wait_back(bus, 1)
+        bus.unregister_reconnect_callback(calls)
         self._kill_and_restore(bus, 2)
 
     @pytest.mark.outage("f")

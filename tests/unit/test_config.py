@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import pickle
 from typing import Any
 
 import attrs
@@ -25,16 +28,6 @@ def test_default_reconnect_config() -> None:
     assert (config.max_attempts, config.failure_threshold) == (10, 3)
     assert (config.initial_backoff, config.max_backoff, config.backoff_factor) == (1.0, 30.0, 2.0)
     assert (config.jitter, config.rebuild) == (0.1, "if_needed")
-
-
-def test_the_other_defaults() -> None:
-    config = EventBusConfig()
-    assert (config.connect_timeout, config.publish_timeout, config.close_timeout) == (5.0, 15.0, 10.0)
-    assert (config.max_in_flight, config.max_in_flight_bytes) == (100_000, 64 * 1024 * 1024)
-    assert (config.on_outage, config.group, config.name) == ("wait", None, "bus")
-    check = config.health_check
-    assert (check.enabled, check.interval, check.timeout, check.retry_interval) == (True, 5.0, 2.0, None)
-    assert TlsConfig().verify
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,3 +106,174 @@ def test_secrets_are_not_shown() -> None:
     shown = repr(EventBusConfig(backend=NatsConfig(user="u", password="hunter2"))) + repr(NatsConfig(token="t0ken"))
     assert "hunter2" not in shown
     assert "t0ken" not in shown
+
+
+DEFAULTS: dict[type[Any], dict[str, object]] = {
+    ReconnectConfig: {
+        "max_attempts": 10,
+        "initial_backoff": 1.0,
+        "max_backoff": 30.0,
+        "backoff_factor": 2.0,
+        "failure_threshold": 3,
+        "jitter": 0.1,
+        "rebuild": "if_needed",
+    },
+    HealthCheckConfig: {"enabled": True, "interval": 5.0, "timeout": 2.0, "retry_interval": None},
+    TlsConfig: {
+        "ca": None,
+        "certificate": None,
+        "key": None,
+        "hostname": None,
+        "verify": True,
+        "handshake_first": False,
+    },
+    MemoryConfig: {"name": "default", "partitions": 8, "max_messages": 1_000_000},
+    NatsConfig: {
+        "servers": ("127.0.0.1:4222",),
+        "user": None,
+        "password": None,
+        "token": None,
+        "tls": None,
+        "client_name": None,
+        "jetstream": True,
+        "ack_wait": 10.0,
+        "ping_interval": 10.0,
+        "max_pings_out": 2,
+        "stream": {},
+        "consumer": {},
+    },
+    EventBusConfig: {
+        "backend": MemoryConfig(),
+        "name": "bus",
+        "group": None,
+        "reconnect": ReconnectConfig(),
+        "health_check": HealthCheckConfig(),
+        "connect_timeout": 5.0,
+        "publish_timeout": 15.0,
+        "close_timeout": 10.0,
+        "max_in_flight": 100_000,
+        "max_in_flight_bytes": 64 * 1024 * 1024,
+        "on_outage": "wait",
+    },
+}
+"""Design section 3, `Defaults`, and what stands in the docstrings."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_has_the_default_that_was_promised(kind: type[Any]) -> None:
+    assert {field.name: getattr(kind(), field.name) for field in attrs.fields(kind)} == DEFAULTS[kind]
+
+
+NUMBERS = [
+    (kind, name, default)
+    for kind, defaults in DEFAULTS.items()
+    for name, default in defaults.items()
+    if type(default) in (int, float) or name == "retry_interval"
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "default"), NUMBERS)
+def test_no_number_is_nan_infinite_negative_or_a_bool(kind: type[Any], name: str, default: object) -> None:
+    bad: list[object] = [
+        math.nan,
+        math.inf,
+        -math.inf,
+        -1,
+        -0.001,
+        True,
+        False,
+        "nan",
+        "inf",
+        "-1",
+        "1e999",
+        b"1",
+        "1 s",
+    ]
+    if type(default) is int:
+        bad += [0, 1.5, "1.5", "0x10"]
+    for value in bad:
+        with pytest.raises(ConfigError, match=name):
+            kind(**{name: value})
+
+
+@pytest.mark.parametrize(("kind", "name", "default"), NUMBERS)
+def test_a_number_may_come_as_text_and_keeps_its_type(kind: type[Any], name: str, default: object) -> None:
+    value = getattr(kind(**{name: "1"}), name)
+    assert (value, type(value)) == (1, int if type(default) is int else float)
+
+
+FLAGS = [
+    (kind, name)
+    for kind, defaults in DEFAULTS.items()
+    for name, default in defaults.items()
+    if default in (True, False) and type(default) is bool
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), FLAGS)
+def test_a_flag_is_a_bool_or_one_of_eight_words(kind: type[Any], name: str) -> None:
+    for word in ("1", "true", "yes", "on", "TRUE", True):
+        assert getattr(kind(**{name: word}), name) is True
+    for word in ("0", "false", "no", "off", "Off", False):
+        assert getattr(kind(**{name: word}), name) is False
+    for bad in ("", "2", "y", "none", 0, 1, None):
+        with pytest.raises(ConfigError, match=name):
+            kind(**{name: bad})
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "reason"),
+    [
+        ("stream", "name", "found by its subjects"),
+        ("stream", "subjects", "follow from the topics"),
+        ("stream", "no_ack", "no publish can be confirmed"),
+        ("stream", "sealed", "takes no messages"),
+        ("consumer", "durable_name", "follows from the group"),
+        ("consumer", "name", "follows from the group"),
+        ("consumer", "ack_policy", "explicit acknowledgement"),
+        ("consumer", "ack_wait", "renewals depend on it"),
+        ("consumer", "max_deliver", "dead letter"),
+        ("consumer", "filter_subject", "follows from the topic"),
+        ("consumer", "filter_subjects", "follow from the topic"),
+        ("consumer", "deliver_subject", "pull consumers"),
+        ("consumer", "deliver_policy", "subscribe"),
+    ],
+)
+def test_a_raw_option_that_a_guarantee_rests_on_is_refused_with_the_reason(setting: str, key: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{setting}\['{key}'\] may not be set: .*{reason}"):
+        NatsConfig(**{setting: {key: None}})
+    assert getattr(NatsConfig(**{setting: {"metadata": {"a": "b"}}}), setting) == {"metadata": {"a": "b"}}
+
+
+def test_raw_options_are_a_copy() -> None:
+    given = {"num_replicas": 1}
+    config = NatsConfig(stream=given)
+    given["num_replicas"] = 3
+    assert config.stream == {"num_replicas": 1}
+
+
+@pytest.mark.parametrize(
+    "url", ["nats://u:hunter2@h:4222", "u:hunter2@h", "nats://hunter2@h", "nats://u:hunter2://x@h"]
+)
+def test_credentials_in_a_server_s_url_are_not_shown(url: str) -> None:
+    config = EventBusConfig(backend=NatsConfig(servers=("a:1", url)))
+    assert "hunter2" not in repr(config)
+    assert "'a:1'" in repr(config)
+    assert "***@h" in repr(config)
+    assert config.backend == NatsConfig(servers=["a:1", url]), "it is only the text that hides them"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"servers": ["nats://u:hunter2@h", 5]}, {"servers": {"u:hunter2@h"}}, {"password": ["hunter2"], "user": "u"}],
+)
+def test_a_refused_secret_is_not_in_the_text(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        NatsConfig(**settings)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_settings_are_equal_values_and_cross_processes(kind: type[Any]) -> None:
+    assert kind() == kind()
+    assert pickle.loads(pickle.dumps(kind())) == copy.deepcopy(kind()) == kind()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
+import threading
+from collections.abc import Callable
 from datetime import datetime, timezone
 from string import ascii_letters, digits
 
@@ -11,9 +16,12 @@ from hypothesis import strategies as st
 
 from eventbus import Message
 from eventbus.message import (
+    Delivery,
     IdMint,
     check_group,
     check_headers,
+    check_id,
+    check_key,
     check_pattern,
     check_topic,
     encode_payload,
@@ -143,3 +151,191 @@ def test_ids_are_unique_and_of_one_length() -> None:
     assert len(ids) == 2000
     assert {len(id) for id in ids} == {29}
     assert one.origin != two.origin
+
+
+UNSAFE = [chr(code) for code in (*range(9), *range(10, 32), *range(0x7F, 0xA0))]
+"""All control characters but the tab: CR, LF and NUL among them, and NEL, a line end to some."""
+LINES = ["\u2028", "\u2029", "\u00a0", "\ufeff", "\u202e"]
+"""Line ends and blanks to Unicode, mere bytes to a protocol."""
+NOT_TEXT: list[object] = [None, 1, 1.5, True, b"bytes", ["a"], ("a",), object()]
+
+
+@pytest.mark.parametrize("check", [check_topic, check_pattern, check_group, check_id])
+@pytest.mark.parametrize("unsafe", [*UNSAFE, *LINES, " ", "\t", "ä", "\ud800", "\uff21"])
+def test_nothing_but_plain_ascii_is_a_name(check: Callable[[object], str], unsafe: str) -> None:
+    for text in (f"a{unsafe}b", f"{unsafe}a", f"a{unsafe}", unsafe):
+        with pytest.raises(ValueError, match="^bad"):
+            check(text)
+
+
+@pytest.mark.parametrize("unsafe", UNSAFE)
+def test_no_control_character_gets_into_a_key_or_a_header(unsafe: str) -> None:
+    for text in (f"a{unsafe}b", f"{unsafe}a", f"a{unsafe}", unsafe):
+        with pytest.raises(ValueError, match="^key"):
+            check_key(text)
+        with pytest.raises(ValueError, match="value of header 'h'"):
+            check_headers({"h": text})
+        with pytest.raises(ValueError, match="bad header name"):
+            check_headers({text: "v"})
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_what_only_looks_like_a_line_end_is_carried_in_values_and_refused_in_names(line: str) -> None:
+    assert check_key(f"a{line}b") == f"a{line}b"
+    assert check_headers({"h": f"a{line}b"}) == {"h": f"a{line}b"}
+    with pytest.raises(ValueError, match="bad header name"):
+        check_headers({f"a{line}b": "v"})
+
+
+@given(st.one_of(st.text(max_size=30), st.text("a\r\n\0 \t\x7f\x85\u2028", max_size=6)))
+def test_what_passes_as_a_key_cannot_end_a_line_and_survives_a_strip(text: str) -> None:
+    try:
+        checked = check_key(text)
+    except ValueError:
+        return
+    assert checked == text == text.strip(" \t") == text.encode().decode()
+    assert not set(text) & set(UNSAFE)
+
+
+@given(st.dictionaries(st.text(max_size=4), st.text(max_size=6), max_size=4))
+def test_what_passes_as_headers_can_be_written_as_lines_and_read_again(headers: dict[str, str]) -> None:
+    try:
+        checked = check_headers(headers)
+    except ValueError as error:
+        assert "header" in str(error)
+        return
+    block = "\r\n".join(f"{name}: {value}" for name, value in checked.items()).encode()
+    lines = block.split(b"\r\n") if block else []
+    read = dict(tuple(part.strip(b" \t").decode() for part in line.split(b":", 1)) for line in lines)
+    assert read == checked == headers
+
+
+@pytest.mark.parametrize("value", NOT_TEXT)
+def test_only_a_str_is_a_name_a_key_or_a_header(value: object) -> None:
+    for check in (check_topic, check_pattern, check_group, check_id):
+        with pytest.raises(ValueError, match="^bad"):
+            check(value)
+    with pytest.raises(ValueError, match="key must be a str"):
+        check_key(value)
+    with pytest.raises(ValueError, match="value of header 'h' must be a str"):
+        check_headers({"h": value})
+    if not isinstance(value, list):
+        with pytest.raises(ValueError, match="bad header name"):
+            check_headers({value: "v"})
+    with pytest.raises(ValueError, match="headers must be a mapping"):
+        check_headers([("a", "b")])
+
+
+@pytest.mark.parametrize(
+    ("check", "longest"), [(check_topic, 180), (check_pattern, 180), (check_group, 64), (check_id, 128)]
+)
+def test_a_name_may_be_so_long_and_no_longer(check: Callable[[object], str], longest: int) -> None:
+    assert check("a" * longest) == "a" * longest
+    with pytest.raises(ValueError, match="^bad") as caught:
+        check("a" * (longest + 1))
+    assert str(longest) in str(caught.value)
+    with pytest.raises(ValueError, match="1000000") as caught:
+        check("a" * 1_000_000)
+    assert len(str(caught.value)) < 300, "a text for people"
+    with pytest.raises(ValueError, match="^bad"):
+        check("")
+
+
+def test_a_header_name_may_be_so_long_and_no_longer() -> None:
+    assert check_headers({"a" * 128: "v"})
+    with pytest.raises(ValueError, match="bad header name"):
+        check_headers({"a" * 129: "v"})
+    with pytest.raises(ValueError, match="1000000 characters") as caught:
+        check_headers({"h": "\n" * 1_000_000})
+    assert len(str(caught.value)) < 300, "a text for people"
+
+
+@given(st.text("".join(map(chr, range(33, 127))), min_size=1, max_size=128))
+def test_every_visible_ascii_text_is_an_id(text: str) -> None:
+    assert check_id(text) == text
+
+
+@given(TOPICS, st.lists(st.sampled_from(["a", "*", ">", "", "b", "dlq"]), min_size=1, max_size=4).map(".".join))
+def test_matching_never_fails_and_covers_what_a_regular_expression_covers(topic: str, pattern: str) -> None:
+    try:
+        check_pattern(pattern)
+    except ValueError:
+        return
+    parts = [r"[^.]+" if part == "*" else ".+" if part == ">" else re.escape(part) for part in pattern.split(".")]
+    covered = re.fullmatch(r"\.".join(parts), topic) is not None
+    hidden = topic.split(".")[0] == "dlq" != pattern.split(".")[0]
+    assert matches(pattern, topic) is (covered and not hidden)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_a_json_value_comes_out_as_it_went_in(value: object) -> None:
+    if value is None or isinstance(value, str):
+        value = [value]
+    assert Message("t", value).json() == value
+
+
+@given(st.text())
+def test_a_text_comes_out_as_it_went_in(text: str) -> None:
+    try:
+        assert Message("t", text).text() == text
+    except UnicodeEncodeError:
+        assert any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def test_a_payload_that_is_no_text_or_no_json_says_so() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        Message("t", b"\xff").text()
+    with pytest.raises(ValueError):
+        Message("t", b"{").json()
+
+
+MESSAGES = st.builds(
+    Message,
+    st.sampled_from(["t", "u"]),
+    st.sampled_from([b"", b"x", "x", [1]]),
+    key=st.sampled_from([None, "k"]),
+    headers=st.sampled_from([None, {}, {"h": "v"}]),
+    id=st.sampled_from([None, "1"]),
+    attempt=st.sampled_from([1, 2]),
+)
+
+
+@given(MESSAGES, MESSAGES)
+def test_equal_messages_have_one_hash_and_different_ones_differ_in_a_part(one: Message, two: Message) -> None:
+    def parts(message: Message) -> tuple[object, ...]:
+        return message.topic, message.payload, message.key, message.id, dict(message.headers)
+
+    assert (one == two) is (parts(one) == parts(two)) is not (one != two)
+    assert one != two or hash(one) == hash(two)
+
+
+@given(MESSAGES)
+def test_a_message_can_be_copied_and_sent_to_another_process(message: Message) -> None:
+    for again in (pickle.loads(pickle.dumps(message)), copy.deepcopy(message), copy.copy(message)):
+        assert again == message
+        assert (again.attempt, again.timestamp) == (message.attempt, message.timestamp)
+
+
+def test_a_delivery_leaves_its_session_s_token_behind_when_it_is_sent_elsewhere() -> None:
+    delivery = Delivery("t", b"x", id="1", attempt=3)
+    delivery.identity, delivery.token = 1, threading.Lock()  # what no other process can use
+    again = pickle.loads(pickle.dumps(delivery))
+    assert type(again) is Message
+    assert (again, again.attempt) == (Message("t", b"x", id="1"), 3)
+
+
+def test_the_headers_of_a_message_without_any_cannot_be_written_by_accident() -> None:
+    with pytest.raises(TypeError):
+        Message("t", b"").headers["a"] = "b"  # type: ignore[index]
+
+
+def test_a_repr_names_the_message_and_shows_no_payload() -> None:
+    shown = repr(Message("orders.new", "s3cret", key="k", headers={"h": "hidden"}, id="7"))
+    assert shown == "<Message 'orders.new' id='7' key='k' attempt=1 6 bytes>"

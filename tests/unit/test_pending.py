@@ -238,6 +238,23 @@ def test_bytes_are_bounded_too() -> None:
     pending.submit(record_of(pending), 0.0)
 
 
+def test_room_that_comes_after_the_answer_is_seen_too() -> None:
+    """A session may count its bytes down a moment after it has answered: then it says `loaded`."""
+    pending, session = make(max_bytes=10), FakeSink()
+    pending.swap(session)
+    pending.submit(record_of(pending, size=10), 0.0)
+    pending.loaded()
+    thread = threading.Thread(target=lambda: pending.submit(record_of(pending), 30.0))
+    thread.start()
+    wait_until(lambda: pending._needs)
+    pending.confirmed(session.taken[0], 0, 0)
+    wait_until(lambda: list(pending._needs.values()) == [2])  # it looked, and there still was no room
+    session.take(1)
+    pending.loaded()
+    thread.join(5.0)
+    assert not thread.is_alive()
+
+
 def test_closing_wakes_whoever_waits_for_room_and_stays_closed() -> None:
     pending = make(max_records=1)
     pending.swap(FakeSink())
