@@ -244,7 +244,7 @@ class BackendConformance(PublishingConformance):
         bus.publish(self.topic, "4", key="k")
         expected = ["1", "2", "3", "4"] if bus.features.replays else ["4"]
         given_back = [message.text() for message in rest.wait(len(expected), 30.0)]
-        assert (given_back if two.features.ordered_by_key else sorted(given_back)) == expected
+        assert (given_back if bus.features.ordered_by_key else sorted(given_back)) == expected
         assert started == ["0"]
 
     def test_a_handler_may_publish_subscribe_and_unsubscribe(self) -> None:

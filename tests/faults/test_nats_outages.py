@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import pytest
 from drivers import Driver
 from nats_driver import NatsDriver
@@ -11,7 +14,7 @@ from outages import OutageSuite
 @pytest.mark.nats
 class TestCoreNatsOutages(OutageSuite):
     backend = "nats-core"
-    not_applicable = {"m": "core NATS keeps no position"}
+    not_applicable: ClassVar[Mapping[str, str]] = {"m": "core NATS keeps no position"}
     slack = 0.2
 
     def make_driver(self) -> Driver:

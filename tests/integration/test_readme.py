@@ -23,9 +23,8 @@ def test_the_readme_has_examples():
 
 @pytest.mark.parametrize("number", range(2))
 def test_example_runs(number):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", examples()[number]], capture_output=True, text=True, timeout=30, check=False
-    )
+    command = [sys.executable, "-W", "error", "-c", examples()[number]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert not done.stderr

@@ -14,6 +14,6 @@ def __getattr__(name: str) -> Any:
     # Imported when first asked for: the parts that need no client library stay usable without it.
     if name != "NatsBackend":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .backend import NatsBackend  # noqa: PLC0415
+    from .backend import NatsBackend
 
     return NatsBackend
