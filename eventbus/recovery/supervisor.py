@@ -197,11 +197,11 @@ class Supervisor:
         return self.phases.move(Phase.RECONNECTING, cause)
 
     def _run_episode(self, cause: BaseException, stop: StopToken, force: bool) -> bool:
-        last: list[BaseException] = []
+        last: BaseException = cause
         turns = retrying(
             self._config.reconnect,
             stop,
-            lambda seconds: self._pause(seconds, stop, last[-1]),
+            lambda seconds: self._pause(seconds, stop, last),
             without_limit=not self._was_connected,
         )
         try:
@@ -211,7 +211,7 @@ class Supervisor:
                     try:
                         return self._attempt(cause, stop, force)
                     except Exception as error:
-                        last.append(error)
+                        last = error
                         self._note_attempt(error)
                         raise
         except Exception as error:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import AuthenticationError, ConnectFailedError, ReconnectConfig
+from eventbus import AuthenticationError, ConfigError, ConnectFailedError, ReconnectConfig
 from eventbus.recovery.backoff import pause_after, retrying
 from eventbus.threads import Stopped, StopToken
 
@@ -65,7 +65,7 @@ def test_without_limit() -> None:
     assert attempts(ReconnectConfig(max_attempts=None), [OSError()] * 50)[0] == 51
 
 
-@pytest.mark.parametrize("final", [AuthenticationError("no"), Stopped()])
+@pytest.mark.parametrize("final", [AuthenticationError("no"), ConfigError("no"), Stopped()])
 def test_some_errors_end_it_at_once(final: Exception) -> None:
     made, pauses, caught = attempts(ReconnectConfig(), [final, OSError()])
     assert (made, pauses, caught) == (1, [], final)
@@ -77,3 +77,58 @@ def test_a_stop_ends_it_before_the_pause() -> None:
     made, pauses, caught = attempts(ReconnectConfig(), [OSError("x"), OSError("y")], stop)
     assert (made, pauses) == (1, [])
     assert isinstance(caught, OSError)
+
+
+@pytest.mark.parametrize("stopped_in", [1, 2, 5])
+def test_a_stop_during_a_pause_costs_one_more_turn_at_most(stopped_in: int) -> None:
+    stop, pauses, made = StopToken(), list[float](), 0
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == stopped_in:
+            stop.set()
+
+    with pytest.raises(OSError, match="refused"):
+        for turn in retrying(ReconnectConfig(), stop, pause):
+            with turn:
+                made += 1
+                raise OSError("refused")
+    assert (len(pauses), made) == (stopped_in, stopped_in + 1)
+
+
+def test_a_turn_that_begins_with_a_look_at_the_token_makes_no_attempt_after_a_stop() -> None:
+    stop, attempts_made = StopToken(), 0
+    with pytest.raises(Stopped):
+        for turn in retrying(ReconnectConfig(), stop, lambda seconds: stop.set()):
+            with turn:
+                stop.check()
+                attempts_made += 1
+                raise OSError("refused")
+    assert attempts_made == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 10])
+def test_there_are_exactly_max_attempts_and_one_pause_less(limit: int) -> None:
+    made, pauses, caught = attempts(ReconnectConfig(max_attempts=limit), [OSError(str(n)) for n in range(1, 20)])
+    assert (made, len(pauses), str(caught)) == (limit, limit - 1, str(limit))
+
+
+def test_a_final_error_ends_it_in_the_middle_too() -> None:
+    made, pauses, caught = attempts(ReconnectConfig(jitter=0), [OSError(), AuthenticationError("no"), OSError()])
+    assert (made, pauses) == (2, [1.0])
+    assert isinstance(caught, AuthenticationError)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.0000001, 2.0, 10.0, 1e308])
+def test_the_millionth_attempt_neither_overflows_nor_waits_longer(factor: float) -> None:
+    config = ReconnectConfig(backoff_factor=factor, jitter=0)
+    pause = pause_after(config, 10**6)
+    assert 1.0 <= pause <= 30.0
+    if factor >= 2.0:
+        assert pause == 30.0
+
+
+def test_chance_itself_only_shortens() -> None:
+    config = ReconnectConfig(jitter=0.1)
+    drawn = [pause_after(config, 3) for _ in range(500)]
+    assert 3.6 <= min(drawn) < max(drawn) <= 4.0

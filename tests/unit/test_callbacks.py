@@ -10,6 +10,7 @@ import pytest
 from eventbus import ErrorEvent
 from eventbus.recovery import callbacks as module
 from eventbus.recovery.callbacks import Callbacks
+from eventbus.testing import wait_until
 
 
 def event(number: int = 0) -> ErrorEvent:
@@ -62,10 +63,10 @@ def test_an_error_in_one_reaches_the_error_callbacks_and_spares_the_others() -> 
     made.register("error", seen.append)
     made.reconnected("event")  # type: ignore[arg-type]
     made.reconnected("event")  # type: ignore[arg-type]
-    made.close(5.0)
+    wait_until(lambda: len(seen) == 4)
+    assert made.close(5.0) == ()
     assert reconnects == ["event", "event"]
-    made.close(5.0)
-    assert {one.source for one in seen} <= {"callback"}
+    assert [(one.source, type(one.error)) for one in seen] == [("callback", RuntimeError), ("callback", SystemExit)] * 2
 
 
 def test_a_broken_error_callback_does_not_feed_itself() -> None:
@@ -116,3 +117,85 @@ def test_a_callback_that_hangs_is_named_at_close() -> None:
 def test_a_callback_must_be_callable() -> None:
     with pytest.raises(TypeError, match="reconnect callback"):
         Callbacks("test").register("reconnect", "x")  # type: ignore[arg-type]
+
+
+def test_each_kind_of_event_reaches_its_own_callbacks_only() -> None:
+    made, seen = Callbacks("test"), list[tuple[str, object]]()
+    for kind in ("reconnect", "error", "state"):
+        made.register(kind, lambda one, kind=kind: seen.append((kind, one)))
+    made.moved("moved")  # type: ignore[arg-type]
+    made.reconnected("reconnected")  # type: ignore[arg-type]
+    made.report(event())
+    assert made.close(5.0) == ()
+    assert seen == [("state", "moved"), ("reconnect", "reconnected"), ("error", seen[-1][1])]
+
+
+def test_one_callback_may_serve_two_kinds_and_leave_one_of_them() -> None:
+    made, seen = Callbacks("test"), list[object]()
+    made.register("state", seen.append)
+    made.register("reconnect", seen.append)
+    made.unregister("state", seen.append)
+    made.moved("moved")  # type: ignore[arg-type]
+    made.reconnected("reconnected")  # type: ignore[arg-type]
+    made.close(5.0)
+    assert seen == ["reconnected"]
+
+
+def test_the_methods_of_one_object_registered_twice_are_one_callback() -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.seen: list[object] = []
+
+        def hear(self, one: object) -> None:
+            self.seen.append(one)
+
+    made, one, two = Callbacks("test"), Listener(), Listener()
+    for listener in (one, one, two):
+        made.register("state", listener.hear)  # each look at a bound method makes a new one
+    made.moved("moved")  # type: ignore[arg-type]
+    made.close(5.0)
+    assert (one.seen, two.seen) == (["moved"], ["moved"])
+
+
+def test_a_callback_may_unregister_itself_and_register_another() -> None:
+    made, seen = Callbacks("test"), list[str]()
+
+    def once(one: object) -> None:
+        seen.append("once")
+        made.unregister("state", once)
+        made.register("state", lambda one: seen.append("next"))
+
+    made.register("state", once)
+    made.moved("first")  # type: ignore[arg-type]
+    made.moved("second")  # type: ignore[arg-type]
+    made.close(5.0)
+    assert seen == ["once", "next"]
+
+
+def test_registering_and_reporting_never_wait_for_a_callback_that_hangs() -> None:
+    made, entered, release = Callbacks("test"), threading.Event(), threading.Event()
+    made.register("state", lambda one: (entered.set(), release.wait(20.0)))
+    made.moved("moved")  # type: ignore[arg-type]
+    assert entered.wait(5.0)
+    done = threading.Event()
+
+    def go_on() -> None:
+        made.register("error", print)
+        made.unregister("error", print)
+        made.report(event())
+        made.moved("moved")  # type: ignore[arg-type]
+        done.set()
+
+    threading.Thread(target=go_on).start()
+    assert done.wait(5.0), "it waits behind the callback"
+    release.set()
+    assert made.close(5.0) == ()
+
+
+def test_after_the_close_nothing_runs_and_nothing_fails() -> None:
+    made, seen = Callbacks("test"), list[object]()
+    made.register("error", seen.append)
+    made.close(5.0)
+    made.report(event())
+    assert made.close(5.0) == ()
+    assert seen == []

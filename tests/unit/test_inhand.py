@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from eventbus.consuming.inhand import InHand
 from eventbus.message import Delivery
 
@@ -50,3 +53,83 @@ def test_only_so_many_finished_are_remembered() -> None:
     hand.finish(hand.admit([delivery(number) for number in (1, 2, 3)])[0])
     fresh, again = hand.admit([delivery(number) for number in (1, 2, 3)])
     assert ([one.identity for one in fresh], [one.identity for one in again]) == ([1], [2, 3])
+
+
+def test_what_is_in_hand_is_shown_oldest_first_whatever_was_renewed() -> None:
+    hand = InHand()
+    hand.admit([delivery(1), delivery(2), delivery(3)])
+    hand.admit([delivery(1, "renewed")])
+    assert [(one.identity, one.token) for one in hand.snapshot()] == [(1, "renewed"), (2, "first"), (3, "first")]
+
+
+BATCHES = st.lists(st.integers(0, 9), max_size=6)
+REMEMBERED = 4
+
+
+class Hand(RuleBasedStateMachine):
+    """Two plain lists in place of what must be fast: what is held, with its newest token, and what was finished."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hand = InHand(remembered=REMEMBERED)
+        self.held: list[tuple[int, str]] = []
+        self.finished: list[int] = []
+        self.duplicates = 0
+        self.tokens = 0
+
+    def batch(self, identities: list[int]) -> list[Delivery]:
+        self.tokens += 1
+        return [delivery(identity, f"{self.tokens}-{place}") for place, identity in enumerate(identities)]
+
+    @rule(identities=BATCHES)
+    def admit(self, identities: list[int]) -> None:
+        batch = self.batch(identities)
+        fresh, again = [], []
+        for one in batch:
+            place = next((place for place, held in enumerate(self.held) if held[0] == one.identity), None)
+            if place is not None:
+                self.held[place] = (one.identity, one.token)
+                self.duplicates += 1
+            elif one.identity in self.finished:
+                again.append(one)
+                self.duplicates += 1
+            else:
+                self.held.append((one.identity, one.token))
+                fresh.append(one)
+        shown, done_before = self.hand.admit(batch)
+        assert list(map(id, shown)) == list(map(id, fresh))
+        assert list(map(id, done_before)) == list(map(id, again))
+
+    def take_out(self, identities: list[int]) -> list[tuple[int, str]]:
+        taken = []
+        for identity in identities:
+            found = next((held for held in self.held if held[0] == identity), None)
+            if found is not None:
+                self.held.remove(found)
+                taken.append(found)
+        return taken
+
+    @rule(identities=BATCHES)
+    def finish(self, identities: list[int]) -> None:
+        done = self.hand.finish(self.batch(identities))
+        taken = self.take_out(identities)
+        assert [(one.identity, one.token) for one in done] == taken
+        self.finished = [*self.finished, *(identity for identity, _ in taken)][-REMEMBERED:]
+
+    @rule(identities=BATCHES)
+    def drop(self, identities: list[int]) -> None:
+        dropped = self.hand.drop(self.batch(identities))
+        assert [(one.identity, one.token) for one in dropped] == self.take_out(identities)
+
+    @rule()
+    def forget(self) -> None:
+        self.hand.forget_finished()
+        self.finished = []
+
+    @invariant()
+    def it_holds_what_the_model_holds(self) -> None:
+        assert [(one.identity, one.token) for one in self.hand.snapshot()] == self.held
+        assert (len(self.hand), self.hand.duplicates) == (len(self.held), self.duplicates)
+
+
+TestHand = Hand.TestCase

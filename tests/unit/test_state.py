@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from datetime import timezone
-
 import attrs
 import pytest
 
-from eventbus import CloseReport, ConnectionState, FlushReport, HealthStatus, Phase, ReconnectStatus, Statistics
+from eventbus import (
+    CloseReport,
+    ConnectionState,
+    ErrorEvent,
+    FlushReport,
+    HealthStatus,
+    Phase,
+    ReconnectEvent,
+    ReconnectStatus,
+    Statistics,
+)
 from eventbus.state import MOVES
+
+
+TABLE = """
+NEW           CONNECTING CLOSED
+CONNECTING    CONNECTED NEW RECONNECTING CLOSED
+CONNECTED     RECONNECTING DISCONNECTED CLOSED
+RECONNECTING  CONNECTED DISCONNECTED CLOSED
+DISCONNECTED  RECONNECTING CLOSED
+CLOSED
+"""
+"""Design section 5, `Phases`."""
+
+
+def test_the_table_of_moves_is_exactly_the_design_s() -> None:
+    lines = [line.split() for line in TABLE.strip().splitlines()]
+    assert {phase.name: {to.name for to in moves} for phase, moves in MOVES.items()} == {
+        first: set(rest) for first, *rest in lines
+    }
 
 
 def test_every_phase_has_its_moves_and_closed_is_final() -> None:
@@ -43,4 +69,17 @@ def test_statistics_have_the_promised_counters() -> None:
     names = {field.name for field in attrs.fields(Statistics)}
     assert names >= {"published", "confirmed", "rejected", "unknown", "delivered", "handled", "retried", "dropped"}
     assert names >= {"reconnects", "in_flight", "in_flight_bytes", "duplicates"}
-    assert timezone.utc
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [CloseReport, ConnectionState, ErrorEvent, FlushReport, HealthStatus, ReconnectEvent, ReconnectStatus, Statistics],
+)
+def test_a_snapshot_is_a_value_that_nobody_can_change(kind: type) -> None:
+    names = [field.name for field in attrs.fields(kind)]
+    one, two = (kind(**dict.fromkeys(names)) for _ in range(2))
+    assert one == two
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(one, names[0], 1)
+    with pytest.raises(TypeError):
+        kind(*names)

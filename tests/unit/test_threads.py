@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 import time
 
 import pytest
 
 from eventbus.testing import wait_until
-from eventbus.threads import Deadline, OrderedWorker, Stopped, StopToken, join_all, spawn
+from eventbus.threads import Deadline, OrderedWorker, Stopped, StopToken, join_all, seconds, spawn
 
 
 def test_a_deadline_never_goes_below_zero() -> None:
@@ -123,4 +125,160 @@ def test_an_error_handler_that_fails_too_changes_nothing() -> None:
     worker.submit(int, "x")
     worker.submit(done.append, 1)
     worker.close(5.0)
+    assert done == [1]
+
+
+# -- timeouts ------------------------------------------------------------------------------------
+
+
+def test_no_timeout_means_the_default_and_none_is_longer_than_a_lock_can_wait() -> None:
+    assert seconds(None, 7.0) == 7.0
+    assert seconds(0, 7.0) == 0
+    assert seconds(1.5, 7.0) == 1.5
+    assert seconds(math.inf, 7.0) == threading.TIMEOUT_MAX
+    assert seconds(10**9 * 10.0**9, 7.0) == threading.TIMEOUT_MAX
+
+
+@pytest.mark.parametrize("bad", [-1, -0.001, math.nan, -math.inf, True, False, "1", b"1", [1]])
+def test_what_is_no_time_is_refused(bad: object) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        seconds(bad, 7.0)  # type: ignore[arg-type]
+
+
+# -- stops ---------------------------------------------------------------------------------------
+
+
+def test_a_stop_reaches_the_whole_tree_below_it_and_nothing_above() -> None:
+    root = StopToken()
+    branches = [root.child() for _ in range(3)]
+    leaves = [branch.child() for branch in branches for _ in range(3)]
+    branches[0].set()
+    assert [leaf.is_set() for leaf in leaves] == [True] * 3 + [False] * 6
+    assert not root.is_set()
+    root.set()
+    assert all(token.is_set() for token in (*branches, *leaves))
+
+
+def test_a_callback_that_raises_neither_fails_the_stop_nor_keeps_it_from_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    token, calls = StopToken(), list[int]()
+
+    def broken() -> None:
+        raise OSError("the socket was closed already")
+
+    with token.interrupts(broken), token.interrupts(lambda: calls.append(1)):
+        child = token.child()
+        with caplog.at_level(logging.ERROR, "eventbus.threads"):
+            token.set()
+    assert calls == [1]
+    assert child.is_set()
+    assert "the socket was closed already" in caplog.text
+    entered = list[int]()
+    with token.interrupts(broken):
+        entered.append(1)
+    assert entered == [1]
+
+
+def test_an_error_in_the_block_comes_out_and_the_callback_is_gone() -> None:
+    token, calls = StopToken(), list[int]()
+    with pytest.raises(KeyError), token.interrupts(lambda: calls.append(1)):
+        raise KeyError
+    token.set()
+    assert calls == []
+
+
+def test_a_callback_may_use_the_token_that_calls_it() -> None:
+    token, seen = StopToken(), list[bool]()
+
+    def look() -> None:
+        token.set()
+        with token.interrupts(lambda: seen.append(token.child().is_set())):
+            pass
+
+    with token.interrupts(look):
+        token.set()
+    assert seen == [True]
+
+
+def test_no_child_and_no_block_is_missed_by_a_stop_that_comes_at_the_same_time() -> None:
+    for _ in range(200):
+        token, barrier = StopToken(), threading.Barrier(2)
+        setter = threading.Thread(target=lambda token=token, barrier=barrier: (barrier.wait(5.0), token.set()))
+        setter.start()
+        barrier.wait(5.0)
+        child, called = token.child(), threading.Event()
+        with token.interrupts(called.set):
+            assert called.wait(5.0)
+        setter.join(5.0)
+        assert child.is_set()
+
+
+def test_a_released_child_costs_nothing() -> None:
+    token = StopToken()
+    for _ in range(100):
+        token.release(token.child())
+        with token.interrupts(print):
+            pass
+    assert len(token._callbacks) == 0
+
+
+# -- joining -------------------------------------------------------------------------------------
+
+
+def test_join_all_logs_what_did_not_stop(caplog: pytest.LogCaptureFixture) -> None:
+    release = threading.Event()
+    stuck = spawn("eventbus.stuck", release.wait, 20.0)
+    with caplog.at_level(logging.WARNING, "eventbus.threads"):
+        join_all([stuck], 0.01)
+    assert "still running after 0.0 s: eventbus.stuck" in caplog.text
+    release.set()
+    assert join_all([stuck], 5.0) == ()
+
+
+def test_a_worker_can_be_closed_by_a_call_of_its_own() -> None:
+    closed = list[object]()
+    worker = OrderedWorker("eventbus.worker", print)
+    worker.submit(lambda: closed.append(worker.close(5.0)))
+    wait_until(lambda: closed)
+    assert closed == [()], "it does not wait for itself"
+    assert worker.close(5.0) == ()
+
+
+def test_a_call_that_was_accepted_runs_and_one_that_was_not_does_not_whoever_closes_meanwhile() -> None:
+    for _ in range(50):
+        worker, barrier, ran = OrderedWorker("eventbus.worker", print), threading.Barrier(3), list[tuple[int, int]]()
+        accepted: list[tuple[int, int]] = []
+
+        def submit(lane: int, worker=worker, barrier=barrier, ran=ran, accepted=accepted) -> None:
+            barrier.wait(5.0)
+            for number in range(20):
+                if worker.submit(ran.append, (lane, number)):
+                    accepted.append((lane, number))
+
+        threads = [threading.Thread(target=submit, args=(lane,)) for lane in range(2)]
+        for thread in threads:
+            thread.start()
+        barrier.wait(5.0)
+        worker.close(5.0)
+        for thread in threads:
+            thread.join(5.0)
+        assert worker.close(5.0) == ()
+        assert sorted(ran) == sorted(accepted)
+        assert all(
+            [call for call in ran if call[0] == lane] == sorted(call for call in ran if call[0] == lane)
+            for lane in (0, 1)
+        )
+
+
+def test_even_a_system_exit_while_reporting_leaves_the_worker_at_work() -> None:
+    done = list[int]()
+
+    def leave(error: BaseException) -> None:
+        raise SystemExit
+
+    worker = OrderedWorker("eventbus.worker", leave)
+    worker.submit(int, "x")
+    worker.submit(done.append, 1)
+    assert worker.close(5.0) == ()
     assert done == [1]

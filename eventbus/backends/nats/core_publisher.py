@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from itertools import chain
 
 from ...errors import PublishRejectedError
@@ -11,7 +12,7 @@ from ...publishing.records import Record
 from ..base import Answers
 from . import wire
 from .encoding import CoreEncoder
-from .publisher import Chunk, Publisher, number_of
+from .publisher import Chunk, Publisher
 from .writer import Writer
 
 _END = wire.CRLF + wire.PING
@@ -33,24 +34,6 @@ class CorePublisher(Publisher):
         self._writer.pongs.append(self._on_pong)
         return self._frames(chunk.records, _END)
 
-    def unanswered(self, up_to: int) -> int:
-        """As `Session.unanswered`."""
-        with self._lock:
-            return sum(record[0] <= up_to for record in chain(self._absorbed(), self._out[:]))
-
-    def abandon(self) -> list[Record]:
-        """As `Session.abandon`."""
-        with self._lock:
-            self._retire()
-            self._absorb()
-            # Without `_out`: what enters it from now on is taken back by its publisher.
-            records = sorted(self._absorbed(), key=number_of)
-            self._sent.clear()
-            self._queue.clear()
-            self._blocks = {}
-            self._bytes = 0
-        return records
-
     def refused(self, topic: str, text: str) -> None:
         """The server refused the oldest message on its way with this topic. Reader thread."""
         with self._lock:
@@ -71,9 +54,13 @@ class CorePublisher(Publisher):
                     return record
         return None
 
-    def _absorbed(self) -> chain[Record]:
+    def _absorbed(self) -> Iterable[Record]:
         chunks = chain((chunk for chunk, _ in self._sent), self._queue)
         return chain.from_iterable(chunk.records for chunk in chunks)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._sent.clear()
 
     def _on_pong(self) -> None:
         with self._lock:

@@ -85,27 +85,6 @@ class JetStreamPublisher(Publisher):
                 return self._frames(records, wire.CRLF)
         return b""
 
-    def unanswered(self, up_to: int) -> int:
-        """As `Session.unanswered`."""
-        with self._lock:
-            return sum(record[0] <= up_to for record in chain(self._absorbed(), self._out[:]))
-
-    def abandon(self) -> list[Record]:
-        """As `Session.abandon`."""
-        with self._lock:
-            self._retire()
-            self._absorb()
-            # Without `_out`: what enters it from now on is taken back by its publisher.
-            records = sorted(self._absorbed(), key=number_of)
-            self._ledger = {}
-            self._queue.clear()
-            self._lanes = {}
-            self._shut = set()
-            self._probes = {}
-            self._blocks = {}
-            self._bytes = 0
-        return records
-
     def refused(self, topic: str, text: str) -> None:
         """The server refused the oldest message on its way with this topic. Reader thread."""
         with self._lock:
@@ -127,6 +106,13 @@ class JetStreamPublisher(Publisher):
         queued = chain.from_iterable(chunk.records for chunk in self._queue)
         held = chain.from_iterable(lane.held for lane in self._lanes.values())
         return chain(sent, queued, held)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._ledger = {}
+        self._lanes = {}
+        self._shut = set()
+        self._probes = {}
 
     def _let_out(self, record: Record) -> bool:
         lane = self._lane_of(record)

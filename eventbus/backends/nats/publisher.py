@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable
+from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -110,6 +112,31 @@ class Publisher:
     def awake(self, awake: bool) -> None:
         """As `Source.awake`."""
         self._steady = awake and not self._retired
+
+    def unanswered(self, up_to: int) -> int:
+        """As `Session.unanswered`."""
+        with self._lock:
+            return sum(record[0] <= up_to for record in chain(self._absorbed(), self._out[:]))
+
+    def abandon(self) -> list[Record]:
+        """As `Session.abandon`."""
+        with self._lock:
+            self._retire()
+            self._absorb()
+            # Without `_out`: what enters it from now on is taken back by its publisher.
+            records = sorted(self._absorbed(), key=number_of)
+            self._forget()
+        return records
+
+    def _absorbed(self) -> Iterable[Record]:
+        """All unanswered records but those in `_out`. Under the lock."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Let go of all records. Under the lock."""
+        self._queue.clear()
+        self._blocks = {}
+        self._bytes = 0
 
     def retire(self) -> None:
         """Accept nothing more."""

@@ -1,0 +1,238 @@
+"""Fork: a child never uses what its parent opened, and never mints what its parent mints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PRELUDE = """
+import os, sys, threading, time, warnings
+import eventbus
+from eventbus import ClosedError, ForkedError, Message
+from eventbus.testing.memory import MemoryOutages
+
+warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads and fork
+
+def in_child(call):
+    \"\"\"What call() returns in a forked child, as text; the child ends with it.\"\"\"
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        try:
+            text = str(call())
+        except BaseException as error:
+            text = f"raised {type(error).__name__}: {error}"
+        os.write(writer, text.encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, closefd=True) as pipe:
+        text = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return text
+
+def error_of(call):
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__
+    return "nothing was raised"
+"""
+
+
+def run(code: str) -> list[str]:
+    """The lines that the code prints in a process of its own, which must end well and in silence."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(code)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout.splitlines()
+
+
+CALLS = [
+    "bus.open()",
+    "bus.open(wait=False)",
+    "bus.publish('t', b'x')",
+    "bus.publish_async('t', b'x')",
+    "bus.publish_nowait('t', b'x')",
+    "bus.publish_many([Message('t', b'x')])",
+    "bus.flush()",
+    "bus.subscribe('t', print)",
+    "bus.start_health_check()",
+    "bus.reconnect()",
+    "bus.__enter__()",
+]
+
+
+def test_every_verb_of_an_open_bus_raises_forked_error_in_the_child_and_works_on_in_the_parent() -> None:
+    lines = run(
+        f"""
+        bus = eventbus.EventBus("memory://fork")
+        bus.open()
+        bus.publish_nowait("t", b"known topic")
+        calls = {CALLS!r}
+        print(in_child(lambda: [error_of(lambda: eval(call)) for call in calls]))
+        print(in_child(lambda: bus.publish("t", b"x")))
+        print(bus.publish("t", b"x").confirmed, bus.flush().unanswered, bus.get_connection_state().is_connected)
+        print(bus.close())
+        """
+    )
+    assert lines[0] == str(["ForkedError"] * len(CALLS))
+    assert lines[1].startswith("raised ForkedError: bus: opened before os.fork()")
+    assert "make and open a bus in the child" in lines[1]
+    assert lines[2:] == ["True 0 True", "CloseReport(unanswered=0, unhandled=0, unfinished_threads=())"]
+
+
+def test_closing_in_the_child_is_harmless_to_the_parent_who_goes_on_publishing_and_handling() -> None:
+    lines = run(
+        """
+        handled = threading.Semaphore(0)
+        bus = eventbus.EventBus("memory://fork")
+        bus.subscribe("t", lambda message: handled.release(), group="g")
+        bus.open()
+        print(in_child(lambda: [bus.close(1.0).unanswered, bus.close().unfinished_threads, bus.stop_health_check(1.0)]))
+        print(bus.publish("t", b"x").confirmed, handled.acquire(timeout=5.0), bus.get_health_status().is_running)
+        print(bus.close().unfinished_threads)
+        """
+    )
+    assert lines == ["[0, (), True]", "True True True", "()"]
+
+
+def test_the_child_s_copy_stays_shut_after_a_close_and_the_status_calls_go_on() -> None:
+    lines = run(
+        """
+        bus = eventbus.EventBus("memory://fork")
+        bus.open()
+        def look():
+            bus.close()
+            bus.get_connection_state(), bus.get_health_status(), bus.get_reconnect_status(), bus.get_statistics()
+            return error_of(lambda: bus.publish("t", b"x")), error_of(bus.open), bool(repr(bus))
+        print(in_child(look))
+        bus.close()
+        """
+    )
+    assert lines == ["('ForkedError', 'ForkedError', True)"]
+
+
+def test_a_child_can_make_a_bus_of_its_own() -> None:
+    lines = run(
+        """
+        bus = eventbus.EventBus("memory://fork")
+        bus.open()
+        def work():
+            got = threading.Semaphore(0)
+            with eventbus.EventBus("memory://child") as own:
+                own.subscribe("t", lambda message: got.release(), group="g")
+                return own.publish("t", b"x").confirmed, got.acquire(timeout=5.0)
+        print(in_child(work))
+        bus.close()
+        """
+    )
+    assert lines == ["(True, True)"]
+
+
+def test_a_child_that_is_forked_while_other_threads_are_busy_with_the_bus_does_not_hang() -> None:
+    """Whatever lock a thread of the parent held at that moment is held for ever in the child."""
+    lines = run(
+        """
+        bus = eventbus.EventBus("memory://fork")
+        bus.open()
+        stop = threading.Event()
+        def hammer():
+            while not stop.is_set():
+                bus.publish("t", b"x")
+                bus.get_statistics(), bus.get_connection_state()
+        threads = [threading.Thread(target=hammer) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        print({in_child(lambda: (error_of(lambda: bus.publish("t", b"x")), bus.close(0.0))[0]) for _ in range(10)})
+        stop.set()
+        for thread in threads:
+            thread.join()
+        print(bus.close().unanswered)
+        """
+    )
+    assert lines == ["{'ForkedError'}", "0"]
+
+
+def test_two_buses_never_mint_the_same_id_in_one_process_or_in_two() -> None:
+    lines = run(
+        """
+        def ids(name):
+            with eventbus.EventBus("memory://" + name) as bus:
+                return [bus.publish("t", b"x").id for _ in range(100)]
+        here = ids("a") + ids("b")
+        there = [one for name in "cd" for one in eval(in_child(lambda: ids(name)))]
+        print(len(here), len(there), len(set(here + there)))
+        """
+    )
+    assert lines == ["200 200 400"]
+
+
+@pytest.mark.xfail(
+    strict=True, reason="Pending.origin is drawn in EventBus.__init__ and not anew after a fork (pending.py, gate.py)"
+)
+def test_a_bus_made_before_the_fork_and_opened_after_it_mints_ids_of_its_own() -> None:
+    """As gunicorn --preload does it: else the workers' messages are each other's duplicates, and are lost."""
+    lines = run(
+        """
+        bus = eventbus.EventBus("memory://fork")  # at import, in the master
+        def work():
+            bus.open()
+            return [bus.publish("t", b"x").id for _ in range(10)]
+        ids = [one for worker in range(3) for one in eval(in_child(work))]
+        bus.open()
+        ids += [bus.publish("t", b"x").id for _ in range(10)]
+        print(len(ids), len(set(ids)))
+        bus.close()
+        """
+    )
+    assert lines == ["40 40"]
+
+
+def test_a_child_may_initialize_a_global_bus_again() -> None:
+    """The parent's is shut there: nobody has to close it first."""
+    lines = run(
+        """
+        parents = eventbus.initialize_from_config("memory://fork")
+        def work():
+            before = error_of(lambda: eventbus.get_global().publish("t", b"x"))
+            own = eventbus.initialize_from_config("memory://child")
+            again = error_of(lambda: eventbus.initialize_from_config("memory://child"))
+            confirmed = eventbus.get_global().publish("t", b"x").confirmed
+            return before, own is not parents, confirmed, again, eventbus.close_global().unanswered
+        print(in_child(work))
+        print(in_child(lambda: (eventbus.close_global(), error_of(eventbus.get_global))[1]))
+        print(eventbus.get_global() is parents, parents.publish("t", b"x").confirmed)
+        eventbus.close_global()
+        """
+    )
+    assert lines == [
+        "('ForkedError', True, True, 'AlreadyInitializedError', 0)",
+        "NotInitializedError",
+        "True True",
+    ]
+
+
+def test_a_child_forked_while_the_global_bus_is_being_opened_may_open_its_own() -> None:
+    lines = run(
+        """
+        import eventbus.globals as module
+        outages = MemoryOutages("fork")
+        outages.freeze()
+        opening = threading.Thread(target=eventbus.initialize_from_config, args=({"url": "memory://fork"},))
+        opening.start()
+        while not module._opening:
+            threading.Event().wait(0.001)
+        with module._lock:  # the worst moment
+            print(in_child(lambda: eventbus.initialize_from_config("memory://child").publish("t", b"x").confirmed))
+        outages.restore()
+        opening.join()
+        print(eventbus.get_global().publish("t", b"x").confirmed)
+        eventbus.close_global()
+        """
+    )
+    assert lines == ["True", "True"]
