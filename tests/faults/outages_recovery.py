@@ -11,7 +11,7 @@ import tracemalloc
 import pytest
 from outages_base import OutageBase, Traffic, Watch
 
-from eventbus import Phase, PublishNotSentError, PublishUnknownError, ReconnectExhaustedError
+from eventbus import EventBus, EventBusConfig, Phase, PublishNotSentError, PublishUnknownError, ReconnectExhaustedError
 from eventbus.testing import wait_until
 from eventbus.testing.leaks import open_descriptors
 
@@ -70,6 +70,25 @@ class RecoveryOutages(OutageBase):
         self.settle(sub, handled=4)
         self.assert_history()
         assert self.history.duplicates() == {}
+
+    @pytest.mark.outage("a")
+    def test_killed_and_restored_on_default_settings(self) -> None:
+        bus = EventBus(EventBusConfig(backend=self.broker.backend_config(), name=f"{self.backend}-defaults"))
+        self.buses.append(bus)
+        bus.open()
+        sub = self.listen(bus)
+        for round in (1, 2):
+            self.publish(bus, round)
+            self.settle(sub, handled=round)
+            self.broker.kill()
+            self.wait_lost(bus)
+            self.broker.restore()
+            since = time.monotonic()
+            self.wait_back(bus, round)
+            assert time.monotonic() - since < 1.5, "it waited out a backoff"
+        self.publish(bus, 3)
+        self.settle(sub, handled=3)
+        self.assert_history()
 
     @pytest.mark.outage("a")
     def test_frozen_for_longer_than_the_threshold(self) -> None:

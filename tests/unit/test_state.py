@@ -18,7 +18,6 @@ from eventbus import (
 )
 from eventbus.state import MOVES
 
-
 TABLE = """
 NEW           CONNECTING CLOSED
 CONNECTING    CONNECTED NEW RECONNECTING CLOSED

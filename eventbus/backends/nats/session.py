@@ -179,13 +179,12 @@ class NatsSession:
             sids += feed.sids()
         with self._lock:
             self._leaving_feeds += [feed for feed in feeds if len(feed.sub.in_hand)]
-        if not sids:
-            return
-        self._connection.unsubscribe(*sids)
+        if sids:
+            self._connection.unsubscribe(*sids)
         try:
-            self._connection.ping(timeout)
+            self._connection.ping(timeout)  # whatever was sent before, acknowledgements included, is read then
         except NotConnectedError as error:
-            logger.debug("the server did not answer to UNSUB: %s", error)
+            logger.debug("the server did not answer in time: %s", error)
         self._connection.forget(*sids)
 
     def _check_lost(self) -> None:
