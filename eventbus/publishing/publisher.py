@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -42,7 +41,6 @@ class Publisher:
     ) -> None:
         self.pending = Pending(max_records, max_bytes, self._nowait_failed)
         self.answers = OrderedWorker(answer_thread, self._callback_failed)
-        self._future_answered = threading.Condition()
         self._report = report
         self._suspect = suspect
         self._topics: set[str] = set()
@@ -80,7 +78,7 @@ class Publisher:
         timeout: float,
     ) -> Future[Receipt]:
         """Publish and return a Future of the answer; waits up to `timeout` seconds for room only."""
-        future = ReceiptFuture(self._future_answered, self.answers)
+        future = ReceiptFuture(self.answers)
         record = self._record(self._checked(topic, payload, key, headers, id), future)
         self.pending.submit(record, timeout)
         return future

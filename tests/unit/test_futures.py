@@ -1,4 +1,4 @@
-"""Receipt futures are Futures to everybody, though they share one Condition."""
+"""Receipt futures are Futures to everybody, though they make their Condition late."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def worker() -> Iterator[OrderedWorker]:
 
 @pytest.fixture
 def made(worker: OrderedWorker) -> list[ReceiptFuture]:
-    condition = threading.Condition()
-    return [ReceiptFuture(condition, worker) for _ in range(4)]
+    return [ReceiptFuture(worker) for _ in range(4)]
 
 
 def test_they_are_completed_on_the_answer_thread(made: list[ReceiptFuture]) -> None:
@@ -87,3 +86,28 @@ def test_a_cancelled_one_stays_cancelled_when_the_answer_comes(made: list[Receip
     with pytest.raises(futures.CancelledError):
         made[0].result()
     assert "ReceiptFuture" in repr(made[0])
+
+
+def test_one_that_nobody_asked_has_no_condition_and_its_result(made: list[ReceiptFuture]) -> None:
+    made[0].answer(RECEIPT)
+    made[1].answer(ERROR)
+    made[2].answer(RECEIPT)
+    assert made[2].result(5.0) is RECEIPT
+    assert made[0].done()
+    assert made[0].result() is RECEIPT
+    assert made[0]._made is None
+    assert made[1].exception() is ERROR
+    late: list[object] = []
+    made[0].add_done_callback(late.append)
+    assert late == [made[0]]
+    assert not made[0].cancel()
+
+
+def test_an_answer_that_crosses_with_a_wait_is_not_lost(worker: OrderedWorker) -> None:
+    for _ in range(300):
+        future, together = ReceiptFuture(worker), threading.Barrier(2)
+        answering = threading.Thread(target=lambda f=future, b=together: (b.wait(), f.answer(RECEIPT)))
+        answering.start()
+        together.wait()
+        assert future.result(5.0) is RECEIPT
+        answering.join()
