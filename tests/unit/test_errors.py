@@ -73,7 +73,7 @@ def made(kind: type[Exception]) -> Exception:
 def flat(value: object) -> object:
     """Comparable: errors are equal only to themselves."""
     if isinstance(value, BaseException):
-        return type(value), str(value), {name: flat(inner) for name, inner in vars(value).items()}
+        return type(value), flat(value.args), {name: flat(inner) for name, inner in vars(value).items()}
     return tuple(flat(one) for one in value) if isinstance(value, (tuple, list)) else value
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from queue import SimpleQueue
 
 import pytest
 
@@ -269,6 +270,30 @@ def test_a_call_that_was_accepted_runs_and_one_that_was_not_does_not_whoever_clo
             [call for call in ran if call[0] == lane] == sorted(call for call in ran if call[0] == lane)
             for lane in (0, 1)
         )
+
+
+class CrossedQueue(SimpleQueue):  # type: ignore[type-arg]
+    """While a call is on its way in, another thread closes the worker, as far as it gets."""
+
+    def __init__(self, closer: threading.Thread) -> None:
+        self.closer = closer
+
+    def put(self, entry: object) -> None:  # type: ignore[override]
+        if entry is not None:
+            self.closer.start()
+            self.closer.join(0.05)
+        super().put(entry)
+
+
+def test_a_close_that_crosses_a_submit_comes_behind_it() -> None:
+    done = list[int]()
+    worker = OrderedWorker("eventbus.worker", print)
+    closer = threading.Thread(target=worker.close, args=(5.0,))
+    worker._calls = CrossedQueue(closer)
+    assert worker.submit(done.append, 1)
+    closer.join(5.0)
+    assert worker.close(5.0) == ()
+    assert done == [1]
 
 
 def test_even_a_system_exit_while_reporting_leaves_the_worker_at_work() -> None:

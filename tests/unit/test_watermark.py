@@ -78,6 +78,7 @@ def test_what_is_below_the_watermark_or_done_twice_changes_nothing() -> None:
     mark.finish(10)
     mark.finish(10)
     assert (mark.committed, mark.idle) == (11, True)
+    assert not mark._finished, "nothing is remembered that nobody will ask for"
 
 
 def test_two_owners_gone_in_a_row_and_what_was_done_is_still_not_done_again() -> None:

@@ -70,8 +70,9 @@ class Topic:
             self._next_partition = partition = (self._next_partition + 1) % self.partitions
         else:
             partition = crc32(key.encode()) % self.partitions
+        offset = self.base + len(entries)
         entries.append((id, payload, key, headers, partition, time.time()))
-        return partition, self.base + len(entries) - 1
+        return partition, offset
 
     def drop_below(self, offset: int) -> None:
         """Forget the oldest."""
@@ -85,6 +86,7 @@ class MemoryBroker:
 
     def __init__(self, config: MemoryConfig) -> None:
         self._config = config
+        self._most = config.max_messages
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.condition = Condition.UP
@@ -112,7 +114,7 @@ class MemoryBroker:
         topic = self._topics.get(record[1])
         if topic is None:
             topic = self._new_topic(record[1])
-        if topic.end - topic.base >= self._config.max_messages:
+        if len(topic) >= self._most:
             self._make_room(topic, id)
         partition, offset = topic.add(record, id)
         ids[id] = (

@@ -171,8 +171,6 @@ class JetStreamPublisher(Publisher):
                     self._report_noise(entry[0], ack)
                 elif self._is_final(entry[0], ack):
                     final.append((entry[0], ack))
-        # Before the answers: who waits for one runs as soon as this thread reads again.
-        self._answers.loaded()
         for record, ack in final:
             if ack.verdict is Verdict.STORED:
                 self._answers.confirmed(record, ack.stream, ack.sequence, ack.duplicate)
