@@ -90,7 +90,7 @@ class EventBus:
         )
         self._supervisor.on_lost = self._monitor.lost
         self._lifecycle = threading.Lock()
-        self._gate = Gate(config.name, self._slow_down)
+        self._gate = Gate(config.name, self._slow_down, self._pending.renew_origin)
         self._close_report: CloseReport | None = None
         self._closed = threading.Event()
         # One call less for each message: while the bus is open, the publisher's own method, signed the same.
@@ -308,7 +308,7 @@ class EventBus:
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the phase CONNECTED."""
-        return self._supervisor.phases.wait_connected(timeout)
+        return self._supervisor.phases.wait_connected(seconds(timeout, self.config.connect_timeout))
 
     def register_reconnect_callback(self, callback: ReconnectCallback) -> ReconnectCallback:
         """Call `callback(ReconnectEvent)` after each reconnect, on the callback thread."""

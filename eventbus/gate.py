@@ -12,11 +12,17 @@ _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
 
 
 class Gate:
-    """One for each bus. It shuts once and for all; `on_shut()` is called then, and must be quick."""
+    """One for each bus. It shuts once and for all; `on_shut()` is called then, and must be quick.
 
-    def __init__(self, bus: str, on_shut: Callable[[], object]) -> None:
+    `on_fork()` is called instead in a forked child when the bus was not opened before; it may be opened there.
+    """
+
+    def __init__(self, bus: str, on_shut: Callable[[], object], on_fork: Callable[[], object]) -> None:
         self._bus = bus
         self._on_shut = on_shut
+        self._on_fork = on_fork
+        self._guarded = False
+        _gates.add(self)
         self._reason: type[ClosedError] | type[ForkedError] | None = None
 
     @property
@@ -31,7 +37,7 @@ class Gate:
 
     def guard(self) -> None:
         """The bus is being opened: from now on a fork shuts the child's copy."""
-        _gates.add(self)
+        self._guarded = True
 
     def shut(self) -> None:
         """The bus is being closed."""
@@ -55,7 +61,10 @@ class Gate:
 def _after_fork_in_child() -> None:
     # No lock is taken: another thread of the parent may have held it.
     for gate in list(_gates):
-        gate._shut(ForkedError)
+        if gate._guarded:
+            gate._shut(ForkedError)
+        else:
+            gate._on_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

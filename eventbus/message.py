@@ -127,9 +127,15 @@ class IdMint:
 
     __slots__ = ("next_number", "origin")
 
+    origin: str
+
     def __init__(self) -> None:
-        self.origin = token_hex(8)
+        self.renew()
         self.next_number = count(1).__next__
+
+    def renew(self) -> None:
+        """Draw new random bits; the number goes on."""
+        self.origin = token_hex(8)
 
     def id_of(self, number: int) -> str:
         """The id of the message with this number; always 29 characters below 10**12 messages."""

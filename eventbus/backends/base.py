@@ -42,8 +42,9 @@ class Features:
 class Answers(Protocol):
     """Where a session puts the answers to publishes. All methods are thread-safe and never block."""
 
-    origin: str
-    """The first part of minted ids; the id of a record without one is `f"{origin}-{number:012d}"`."""
+    @property
+    def origin(self) -> str:
+        """The first part of minted ids; the id of a record without one is `f"{origin}-{number:012d}"`."""
 
     def sent(self, records: Sequence[Record]) -> None:
         """The broker has read these, and stores nothing (`confirmed=False`)."""

@@ -7,12 +7,22 @@ hand is then not started twice: only its token is renewed. What was just finishe
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import islice
+from typing import TypeVar
 
 from ..message import Delivery
 
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
 REMEMBERED = 10_000
+"""Finished deliveries that are known at least; at most twice as many."""
+
+
+def newest(notes: dict[_Key, _Value], count: int) -> dict[_Key, _Value]:
+    """The last notes. Many at a time: the first key of a dict is found by a walk over all that were deleted."""
+    return dict(islice(notes.items(), len(notes) - count, None))
 
 
 class InHand:
@@ -21,8 +31,7 @@ class InHand:
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._lock = threading.Lock()
         self._held: dict[Hashable, Delivery] = {}
-        # Ordered: the first key of a plain dict is found by a walk over all that were deleted before it.
-        self._finished: OrderedDict[Hashable, None] = OrderedDict()
+        self._finished: dict[Hashable, None] = {}
         self._remembered = remembered
         self.duplicates = 0
 
@@ -52,12 +61,12 @@ class InHand:
             held, finished = self._held, self._finished
             for delivery in deliveries:
                 identity = delivery.identity
-                newest = held.pop(identity, None)
-                if newest is not None:
-                    done.append(newest)
+                latest = held.pop(identity, None)
+                if latest is not None:
+                    done.append(latest)
                     finished[identity] = None
-            while len(finished) > self._remembered:
-                finished.popitem(last=False)
+            if len(finished) > 2 * self._remembered:
+                self._finished = newest(finished, self._remembered)
         return done
 
     def drop(self, deliveries: Iterable[Delivery]) -> list[Delivery]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from zlib import crc32
 
 from ..message import Delivery
 from ..threads import join_all, spawn
+
+logger = logging.getLogger(__name__)
 
 ACKNOWLEDGE_EVERY = 0.05
 """Seconds that a finished delivery waits at most for others to be acknowledged with it."""
@@ -128,6 +131,8 @@ class Lanes:
                 if worked < len(batch):
                     ended = generation == self._generation
                     self._dropped(batch[worked:])
+            except Exception:  # ours, not the handler's: the lane has to go on, or its keys hang for ever
+                logger.exception("%s: acknowledging a batch failed", threading.current_thread().name)
             finally:
                 self._leave(len(batch))
 

@@ -55,10 +55,8 @@ class Pending:
     """
 
     def __init__(self, max_records: int, max_bytes: int, on_failed: Callable[[Record, PublishError], object]) -> None:
-        mint = IdMint()
-        self.origin = mint.origin
-        self.next_number = mint.next_number
-        self._mint = mint
+        self._mint = IdMint()
+        self.next_number = self._mint.next_number
         self.session: Sink | None = None
         self.ceiling = max_records
         """The highest number for which there is room now."""
@@ -81,6 +79,15 @@ class Pending:
         self.confirmed_count = 0
         self.rejected_count = 0
         self.unknown_count = 0
+
+    @property
+    def origin(self) -> str:
+        """The first part of minted ids."""
+        return self._mint.origin
+
+    def renew_origin(self) -> None:
+        """This is a forked child's copy: its ids must not be the parent's, whose messages they would shadow."""
+        self._mint.renew()
 
     # -- publishers ------------------------------------------------------------------------------
 

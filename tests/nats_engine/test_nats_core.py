@@ -29,9 +29,7 @@ def session(nats_server_shared, connect):
 def test_messages_arrive_in_order_and_whole(bus, session):
     inbox = Inbox("core.order.*", group=None).attach(session)
     records = [
-        bus.record(
-            f"core.order.{number % 3}", b"x" * number, "käy" if number % 2 else None, {"A": f"{number}"}
-        )
+        bus.record(f"core.order.{number % 3}", b"x" * number, "käy" if number % 2 else None, {"A": f"{number}"})
         for number in range(300)
     ]
     for record in records:
@@ -243,9 +241,7 @@ def test_abandon_gives_back_exactly_what_was_not_answered(bus, serve, connect):
     wait_until(lambda: bus.losses, 5.0)
     back = session.abandon()
     answered = {record.number for record in bus.was_sent}
-    assert [record.number for record in back] == [
-        one.number for one in accepted if one.number not in answered
-    ]
+    assert [record.number for record in back] == [one.number for one in accepted if one.number not in answered]
     assert session.unanswered_bytes == session.unanswered(10**12) == 0
     assert session.abandon() == []
 

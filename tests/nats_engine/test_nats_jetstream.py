@@ -206,8 +206,7 @@ def test_permission_to_publish_only(bus, serve, connect):
 def test_messages_arrive_whole_and_once(bus, session):
     inbox = Inbox("orders.*").attach(session)
     records = [
-        bus.record(f"orders.{number % 3}", b"%d" % number, f"k{number}", {"Name": "välue"})
-        for number in range(3000)
+        bus.record(f"orders.{number % 3}", b"%d" % number, f"k{number}", {"Name": "välue"}) for number in range(3000)
     ]
     for record in records:
         session.publish(record)
@@ -256,9 +255,7 @@ def test_what_is_not_acknowledged_comes_again(bus, nats_server, connect):
     inbox.wait(6, timeout=0.45)
     assert sorted(inbox.payloads[3:]) == [b"0", b"1", b"2"]
     assert {delivery.attempt for delivery in inbox.got[3:]} == {2}
-    assert {delivery.identity for delivery in inbox.got[3:]} == {
-        delivery.identity for delivery in inbox.got[:3]
-    }
+    assert {delivery.identity for delivery in inbox.got[3:]} == {delivery.identity for delivery in inbox.got[:3]}
 
 
 def test_what_is_in_hand_is_renewed(bus, nats_server, connect):
@@ -477,9 +474,7 @@ def test_identities_survive_a_restart(bus, nats_server, connect):
     inbox.finish(inbox.got)  # delivered by the first session, acknowledged by the second
     second.probe(2.0, bus.stop)
     api = JetStreamApi(second._connection)
-    wait_until(
-        lambda: call(api, "CONSUMER.INFO.orders.group=shared=orders_dx")["ack_floor"]["stream_seq"] == 10
-    )
+    wait_until(lambda: call(api, "CONSUMER.INFO.orders.group=shared=orders_dx")["ack_floor"]["stream_seq"] == 10)
     assert len(inbox.got) == 10
 
 

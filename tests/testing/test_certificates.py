@@ -79,9 +79,7 @@ def test_they_are_made_fast_and_each_time_anew(tmp_path: Path) -> None:
     assert one.ca.read_bytes() != two.ca.read_bytes()
 
 
-def test_without_openssl_the_reason_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_openssl_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_: None)
     with pytest.raises(ServerUnavailable, match="no openssl command"):
         Certificates.create(tmp_path)

@@ -88,9 +88,7 @@ def files_in(container: FakeContainer) -> dict[str, str]:
     """Return the files that were put into the container."""
     with tarfile.open(fileobj=io.BytesIO(container.archive)) as archive:
         return {
-            entry.name: file.read().decode()
-            for entry in archive
-            if (file := archive.extractfile(entry)) is not None
+            entry.name: file.read().decode() for entry in archive if (file := archive.extractfile(entry)) is not None
         }
 
 

@@ -108,9 +108,7 @@ def test_a_managed_process_of_any_kind(tmp_path: Path) -> None:
 def test_the_guardian_is_light() -> None:
     """It runs beside every server: no imports of ours, no site-packages, no heavy modules."""
     code = f"import sys, runpy; runpy.run_path({guardian.__file__!r}); print(*sys.modules)"
-    answer = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], check=True, capture_output=True, text=True
-    )
+    answer = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, capture_output=True, text=True)
     loaded = set(answer.stdout.split())
     assert not {"eventbus", "site", "shutil", "subprocess", "asyncio", "socket"} & loaded
 

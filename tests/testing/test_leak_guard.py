@@ -60,9 +60,7 @@ def test_a_leaked_socket_is_named_with_its_addresses() -> None:
     port = server.getsockname()[1]
     with (
         server,
-        pytest.raises(
-            AssertionError, match=rf"fd \d+ -> socket:\[\d+\] .*to \('127.0.0.1', {port}"
-        ),
+        pytest.raises(AssertionError, match=rf"fd \d+ -> socket:\[\d+\] .*to \('127.0.0.1', {port}"),
         LeakGuard(grace=0.05),
     ):
         leaked.append(socket.create_connection(("127.0.0.1", port)))

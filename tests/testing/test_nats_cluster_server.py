@@ -12,9 +12,7 @@ from eventbus.testing import NatsCluster, NatsServer, wait_until
 pytestmark = pytest.mark.nats
 
 
-def test_three_servers_one_leader_and_a_new_one(
-    nats_cluster: NatsCluster, wire: Callable[..., Wire]
-) -> None:
+def test_three_servers_one_leader_and_a_new_one(nats_cluster: NatsCluster, wire: Callable[..., Wire]) -> None:
     first = nats_cluster.leader()
     assert first in nats_cluster.servers
     assert first is not None

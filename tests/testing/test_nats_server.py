@@ -39,9 +39,7 @@ def test_it_starts_on_loopback_and_knows_when(nats_server: NatsServer, wire: Con
     assert listening == {"127.0.0.1"}
 
 
-def test_kill_ends_it_and_restart_keeps_port_and_store(
-    nats_server: NatsServer, wire: Connect
-) -> None:
+def test_kill_ends_it_and_restart_keeps_port_and_store(nats_server: NatsServer, wire: Connect) -> None:
     client = wire(nats_server.address)
     client.hello()
     assert "error" not in client.make_stream("kept")
@@ -61,9 +59,7 @@ def test_kill_ends_it_and_restart_keeps_port_and_store(
     assert again.messages_in("kept") == 1
 
 
-def test_an_orderly_stop_keeps_the_store_and_lose_state_loses_it(
-    nats_server: NatsServer, wire: Connect
-) -> None:
+def test_an_orderly_stop_keeps_the_store_and_lose_state_loses_it(nats_server: NatsServer, wire: Connect) -> None:
     client = wire(nats_server.address)
     client.hello()
     client.make_stream("lost")
@@ -83,9 +79,7 @@ def test_an_orderly_stop_keeps_the_store_and_lose_state_loses_it(
     assert third.messages_in("lost") is None
 
 
-def test_freeze_stands_still_with_open_connections_and_thaw_goes_on(
-    nats_server: NatsServer, wire: Connect
-) -> None:
+def test_freeze_stands_still_with_open_connections_and_thaw_goes_on(nats_server: NatsServer, wire: Connect) -> None:
     client = wire(nats_server.address)
     client.hello()
     nats_server.freeze()
@@ -103,9 +97,7 @@ def test_freeze_stands_still_with_open_connections_and_thaw_goes_on(
 
 
 @pytest.mark.parametrize("end", [NatsServer.kill, NatsServer.stop, NatsServer.restart])
-def test_a_frozen_server_can_be_ended(
-    nats_server: NatsServer, end: Callable[[NatsServer], None]
-) -> None:
+def test_a_frozen_server_can_be_ended(nats_server: NatsServer, end: Callable[[NatsServer], None]) -> None:
     nats_server.freeze()
     started = time.monotonic()
     end(nats_server)

@@ -79,9 +79,7 @@ def test_without_a_server_it_fails_in_ci(tmp_path: Path) -> None:
 
 def test_it_imports_nothing_that_it_does_not_use_yet() -> None:
     code = "import sys, eventbus.testing.plugin; print(*sys.modules)"
-    answer = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    )
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     loaded = set(answer.stdout.split())
     ours = {name for name in loaded if name.startswith("eventbus.testing.")}
     assert ours == {"eventbus.testing.plugin"}

@@ -83,9 +83,7 @@ def test_a_target_that_is_down_resets_the_client(proxy: TcpProxy, target: Target
     wait_until(lambda: proxy.connections == 0)
 
 
-def test_a_slow_reader_holds_the_sender_back_and_loses_nothing(
-    proxy: TcpProxy, target: Target
-) -> None:
+def test_a_slow_reader_holds_the_sender_back_and_loses_nothing(proxy: TcpProxy, target: Target) -> None:
     client, server = target.join(proxy.address)
     data = os.urandom(1 << 20) * 64
     client.setblocking(False)
@@ -99,9 +97,7 @@ def test_a_slow_reader_holds_the_sender_back_and_loses_nothing(
             pass
     assert sent < len(data), "64 MiB went into a connection that nobody reads"
     client.settimeout(10.0)
-    rest = threading.Thread(
-        target=client.sendall, args=(data[sent:],), name="eventbus.testing.sender", daemon=True
-    )
+    rest = threading.Thread(target=client.sendall, args=(data[sent:],), name="eventbus.testing.sender", daemon=True)
     rest.start()
     got = bytearray()
     while len(got) < len(data):
@@ -157,9 +153,7 @@ def test_a_black_hole_is_silent_and_gives_back_what_it_held(
     assert client.recv(100) == b"to the client"
 
 
-def test_a_black_hole_hides_even_the_end(
-    proxy: TcpProxy, target: Target, readable: Readable
-) -> None:
+def test_a_black_hole_hides_even_the_end(proxy: TcpProxy, target: Target, readable: Readable) -> None:
     client, server = target.join(proxy.address)
     proxy.black_hole()
     client.close()
@@ -168,9 +162,7 @@ def test_a_black_hole_hides_even_the_end(
     assert server.recv(1) == b""
 
 
-def test_a_black_hole_accepts_and_says_nothing(
-    proxy: TcpProxy, target: Target, readable: Readable
-) -> None:
+def test_a_black_hole_accepts_and_says_nothing(proxy: TcpProxy, target: Target, readable: Readable) -> None:
     proxy.black_hole()
     client, server = target.join(proxy.address)
     server.sendall(b"INFO")
@@ -180,9 +172,7 @@ def test_a_black_hole_accepts_and_says_nothing(
 
 
 @pytest.mark.parametrize("to_server", [True, False])
-def test_a_black_hole_can_be_one_way(
-    proxy: TcpProxy, target: Target, readable: Readable, to_server: bool
-) -> None:
+def test_a_black_hole_can_be_one_way(proxy: TcpProxy, target: Target, readable: Readable, to_server: bool) -> None:
     client, server = target.join(proxy.address)
     proxy.black_hole(to_server=to_server, to_client=not to_server)
     mute, heard = (client, server) if to_server else (server, client)
@@ -240,9 +230,7 @@ def test_half_open_mutes_the_old_for_ever_and_serves_the_new(
 def test_modes_can_be_switched_from_many_threads(proxy: TcpProxy, target: Target) -> None:
     actions = [proxy.refuse, proxy.accept, proxy.cut, proxy.black_hole, proxy.half_open]
     threads = [
-        threading.Thread(
-            target=lambda a=action: [a() for _ in range(50)], name="eventbus.testing.switch"
-        )
+        threading.Thread(target=lambda a=action: [a() for _ in range(50)], name="eventbus.testing.switch")
         for action in actions
     ]
     for thread in threads:

@@ -172,9 +172,6 @@ def test_two_buses_never_mint_the_same_id_in_one_process_or_in_two() -> None:
     assert lines == ["200 200 400"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Pending.origin is drawn in EventBus.__init__ and not anew after a fork (pending.py, gate.py)"
-)
 def test_a_bus_made_before_the_fork_and_opened_after_it_mints_ids_of_its_own() -> None:
     """As gunicorn --preload does it: else the workers' messages are each other's duplicates, and are lost."""
     lines = run(

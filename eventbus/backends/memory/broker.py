@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from itertools import count
@@ -13,6 +12,7 @@ from weakref import WeakKeyDictionary
 from zlib import crc32
 
 from ...config import MemoryConfig
+from ...consuming.inhand import newest
 from ...consuming.subscriptions import Subscription
 from ...errors import PublishNotSentError
 from ...message import matches
@@ -99,8 +99,7 @@ class MemoryBroker:
         self._topics: dict[str, Topic] = {}
         self._groups: dict[tuple[str, str], Group] = {}
         self._broadcasts: WeakKeyDictionary[Subscription, Group] = WeakKeyDictionary()
-        # Ordered: the first key of a plain dict is found by a walk over all that were deleted before it.
-        self._ids: OrderedDict[str, int] = OrderedDict()
+        self._ids: dict[str, int] = {}
 
     # -- messages, under the lock ----------------------------------------------------------------
 
@@ -120,8 +119,8 @@ class MemoryBroker:
         ids[id] = (
             offset * topic.partitions + partition
         )  # one number: a hundred thousand tuples would be walked by the garbage collector
-        if len(ids) > REMEMBERED_IDS:
-            ids.popitem(last=False)
+        if len(ids) > 2 * REMEMBERED_IDS:
+            self._ids = newest(ids, REMEMBERED_IDS)
         return partition, offset, False
 
     def group_of(self, sub: Subscription) -> Group:

@@ -113,9 +113,7 @@ class ServerPool:
         with self._lock:
             given = {(server.host, server.port) for server in self._configured}
             fresh = {(server.host, server.port): server for server in [*self._announced, *found]}
-            self._announced = [server for place, server in fresh.items() if place not in given][
-                -_MAX_ANNOUNCED:
-            ]
+            self._announced = [server for place, server in fresh.items() if place not in given][-_MAX_ANNOUNCED:]
 
     def leave(self, server: Server, leaving: bool) -> None:
         """Note whether this server said that it is about to end: it is tried last."""

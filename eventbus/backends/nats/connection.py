@@ -260,9 +260,7 @@ class Connection:
     def _finish(self, cause: BaseException) -> None:
         """The end of the link, on the reader thread: nobody is left waiting, the socket is closed once."""
         if not isinstance(cause, NotConnectedError):
-            described = NotConnectedError(
-                f"the connection was lost: {cause or type(cause).__name__}{self._hint()}"
-            )
+            described = NotConnectedError(f"the connection was lost: {cause or type(cause).__name__}{self._hint()}")
             described.__cause__ = cause
             cause = described
         self.lost = cause

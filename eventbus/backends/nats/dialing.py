@@ -210,9 +210,7 @@ def tls_context(tls: TlsConfig) -> ssl.SSLContext:
 def resolve(server: Server, attempt: Attempt) -> list[Address]:
     """All addresses of a server, in the system's order; OSError. A slow resolver is left behind."""
     if server.is_address:
-        found = socket.getaddrinfo(
-            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )
+        found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return [(entry[0], entry[4]) for entry in found]
     answers: list[Any] = []
     done = threading.Event()
@@ -269,9 +267,7 @@ def _typed(server: Server, error: BaseException, spoke: bool) -> BaseException:
         return ConnectFailedError(f"{server} refused the connection: {text}", server_spoke=spoke)
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message or error.reason
-        return ConnectFailedError(
-            f"{server}: its TLS certificate is not trusted: {reason}", server_spoke=spoke
-        )
+        return ConnectFailedError(f"{server}: its TLS certificate is not trusted: {reason}", server_spoke=spoke)
     if isinstance(error, ProtocolError):
         return ConnectFailedError(f"{server} does not speak NATS as expected: {error}", server_spoke=spoke)
     if isinstance(error, (OSError, ValueError)):

@@ -75,9 +75,7 @@ class Durables:
         config = answer.get("config") or {}
         ack_wait = float(config.get("ack_wait") or self._ack_wait * SECOND) / SECOND
         window = int(config.get("max_ack_pending") or 0)
-        return Target(
-            stream.name, stream.incarnation, name, ack_wait, window if window > 0 else MAX_ACK_PENDING
-        )
+        return Target(stream.name, stream.incarnation, name, ack_wait, window if window > 0 else MAX_ACK_PENDING)
 
     def name_of(self, sub: Subscription) -> str:
         """The consumer's name, the same in every session."""
@@ -128,9 +126,7 @@ class Durables:
 
     def _create(self, wanted: dict[str, Any], stream: str, deadline: Deadline) -> dict[str, Any]:
         operation = f"CONSUMER.CREATE.{stream}.{wanted['name']}.{wanted['filter_subject']}"
-        return self._api.call(
-            operation, {"stream_name": stream, "config": wanted, "action": "create"}, deadline
-        )
+        return self._api.call(operation, {"stream_name": stream, "config": wanted, "action": "create"}, deadline)
 
     def _find(self, stream: str, name: str, deadline: Deadline) -> dict[str, Any] | None:
         try:

@@ -65,9 +65,7 @@ class JetStreamApi:
             if self._connection.ended.wait(_PAUSE):
                 raise NotConnectedError(str(self._connection.lost))
 
-    def _once(
-        self, subject: str, payload: bytes, deadline: Deadline, stop: StopToken | None
-    ) -> dict[str, Any]:
+    def _once(self, subject: str, payload: bytes, deadline: Deadline, stop: StopToken | None) -> dict[str, Any]:
         # A leader that dies takes the question with it: it is asked again well before the deadline.
         reply = self._connection.request(subject, payload, min(_ONE_TRY, deadline.remaining()), stop)
         try:

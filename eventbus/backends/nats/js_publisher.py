@@ -58,9 +58,7 @@ class JetStreamPublisher(Publisher):
     submit(call, *args): runs blocking work elsewhere.
     """
 
-    def __init__(
-        self, connection: Connection, answers: Answers, ensure: Ensure, submit: Callable[..., object]
-    ) -> None:
+    def __init__(self, connection: Connection, answers: Answers, ensure: Ensure, submit: Callable[..., object]) -> None:
         self._ledger: dict[int, tuple[Record, float]] = {}
         self._lanes: dict[str, Lane] = {}
         self._shut: set[str] = set()
@@ -195,9 +193,7 @@ class JetStreamPublisher(Publisher):
     def _report_noise(self, record: Record, ack: PubAck) -> None:
         if not self._noise:
             self._noise = True
-            logger.warning(
-                "somebody answers messages on %r, but not as JetStream does: %s", record[1], ack.text
-            )
+            logger.warning("somebody answers messages on %r, but not as JetStream does: %s", record[1], ack.text)
 
     # -- sending again, under the lock ------------------------------------------------------------------
 

@@ -55,9 +55,7 @@ def parse_ack(block: bytes | None, payload: bytes) -> PubAck:
 def _judge(answer: dict[str, Any]) -> PubAck:
     error = answer.get("error")
     if isinstance(error, dict):
-        code, number = (
-            value if isinstance(value, int) else 0 for value in map(error.get, ("code", "err_code"))
-        )
+        code, number = (value if isinstance(value, int) else 0 for value in map(error.get, ("code", "err_code")))
         text = f"{error.get('description') or 'refused'} ({number})"
         if number in _FULL:
             return PubAck(Verdict.FULL, text=text)

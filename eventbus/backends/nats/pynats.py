@@ -45,9 +45,7 @@ def _load() -> tuple[Any, Any]:
         try:
             return importlib.import_module("pynats2"), importlib.import_module("pynats2.client")
         except ImportError as error:
-            raise UnsupportedError(
-                f"NATS needs pynats2=={VERSION}: pip install 'jxt-eventbus[nats]'"
-            ) from error
+            raise UnsupportedError(f"NATS needs pynats2=={VERSION}: pip install 'jxt-eventbus[nats]'") from error
         finally:
             if stand_in is not None and sys.modules.get("pkg_resources") is stand_in:
                 del sys.modules["pkg_resources"]

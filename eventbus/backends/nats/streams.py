@@ -110,9 +110,7 @@ class Streams:
             replicas = wanted["num_replicas"]
             if error.number not in NO_PEERS or "num_replicas" in self._settings or replicas == 1:
                 raise
-            logger.warning(
-                "stream %r: no place for %d replicas, made with one: %s", wanted["name"], replicas, error
-            )
+            logger.warning("stream %r: no place for %d replicas, made with one: %s", wanted["name"], replicas, error)
             self._api.call(operation, {**wanted, "num_replicas": 1}, deadline)
         logger.info("made stream %r", wanted["name"])
         return [wanted["name"]]
@@ -138,14 +136,10 @@ def doubts(config: Mapping[str, Any]) -> list[str]:
         found.append(f"the oldest messages are dropped at its limits ({', '.join(limits)}), handled or not")
     retention = config.get("retention")
     if retention == "interest":
-        found.append(
-            "interest retention: what is published while no group exists is confirmed and not stored"
-        )
+        found.append("interest retention: what is published while no group exists is confirmed and not stored")
     elif retention == "workqueue":
         found.append("work queue retention: only one group can read a topic")
     window = (config.get("duplicate_window") or 0) / SECOND
     if window < SHORT_WINDOW:
-        found.append(
-            f"a duplicate window of {window:g} s: a message sent again after an outage may be stored twice"
-        )
+        found.append(f"a duplicate window of {window:g} s: a message sent again after an outage may be stored twice")
     return found

@@ -206,9 +206,7 @@ class Parser:
             raise ProtocolError(f"impossible sizes in {line!r:.80}")
         return self._entry(line, fields, head, size)
 
-    def _entry(
-        self, line: bytes, fields: list[bytes], head: int, size: int
-    ) -> tuple[Add, str, bytes | None, int, int]:
+    def _entry(self, line: bytes, fields: list[bytes], head: int, size: int) -> tuple[Add, str, bytes | None, int, int]:
         reply = fields[3] if len(fields) == 5 else None
         topic = fields[1].decode("utf-8", "replace")
         route = self._routes.get(self._number(fields[2], line))

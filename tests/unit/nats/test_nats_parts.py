@@ -51,9 +51,7 @@ def test_servers_are_read(text, server):
     assert parse_server(text) == server
 
 
-@pytest.mark.parametrize(
-    "text", ["", "http://a", "a:b", "a/b", "nats://", "a b", "a?x=1", "a:70000", "tls://u:p@"]
-)
+@pytest.mark.parametrize("text", ["", "http://a", "a:b", "a/b", "nats://", "a b", "a?x=1", "a:70000", "tls://u:p@"])
 def test_malformed_servers(text):
     with pytest.raises(ConfigError):
         parse_server(text)
@@ -202,9 +200,7 @@ def sent(encoder: CoreEncoder, records: list[Record], reply: bool, blocks: dict 
     lines[0] = lines[0].removeprefix(b"HPUB ")
     for line in lines:
         topic, _, rest = line.partition(b" ")
-        Parser({1: sink}, print).feed(
-            b"HMSG %b 1 %b%b" % (topic, rest, b"" if rest is lines[-1] else b"\r\n")
-        )
+        Parser({1: sink}, print).feed(b"HMSG %b 1 %b%b" % (topic, rest, b"" if rest is lines[-1] else b"\r\n"))
     assert all((message[1] is not None) is reply for message in sink.got)
     return sink.got
 
@@ -287,9 +283,7 @@ def test_the_timer_runs_tasks_in_time_and_stops():
 
 
 def run(code: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_the_client_library_is_imported_when_it_is_needed():

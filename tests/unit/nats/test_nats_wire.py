@@ -49,18 +49,14 @@ def frames(draw: st.DrawFn) -> tuple[bytes, tuple]:
     """A valid frame, and what it must come out as."""
     kind = draw(st.sampled_from(["MSG", "HMSG", "control"]))
     if kind == "control":
-        line = draw(
-            st.sampled_from([b"PING", b"PONG", b"+OK", b"-ERR 'x'", b'INFO {"a": "%b"}' % (b"b" * 5000)])
-        )
+        line = draw(st.sampled_from([b"PING", b"PONG", b"+OK", b"-ERR 'x'", b'INFO {"a": "%b"}' % (b"b" * 5000)]))
         return line + b"\r\n", (line,)
     topic, payload, sid = draw(subjects), draw(payloads), draw(st.sampled_from([1, 2]))
     reply = draw(st.none() | subjects.map(str.encode))
     address = f"{topic} {sid}".encode() + (b" " + reply if reply else b"")
     if kind == "MSG":
         return b"MSG %b %d\r\n%b\r\n" % (address, len(payload), payload), (topic, reply, None, payload)
-    block = wire.header_block(
-        "id", draw(st.none() | subjects), draw(st.dictionaries(subjects, subjects, max_size=3))
-    )
+    block = wire.header_block("id", draw(st.none() | subjects), draw(st.dictionaries(subjects, subjects, max_size=3)))
     sizes = b"%d %d" % (len(block), len(block) + len(payload))
     return b"HMSG %b %b\r\n%b%b\r\n" % (address, sizes, block, payload), (topic, reply, block, payload)
 
@@ -76,9 +72,7 @@ def test_any_pieces_give_the_same_as_the_whole(made, cuts, cacheable):
 @given(st.lists(frames(), min_size=1, max_size=4))
 def test_one_byte_at_a_time(made):
     data = b"".join(frame for frame, _ in made)
-    assert parse(*(data[position : position + 1] for position in range(len(data)))) == [
-        event for _, event in made
-    ]
+    assert parse(*(data[position : position + 1] for position in range(len(data)))) == [event for _, event in made]
 
 
 @given(st.lists(st.binary(max_size=200), max_size=10))
