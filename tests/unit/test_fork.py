@@ -6,8 +6,6 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-
 PRELUDE = """
 import os, sys, threading, time, warnings
 import eventbus
