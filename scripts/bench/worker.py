@@ -78,24 +78,33 @@ class Counted:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self.count = 0
-        self._bytes = 0
+        self._sizes: list[int] = []
         self.last = 0.0
         self.complete = threading.Event()
+        self.add = self._adder()
 
-    def add(self, payload: bytes) -> None:
-        """One message has arrived."""
-        self._bytes += len(payload)
-        self.count += 1
-        if self.count == self._job.count:
-            self.last = time.monotonic()
-            self.complete.set()
+    def _adder(self) -> Callable[[bytes], None]:
+        """`add(payload)`: one message has arrived. A closure: the counting is timed with what it counts."""
+        append, count, expected = self._sizes.append, self._sizes.__len__, self._job.count
+
+        def add(payload: bytes) -> None:
+            append(len(payload))
+            if count() == expected:
+                self.last = time.monotonic()
+                self.complete.set()
+
+        return add
+
+    @property
+    def count(self) -> int:
+        """How many have arrived."""
+        return len(self._sizes)
 
     def check(self) -> None:
         """RuntimeError unless all came, and nothing else."""
         self._job.expect("messages", self.count)
-        if self._bytes != self._job.count * self._job.size:
-            raise RuntimeError(f"{self._bytes} bytes arrived")
+        if sum(self._sizes) != self._job.count * self._job.size:
+            raise RuntimeError(f"{sum(self._sizes)} bytes arrived")
 
     def wait(self) -> None:
         """Wait for the last; RuntimeError if it does not come."""

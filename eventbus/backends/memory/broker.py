@@ -19,7 +19,8 @@ from ...message import matches
 from ...publishing.records import Record
 from .groups import Group, Member
 
-REMEMBERED_IDS = 100_000
+REMEMBERED_IDS = 20_000
+"""Ids that are known at least; at most twice as many. More would not fit the processor's cache."""
 _serials = count(1)
 
 
