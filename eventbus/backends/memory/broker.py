@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator, Mapping
 from enum import Enum
-from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
-from zlib import crc32
 
 from ...config import MemoryConfig
 from ...consuming.inhand import newest
@@ -18,10 +14,10 @@ from ...errors import PublishNotSentError
 from ...message import matches
 from ...publishing.records import Record
 from .groups import Group, Member
+from .topics import Topic
 
 REMEMBERED_IDS = 20_000
 """Ids that are known at least; at most twice as many. More would not fit the processor's cache."""
-_serials = count(1)
 
 
 class Condition(Enum):
@@ -30,56 +26,6 @@ class Condition(Enum):
     UP = "up"
     REFUSING = "refusing"
     FROZEN = "frozen"
-
-
-Entry = tuple[str, bytes, "str | None", "Mapping[str, str] | None", int, float]
-"""A stored message: id, payload, key, headers, partition, seconds since the epoch. A plain tuple: the
-garbage collector lets go of it, and a million objects would be walked through again and again."""
-
-
-class Topic:
-    """The messages of one topic in the order of their storing; an offset is a place in it."""
-
-    def __init__(self, name: str, partitions: int) -> None:
-        self.name = name
-        self.partitions = partitions
-        self.identities = next(_serials) << 48
-        """Plus an offset: what a message is known by. Never the same again, when the topic is lost and made anew."""
-        self.base = 0
-        self._entries: list[Entry] = []
-        self._next_partition = 0
-
-    @property
-    def end(self) -> int:
-        """The offset of the next message."""
-        return self.base + len(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def entries_from(self, offset: int) -> Iterator[tuple[int, Entry]]:
-        """The messages from an offset on."""
-        entries, base = self._entries, self.base
-        for index in range(max(0, offset - base), len(entries)):
-            yield base + index, entries[index]
-
-    def add(self, record: Record, id: str) -> tuple[int, int]:
-        """Store; its partition and offset."""
-        _, _, payload, key, headers, _, _ = record
-        entries = self._entries
-        if key is None:
-            self._next_partition = partition = (self._next_partition + 1) % self.partitions
-        else:
-            partition = crc32(key.encode()) % self.partitions
-        offset = self.base + len(entries)
-        entries.append((id, payload, key, headers, partition, time.time()))
-        return partition, offset
-
-    def drop_below(self, offset: int) -> None:
-        """Forget the oldest."""
-        if offset > self.base:
-            del self._entries[: offset - self.base]
-            self.base = offset
 
 
 class MemoryBroker:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...consuming.subscriptions import Subscription
 from ...consuming.watermark import Watermark
-
-if TYPE_CHECKING:
-    from .broker import Entry, Topic
+from .topics import Entry, Topic
 
 
 class Member:
