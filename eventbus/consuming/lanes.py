@@ -132,9 +132,17 @@ class Lanes:
                     ended = generation == self._generation
                     self._dropped(batch[worked:])
             except Exception:  # ours, not the handler's: the lane has to go on, or its keys hang for ever
-                logger.exception("%s: acknowledging a batch failed", threading.current_thread().name)
+                logger.exception("%s: acknowledging failed", threading.current_thread().name)
+                self._give_up(batch)
             finally:
                 self._leave(len(batch))
+
+    def _give_up(self, batch: Sequence[Delivery]) -> None:
+        """Keep nothing of a batch in hand that was not acknowledged: kept, it would be renewed and never handled."""
+        try:
+            self._dropped(batch)
+        except Exception:
+            logger.exception("%s: giving back failed", threading.current_thread().name)
 
     def _work(self, generation: int, batch: Sequence[Delivery]) -> int:
         """Handle a batch up to a stop; how many deliveries were handled."""

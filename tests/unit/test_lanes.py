@@ -171,3 +171,21 @@ def test_discard_drops_what_was_not_started_and_takes_what_comes_after() -> None
     gate.set()
     assert rig.lanes.finish(5.0) == ()
     assert (rig.done, rig.dropped) == ([1, 4], [2, 3])
+
+
+def test_a_failing_acknowledgement_keeps_nothing_in_hand_and_the_lane_goes_on() -> None:
+    """What stayed in hand would be renewed for ever and never come again."""
+    rig, failures = Rig(), [OSError("the link broke")]
+
+    def done(deliveries: Sequence[Delivery]) -> None:
+        if failures:
+            raise failures.pop()
+        rig.done.extend(one.token for one in deliveries)
+
+    rig.lanes._done = done
+    rig.lanes.put(batch(1, 2))
+    wait_until(lambda: rig.dropped == [1, 2])
+    rig.lanes.put(batch(3))
+    wait_until(lambda: rig.done == [3])
+    wait_until(lambda: rig.lanes.backlog == 0)
+    assert rig.lanes.stop(5.0) == ()
