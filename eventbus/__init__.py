@@ -6,6 +6,7 @@ from .bus import EventBus
 from .config import (
     EventBusConfig,
     HealthCheckConfig,
+    KafkaConfig,
     MemoryConfig,
     NatsConfig,
     ReconnectConfig,
@@ -70,6 +71,7 @@ __all__ = [
     "ForkedError",
     "HealthCheckConfig",
     "HealthStatus",
+    "KafkaConfig",
     "MemoryConfig",
     "Message",
     "NatsConfig",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv6Address
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import Attribute, field
 
@@ -13,6 +15,7 @@ from .errors import ConfigError
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 _NONE = {"none", "null", ""}
+_SECRET_WORDS = ("password", "passphrase", "secret", "key.pem", "ssl_key", "token", "oauthbearer.config", "extensions")
 
 _Check = Callable[[Any, "Attribute[Any]", Any], None]
 
@@ -112,14 +115,69 @@ def options(refused: Mapping[str, str]) -> Any:
     return field(factory=dict, converter=convert, validator=check)
 
 
-def texts(value: object) -> tuple[str, ...]:
+def client_options(refused: Mapping[str, str]) -> Any:
+    """Raw options of a client library, by name: str, int, float or bool; as `options` otherwise.
+
+    Credentials among them are not shown.
+    """
+
+    def convert(value: object) -> object:
+        return dict(value) if isinstance(value, Mapping) else value
+
+    def check(instance: object, attribute: Attribute[Any], value: object) -> None:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            kind = type(value).__name__  # not the value: there may be a password in it
+            raise ConfigError(f"{attribute.name} must be a mapping of options with str keys, not this {kind}")
+        for key, one in value.items():
+            place = f"{attribute.name}[{key!r}]"
+            if key in refused:
+                raise ConfigError(f"{place} may not be set: {refused[key]}")
+            if callable(one) or key.endswith("_cb"):
+                raise ConfigError(f"{place} may not be set: the callbacks of the clients are the library's own")
+            if not isinstance(one, (str, int, float)) or (isinstance(one, str) and "\0" in one):
+                raise ConfigError(f"{place} must be a str without NUL, a number or a bool, not a {type(one).__name__}")
+
+    return field(factory=dict, converter=convert, validator=check, repr=_without_secrets)
+
+
+def addresses(value: object, name: str, scheme: str, port: int) -> tuple[str, ...]:
+    """A tuple of "host:port" from one text (comma-separated) or several; `port` for those without one.
+
+    "host", "host:port", "[::1]:port", "::1" and `scheme`://host:port are taken; ConfigError names the setting.
+    """
+    return tuple(_address(text, name, scheme, port) for text in texts(value, name))
+
+
+def _address(text: str, name: str, scheme: str, port: int) -> str:
+    shown = text.rpartition("@")[2]
+    if shown != text:
+        raise ConfigError(f"{name}: {shown!r} stands behind credentials; they have settings of their own")
+    before, separator, place = text.rpartition("://")
+    if separator and before.lower() != scheme:
+        raise ConfigError(f"{name}: {text!r} has a scheme other than {scheme}://")
+    place = place.rstrip("/") if separator else place
+    if place.count(":") > 1 and not place.startswith("["):
+        place = f"[{place}]"
+    try:
+        parts = urlsplit(f"//{place}")
+        host, found = parts.hostname or "", parts.port
+        if ":" in host:
+            IPv6Address(host)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {text!r}: {error}") from error
+    if not host or found == 0 or parts.netloc != place or any(ord(one) <= 32 or one in "[]\\" for one in host):
+        raise ConfigError(f"{name}: {text!r} is not host, host:port or [::1]:port")
+    return f"{f'[{host}]' if ':' in host else host}:{port if found is None else found}"
+
+
+def texts(value: object, name: str = "servers") -> tuple[str, ...]:
     """A tuple of str, from one (comma-separated) or several."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     if isinstance(value, Sequence) and all(isinstance(part, str) for part in value):
         return tuple(value)
     kind = type(value).__name__  # not the value: there may be a password in it
-    raise ConfigError(f"servers must be a str or a list of str, not {kind}")
+    raise ConfigError(f"{name} must be a str or a list of str, not {kind}")
 
 
 def without_credentials(urls: Sequence[str]) -> str:
@@ -131,6 +189,11 @@ def _hide(url: str) -> str:
     scheme, separator, _ = url.partition("://")
     _, at, host = url.rpartition("@")
     return f"{scheme + separator if separator else ''}***@{host}" if at else url
+
+
+def _without_secrets(given: Mapping[str, Any]) -> str:
+    hidden = {key: "***" for key in given if any(word in key for word in _SECRET_WORDS)}
+    return repr(dict(given) | hidden)
 
 
 def _to_float(value: object) -> object:

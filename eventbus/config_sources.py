@@ -1,16 +1,18 @@
 """Where a configuration comes from: a URL, a mapping (Django settings, YAML) or `EVENTBUS_URL`.
 
 `nats://user:password@a:4222,b:4222?group=orders&jetstream=false&health_check.interval=1`,
-`tls://a:4222?tls.ca=/etc/ca.pem`, `memory://orders`. Query keys are the names of the settings; a dot
-reaches into a group of them. A mapping has the same names, nested, and "url" or "backend". What stands
-in the URL may not stand beside it too.
+`tls://a:4222?tls.ca=/etc/ca.pem`, `kafka://user:password@a:9092,b:9092?producer.linger.ms=5`,
+`kafka+ssl://a:9093`, `memory://orders`. Query keys are the names of the settings; a dot reaches into a
+group of them. The dots in the raw options for Kafka are part of their names: producer={"linger.ms": 5}.
+A mapping has the same names, nested, and "url" or "backend". What stands in the URL may not stand beside
+it too.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -21,24 +23,27 @@ from .config import (
     BackendConfig,
     EventBusConfig,
     HealthCheckConfig,
+    KafkaConfig,
     MemoryConfig,
     NatsConfig,
     ReconnectConfig,
     TlsConfig,
 )
 from .config_fields import texts
-from .errors import ConfigError, UnsupportedError
+from .errors import ConfigError
 
 ENVIRONMENT_VARIABLE = "EVENTBUS_URL"
 
-_BACKENDS: dict[str, type[BackendConfig]] = {"memory": MemoryConfig, "nats": NatsConfig}
+_BACKENDS: dict[str, type[BackendConfig]] = {"memory": MemoryConfig, "nats": NatsConfig, "kafka": KafkaConfig}
 _NESTED: dict[str, type[Any]] = {
     "reconnect": ReconnectConfig,
     "health_check": HealthCheckConfig,
     "tls": TlsConfig,
 }
-_RAW = ("stream", "consumer")
-_NO_KAFKA = "the Kafka backend is not built yet; use nats:// or memory://"
+_SCHEMES = {"memory": "memory", "nats": "nats", "tls": "nats", "kafka": "kafka", "kafka+ssl": "kafka"}
+_NESTED_RAW = {"nats": ("stream", "consumer")}
+_FLAT_RAW = {"kafka": ("common", "producer", "consumer", "admin")}
+"""Raw options in a URL, by backend; a dot reaches into the nested ones, and is part of a name in the flat ones."""
 
 ConfigSource = EventBusConfig | Mapping[str, Any] | str | None
 
@@ -72,9 +77,9 @@ def get_default_memory_config(name: str = "default") -> EventBusConfig:
     return EventBusConfig(backend=MemoryConfig(name=name))
 
 
-def get_default_kafka_config(brokers: str | Sequence[str]) -> EventBusConfig:
-    """Not built yet: raises UnsupportedError."""
-    raise UnsupportedError(_NO_KAFKA)
+def get_default_kafka_config(brokers: str | Sequence[str] = "127.0.0.1:9092") -> EventBusConfig:
+    """The defaults for Kafka with these brokers."""
+    return EventBusConfig(backend=KafkaConfig(brokers=brokers))
 
 
 def _from_mapping(values: dict[str, Any], url: str | None) -> EventBusConfig:
@@ -88,8 +93,10 @@ def _from_mapping(values: dict[str, Any], url: str | None) -> EventBusConfig:
         _refuse_both(backend_values, {key: values[key] for key in values if key not in common})
         _refuse_both(backend_values, {key: query[key] for key in query if key not in common})
         _refuse_both(query, values)
-        values = _with_raw_options(query) | values
-    elif isinstance(backend, (MemoryConfig, NatsConfig)):
+        values = query | values
+        if url.lower().startswith("kafka+ssl:") and values.get("tls") is None:
+            values["tls"] = TlsConfig()
+    elif isinstance(backend, (MemoryConfig, NatsConfig, KafkaConfig)):
         return EventBusConfig(backend=backend, **_nested(values, common))
     else:
         kind, backend_values = _named_backend(backend), {}
@@ -100,8 +107,6 @@ def _from_mapping(values: dict[str, Any], url: str | None) -> EventBusConfig:
 
 
 def _named_backend(backend: object) -> type[BackendConfig]:
-    if backend == "kafka":
-        raise UnsupportedError(_NO_KAFKA)
     if not isinstance(backend, str) or backend not in _BACKENDS:
         given = "a URL" if "://" in str(backend) else repr(backend)  # there may be a password in it
         raise ConfigError(f"set url, or backend to one of {', '.join(map(repr, _BACKENDS))}, not {given}")
@@ -111,30 +116,29 @@ def _named_backend(backend: object) -> type[BackendConfig]:
 def _from_url(url: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise ConfigError("not a URL: expected nats://host:4222, tls://host:4222 or memory://name")
+        raise ConfigError("not a URL: expected kafka://host:9092, nats://host:4222, tls://host:4222 or memory://name")
     scheme = scheme.lower()
+    if scheme not in _SCHEMES:
+        shown = scheme if scheme.isalnum() else "..."  # else the URL is malformed, and a password may stand there
+        raise ConfigError(f"unknown scheme {shown!r}{_hint(shown, sorted(_SCHEMES))}")
+    backend = _SCHEMES[scheme]
     place, _, query_text = rest.partition("?")
-    query = _query(query_text)
-    if scheme == "memory":
-        return "memory", ({"name": unquote(place)} if place else {}), query
-    if scheme in ("nats", "tls"):
-        return "nats", _nats_place(scheme, place.rstrip("/")), query
-    if scheme == "kafka":
-        raise UnsupportedError(_NO_KAFKA)
-    shown = scheme if scheme.isalnum() else "..."  # else the URL is malformed, and a password may stand there
-    raise ConfigError(f"unknown scheme {shown!r}{_hint(shown, ['memory', 'nats', 'tls'])}")
+    query = _query(query_text, _FLAT_RAW.get(backend, ()))
+    for name in _NESTED_RAW.get(backend, ()):
+        if name in query:
+            query[name] = _typed_texts(query[name])
+    if backend == "memory":
+        return backend, ({"name": unquote(place)} if place else {}), query
+    place = place.rstrip("/")
+    return backend, _nats_place(scheme, place) if backend == "nats" else _kafka_place(place), query
 
 
 def _nats_place(scheme: str, place: str) -> dict[str, Any]:
-    credentials, at, hosts = place.rpartition("@")
-    if "@" in credentials:
-        raise ConfigError("'@' is there twice: credentials stand once, before all hosts; '@' in a password is %40")
-    if "/" in hosts:
-        raise ConfigError("a NATS URL has no path: settings go behind '?'")
+    credentials, hosts = _divided(place, "NATS")
     values: dict[str, Any] = {}
     if hosts:
         values["servers"] = tuple(f"{scheme}://{host}" for host in texts(hosts))
-    if at:
+    if credentials is not None:
         user, colon, password = credentials.partition(":")
         if colon:
             values |= {"user": unquote(user), "password": unquote(password)}
@@ -143,7 +147,28 @@ def _nats_place(scheme: str, place: str) -> dict[str, Any]:
     return values
 
 
-def _query(query_text: str) -> dict[str, Any]:
+def _kafka_place(place: str) -> dict[str, Any]:
+    credentials, hosts = _divided(place, "Kafka")
+    values: dict[str, Any] = {"brokers": texts(hosts)} if hosts else {}
+    if credentials is not None:
+        user, colon, password = credentials.partition(":")
+        if not colon:
+            raise ConfigError("user and password go together: kafka://user:password@host:9092")
+        values |= {"user": unquote(user), "password": unquote(password)}
+    return values
+
+
+def _divided(place: str, kind: str) -> tuple[str | None, str]:
+    """The credentials, None where there are none, and the hosts."""
+    credentials, at, hosts = place.rpartition("@")
+    if "@" in credentials:
+        raise ConfigError("'@' is there twice: credentials stand once, before all hosts; '@' in a password is %40")
+    if "/" in hosts:
+        raise ConfigError(f"a {kind} URL has no path: settings go behind '?'")
+    return (credentials if at else None), hosts
+
+
+def _query(query_text: str, flat: Collection[str]) -> dict[str, Any]:
     try:
         pairs = parse_qsl(query_text, keep_blank_values=True, strict_parsing=bool(query_text))
     except ValueError as error:
@@ -151,6 +176,9 @@ def _query(query_text: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for path, value in pairs:
         *groups, name = path.split(".")
+        raw = bool(groups) and groups[0] in flat
+        if raw:
+            groups, name = groups[:1], path.partition(".")[2]
         place = values
         for group in groups:
             place = place.setdefault(group, {})
@@ -158,7 +186,7 @@ def _query(query_text: str) -> dict[str, Any]:
                 raise ConfigError(f"setting {path!r} reaches into {group!r}, which has a value of its own")
         if name in place:
             raise ConfigError(f"setting {path!r} is there twice")
-        place[name] = value
+        place[name] = _plain_value(value) if raw else value
     return values
 
 
@@ -168,18 +196,23 @@ def _refuse_both(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
         raise ConfigError(f"set in the URL and beside it: {', '.join(sorted(both))}")
 
 
-def _with_raw_options(query: dict[str, Any]) -> dict[str, Any]:
-    """The raw options in a query go to the broker as they are: numbers and flags must be such, not texts."""
-    return {key: _typed_texts(value) if key in _RAW else value for key, value in query.items()}
-
-
 def _typed_texts(value: Any) -> Any:
+    """The raw options in a query go to the broker as they are: numbers and flags must be such, not texts."""
     if isinstance(value, dict):
         return {key: _typed_texts(inner) for key, inner in value.items()}
     try:
         return json.loads(value)
     except ValueError:
         return value
+
+
+def _plain_value(text: str) -> str | int | float | bool:
+    """A number or a flag, where its text is that very one: passwords have digits too."""
+    try:
+        value = json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float)) and json.dumps(value) == text else text
 
 
 def _nested(values: dict[str, Any], known: set[str]) -> dict[str, Any]:

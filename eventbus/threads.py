@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 
 class Stopped(Exception):
@@ -194,3 +197,32 @@ class OrderedWorker:
             self._on_error(error)
         except BaseException:
             logger.exception("%s: reporting an error failed", self._name)
+
+
+def interruptibly(name: str, call: Callable[[], _Result], timeout: float, stop: StopToken) -> _Result:
+    """What a call returns or raises that cannot be interrupted itself: it runs on a daemon thread called `name`.
+
+    `Stopped` as soon as a stop is asked for, TimeoutError after `timeout` seconds: the call then goes on unheard.
+    """
+    done = threading.Event()
+    results: list[_Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    stop.check()
+    spawn(name, run)
+    with stop.interrupts(done.set):
+        in_time = done.wait(min(timeout, threading.TIMEOUT_MAX))
+    if errors:
+        raise errors[0]
+    if results:
+        return results[0]
+    stop.check()
+    raise TimeoutError(f"no result within {timeout:g} s" if not in_time else "the call ended without a result")

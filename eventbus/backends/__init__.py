@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..config import BackendConfig, MemoryConfig
+from ..config import BackendConfig, KafkaConfig, MemoryConfig
 
 if TYPE_CHECKING:
     from .base import Backend
@@ -16,6 +16,11 @@ def backend_for(config: BackendConfig) -> Backend:
         from .memory import MemoryBackend
 
         return MemoryBackend(config)
+    if isinstance(config, KafkaConfig):
+        from .kafka import KafkaBackend
+
+        backend: Backend = KafkaBackend(config)
+        return backend
     from .nats import NatsBackend
 
     return NatsBackend(config)

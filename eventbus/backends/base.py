@@ -27,7 +27,8 @@ class Features:
     durable: messages are stored and survive a restart of the process. confirms_publish: a receipt means
     stored. replays: what is not acknowledged is delivered again. groups: members share the work.
     ordered_by_key: order per key inside a group whatever dies. deduplicates: one id is stored once.
-    heals_itself: a session survives an outage of the broker.
+    heals_itself: a session survives an outage of the broker. counts_attempts: `Message.attempt` grows with
+    each delivery.
     """
 
     durable: bool
@@ -37,6 +38,7 @@ class Features:
     ordered_by_key: bool
     deduplicates: bool
     heals_itself: bool
+    counts_attempts: bool
 
 
 class Answers(Protocol):
@@ -51,6 +53,9 @@ class Answers(Protocol):
 
     def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
         """The broker has stored this one."""
+
+    def stored(self, count: int) -> None:
+        """The broker has stored so many more records without a waiter: for sessions that count, not note."""
 
     def failed(self, record: Record, error: Exception) -> None:
         """This one is answered with an error: a PublishError, or made one of "unknown"."""
@@ -132,8 +137,10 @@ class Backend(Protocol):
 
     name: str
     features: Features
-    retry_interval: float
-    """Seconds between probes after a failed one, where the configuration leaves it open."""
+
+    @property
+    def retry_interval(self) -> float | None:
+        """Seconds between probes after a failed one, where the configuration leaves it open; None: the interval."""
 
     def connect(self, context: SessionContext) -> Session:
         """A session proven by a round trip; else ConnectFailedError, AuthenticationError or Stopped."""

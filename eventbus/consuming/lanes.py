@@ -21,6 +21,10 @@ ACKNOWLEDGE_EVERY = 0.05
 _Entry = tuple[int, Sequence[Delivery]]
 
 
+def _all(delivery: Delivery) -> bool:
+    return True
+
+
 class Lanes:
     """`concurrency` threads, each with a queue of batches; a key always goes to the same one.
 
@@ -55,6 +59,7 @@ class Lanes:
         self._full = False
         self._next = 0
         self._generation = 0
+        self._stale: Callable[[Delivery], bool] = _all
         self._stopping = False
         self._finishing = False
 
@@ -85,9 +90,10 @@ class Lanes:
         self._dropped(batch)  # it crossed with the end: no lane will look at it any more
         return False
 
-    def discard(self) -> None:
-        """Drop what is queued and not started; the lanes report it as dropped one after another."""
+    def discard(self, stale: Callable[[Delivery], bool] = _all) -> None:
+        """Drop what is queued, not started and `stale`; the lanes report it as dropped one after another."""
         with self._lock:
+            self._stale = stale  # before the generation: whoever sees that uses this
             self._generation += 1
 
     def finish(self, timeout: float) -> tuple[str, ...]:
@@ -127,15 +133,31 @@ class Lanes:
         while (entry := queue.get()) is not None:
             generation, batch = entry
             try:
-                worked = 0 if ended else self._work(generation, batch)
-                if worked < len(batch):
-                    ended = generation == self._generation
-                    self._dropped(batch[worked:])
+                ended = self._handle(generation, batch, ended)
             except Exception:  # ours, not the handler's: the lane has to go on, or its keys hang for ever
                 logger.exception("%s: acknowledging failed", threading.current_thread().name)
                 self._give_up(batch)
             finally:
                 self._leave(len(batch))
+
+    def _handle(self, generation: int, batch: Sequence[Delivery], ended: bool) -> bool:
+        """Handle a batch but for what was discarded; True when a stop has ended the lane."""
+        while batch and not ended:
+            if generation != self._generation:
+                generation, batch = self._sift(batch)
+            batch = batch[self._work(generation, batch) :]
+            ended = bool(batch) and generation == self._generation
+        if batch:
+            self._dropped(batch)
+        return ended
+
+    def _sift(self, batch: Sequence[Delivery]) -> tuple[int, Sequence[Delivery]]:
+        """Drop what is stale; the rest belongs to the generation of now."""
+        generation, stale = self._generation, self._stale
+        dropped = [delivery for delivery in batch if stale(delivery)]
+        if dropped:
+            self._dropped(dropped)
+        return generation, [delivery for delivery in batch if not stale(delivery)]
 
     def _give_up(self, batch: Sequence[Delivery]) -> None:
         """Keep nothing of a batch in hand that was not acknowledged: kept, it would be renewed and never handled."""

@@ -24,6 +24,7 @@ from ..errors import (
 from ..message import IdMint, Receipt
 from ..threads import Deadline
 from .records import Record
+from .tally import drawn_from
 
 Refusal = Callable[[str], Exception]
 """Makes the error for a message id that finds no session."""
@@ -204,6 +205,13 @@ class Pending:
             )
             waiter.answer(receipt)
 
+    def stored(self, count: int) -> None:
+        """The broker has stored so many more records that nobody waits for."""
+        with self._lock:
+            self.confirmed_count += count
+            self._settle_locked(count)
+            self._set_limit()
+
     def failed(self, record: Record, error: Exception) -> None:
         """This one is answered with an error; anything but a PublishError means "unknown"."""
         record = Record(*record)
@@ -279,8 +287,7 @@ class Pending:
     @property
     def issued(self) -> int:
         """How many numbers were drawn."""
-        # The only look at an itertools.count that draws nothing; `next` itself must stay free of locks.
-        return int(repr(self.next_number.__self__)[6:-1]) - 1  # type: ignore[attr-defined]
+        return drawn_from(self.next_number.__self__) - 1  # type: ignore[attr-defined]
 
     @property
     def in_flight(self) -> int:

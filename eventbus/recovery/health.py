@@ -41,7 +41,7 @@ class HealthMonitor:
     def __init__(
         self,
         config: EventBusConfig,
-        retry_interval: float,
+        retry_interval: float | None,
         supervisor: Supervisor,
         report: Callable[[ErrorEvent], object],
         stop: StopToken,
@@ -49,8 +49,8 @@ class HealthMonitor:
         self._name = config.name
         self._check = config.health_check
         self._reconnect = config.reconnect
-        own = config.health_check.retry_interval
-        self._retry_interval = retry_interval if own is None else own
+        check = config.health_check
+        self._retry_interval = check.retry_interval or retry_interval or check.interval
         self._supervisor = supervisor
         self._report = report
         self._bus_stop = stop

@@ -12,13 +12,16 @@
 - `NatsServer`, `NatsCluster`: real servers on loopback; `kill`, `freeze`, `thaw`, `restart`,
   `lame_duck`, `reload`, `lose_state`. They end with the test, even one ended by ``kill -9``.
   Where there is none: `ServerUnavailable`, with the reason.
+- `KafkaServer`, `KafkaCluster`: real Kafka brokers with the same abilities; `proxied=True` puts a
+  `TcpProxy` between them and their clients. `MockKafka`: librdkafka's mock of a cluster, for
+  answers that nobody can order from a real one.
 - `TcpProxy`: refused, cut, black-holed, delayed and half-open connections.
 - `Certificates`: an authority and certificates for TLS tests.
 - `LeakGuard`: fails a test that leaves a thread, a file descriptor or an unhandled error behind.
 
 The pytest plugin (loaded by itself where this library is installed) offers them as the fixtures
-`nats_server`, `nats_server_shared`, `nats_cluster`, `tcp_proxy`, `certificates` and
-`eventbus_leaks`; see `eventbus.testing.plugin`.
+`nats_server`, `nats_server_shared`, `nats_cluster`, `kafka_server`, `kafka_server_shared`,
+`kafka_cluster`, `mock_kafka`, `tcp_proxy`, `certificates` and `eventbus_leaks`; see `eventbus.testing.plugin`.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from eventbus.testing.certificates import Certificates
     from eventbus.testing.faults import TcpProxy
     from eventbus.testing.leaks import LeakGuard
+    from eventbus.testing.servers.kafka import KafkaServer
+    from eventbus.testing.servers.kafka_cluster import KafkaCluster
+    from eventbus.testing.servers.kafka_mock import MockKafka
     from eventbus.testing.servers.nats import NatsServer
     from eventbus.testing.servers.nats_cluster import NatsCluster
     from eventbus.testing.servers.process import ServerFailed, ServerUnavailable
@@ -37,7 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Certificates",
+    "KafkaCluster",
+    "KafkaServer",
     "LeakGuard",
+    "MockKafka",
     "NatsCluster",
     "NatsServer",
     "ServerFailed",
@@ -49,7 +58,10 @@ __all__ = [
 # Imported when first asked for: the pytest plugin must not slow down every start of pytest.
 _HOME = {
     "Certificates": "certificates",
+    "KafkaCluster": "servers.kafka_cluster",
+    "KafkaServer": "servers.kafka",
     "LeakGuard": "leaks",
+    "MockKafka": "servers.kafka_mock",
     "NatsCluster": "servers.nats_cluster",
     "NatsServer": "servers.nats",
     "ServerFailed": "servers.process",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import wait as wait_futures
 from datetime import datetime, timedelta, timezone
@@ -214,12 +215,13 @@ class PublishingConformance:
         bus, inbox = self.open(), Inbox()
         bus.subscribe(self.topic, inbox, group="g")
         for number in range(500):
-            bus.publish_nowait(self.topic, str(number).encode())
+            bus.publish_nowait(self.topic, str(number).encode(), key="k" if number % 2 else None)
         report = bus.flush()
         assert (report.unanswered, report.failed) == (0, ())
         assert bus.get_statistics().confirmed == 500
-        inbox.wait(500)
-        assert inbox.texts == [str(number) for number in range(500)]
+        messages = inbox.wait(500)
+        assert Counter(inbox.texts) == Counter(str(number) for number in range(500))
+        assert [message.text() for message in messages if message.key] == [str(number) for number in range(1, 500, 2)]
 
     def test_one_id_is_stored_once(self) -> None:
         bus, inbox = self.open(), Inbox()

@@ -1,8 +1,9 @@
 """The pytest plugin: real servers, faults and the leak guard as fixtures.
 
 Installing the library installs it; elsewhere ``pytest -p eventbus.testing.plugin``. Nothing in it
-acts by itself. Where a server is missing a test skips with the reason; where the environment
-variable ``CI`` is set it fails instead. To guard every test against leaks::
+acts by itself. Where a server is missing a test skips with the reason (``pytest -ra`` shows it);
+where the environment variable ``CI`` is set it fails instead. A line at the end of the run says
+which servers the fixtures brought. To guard every test against leaks::
 
     @pytest.fixture(autouse=True)
     def _no_leaks(eventbus_leaks): ...
@@ -21,9 +22,17 @@ if TYPE_CHECKING:
     from eventbus.testing.certificates import Certificates
     from eventbus.testing.faults import TcpProxy
     from eventbus.testing.leaks import LeakGuard
+    from eventbus.testing.servers.kafka import KafkaServer
+    from eventbus.testing.servers.kafka_cluster import KafkaCluster
+    from eventbus.testing.servers.kafka_external import ExternalKafka
+    from eventbus.testing.servers.kafka_mock import MockKafka
     from eventbus.testing.servers.nats import NatsServer
     from eventbus.testing.servers.nats_cluster import NatsCluster
     from eventbus.testing.servers.nats_external import ExternalServer
+
+
+#: Which servers were used, by what they are.
+_used = pytest.StashKey[dict[str, str]]()
 
 
 @contextlib.contextmanager
@@ -40,15 +49,15 @@ def skip_or_fail() -> Iterator[None]:
 
 
 @pytest.fixture
-def nats_server() -> Iterator[NatsServer | ExternalServer]:
+def nats_server(request: pytest.FixtureRequest) -> Iterator[NatsServer | ExternalServer]:
     """A NATS server with JetStream, fresh for this test; ``EVENTBUS_TEST_NATS`` if that is set."""
-    yield from _started_server()
+    yield from _started_server(request.config)
 
 
 @pytest.fixture(scope="session")
-def nats_server_shared() -> Iterator[NatsServer | ExternalServer]:
+def nats_server_shared(request: pytest.FixtureRequest) -> Iterator[NatsServer | ExternalServer]:
     """A NATS server with JetStream for the whole session: fast, so leave it as you found it."""
-    yield from _started_server()
+    yield from _started_server(request.config)
 
 
 @pytest.fixture
@@ -62,6 +71,48 @@ def nats_cluster() -> Iterator[NatsCluster]:
         yield cluster
     finally:
         cluster.close()
+
+
+@pytest.fixture
+def kafka_server(request: pytest.FixtureRequest) -> Iterator[KafkaServer | ExternalKafka]:
+    """A Kafka broker, fresh for this test; ``EVENTBUS_TEST_KAFKA`` if that is set."""
+    yield from _started_kafka(request.config)
+
+
+@pytest.fixture(scope="session")
+def kafka_server_shared(request: pytest.FixtureRequest) -> Iterator[KafkaServer | ExternalKafka]:
+    """A Kafka broker for the whole session: fast, so leave it as you found it."""
+    yield from _started_kafka(request.config)
+
+
+@pytest.fixture
+def kafka_cluster(request: pytest.FixtureRequest) -> Iterator[KafkaCluster]:
+    """Three Kafka brokers in one cluster, fresh for this test, that know each other."""
+    from eventbus.testing.servers.kafka_cluster import KafkaCluster
+    from eventbus.testing.servers.kafka_source import find_kafka
+
+    with skip_or_fail():
+        cluster = KafkaCluster(3).start()
+        _note(request.config, "Kafka cluster", find_kafka(external=False, docker=False))
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def mock_kafka() -> Iterator[Callable[..., MockKafka]]:
+    """``mock_kafka(brokers, proxied=True)`` starts a `MockKafka`, closed after the test."""
+    from eventbus.testing.servers.kafka_mock import MockKafka
+
+    with contextlib.ExitStack() as stack:
+
+        def make(brokers: int = 1, **options: Any) -> MockKafka:
+            with skip_or_fail():
+                return stack.enter_context(MockKafka(brokers, **options))
+            raise AssertionError("not reached")
+
+        yield make
 
 
 @pytest.fixture
@@ -96,8 +147,37 @@ def eventbus_leaks() -> Iterator[LeakGuard]:
         yield guard
 
 
-def _started_server() -> Iterator[NatsServer | ExternalServer]:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say which servers the fixtures brought."""
+    for name, source in config.stash.get(_used, {}).items():
+        terminalreporter.write_line(f"eventbus: tests used {name}: {source}")
+
+
+def _note(config: pytest.Config, name: str, source: object) -> None:
+    config.stash.setdefault(_used, {})[name] = str(source)
+
+
+def _started_kafka(config: pytest.Config) -> Iterator[KafkaServer | ExternalKafka]:
+    from eventbus.testing.servers.kafka_external import open_kafka
+    from eventbus.testing.servers.kafka_source import find_kafka
+
+    with skip_or_fail():
+        server = open_kafka()
+        try:
+            server.start()
+        except BaseException:
+            server.close()
+            raise
+        _note(config, "Kafka", find_kafka())
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _started_server(config: pytest.Config) -> Iterator[NatsServer | ExternalServer]:
     from eventbus.testing.servers.nats_external import open_nats
+    from eventbus.testing.servers.nats_source import find_nats
 
     with skip_or_fail():
         server = open_nats()
@@ -106,6 +186,7 @@ def _started_server() -> Iterator[NatsServer | ExternalServer]:
         except BaseException:
             server.close()
             raise
+        _note(config, "NATS", find_nats())
     try:
         yield server
     finally:

@@ -11,11 +11,21 @@ import pytest
 from testing_support import TIMEOUT, Target, Wire, is_readable
 
 from eventbus.testing import LeakGuard
+from eventbus.testing.plugin import skip_or_fail
+from eventbus.testing.servers.kafka_source import find_kafka
 
 
 @pytest.fixture(autouse=True)
 def _no_leaks(eventbus_leaks: LeakGuard) -> None:
     """Nothing here may leave anything behind."""
+
+
+@pytest.fixture(autouse=True)
+def _kafka(request: pytest.FixtureRequest) -> None:
+    """A test of real Kafka is skipped, or fails where CI is set, on a machine that has none."""
+    if request.node.get_closest_marker("kafka") is not None:
+        with skip_or_fail():
+            find_kafka(external=False, docker=False)
 
 
 @pytest.fixture

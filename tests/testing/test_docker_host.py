@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import tarfile
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 
 from eventbus.testing import Certificates, ServerFailed, ServerUnavailable
+from eventbus.testing.servers import docker_host, kafka_docker
+from eventbus.testing.servers.kafka_hosts import Ports
+from eventbus.testing.servers.kafka_options import KafkaOptions, Seat
 from eventbus.testing.servers.nats_docker import DockerHost
 from eventbus.testing.servers.nats_options import NatsOptions
 
@@ -153,3 +157,51 @@ def test_a_daemon_that_refuses_is_unavailable(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ServerUnavailable, match=r"cannot run nats:2.*no network"):
         host.start()
     host.close()
+
+
+def test_kafka_formats_its_store_and_becomes_the_broker(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = FakeDocker()
+    host = kafka_docker.DockerHost("box", "apache/kafka:4", client)
+    monkeypatch.setattr(host._guardian, "tell", client.calls.append)
+    seat = Seat(1, "the-cluster", {1: ("127.0.0.1", 19093)})
+    try:
+        options = KafkaOptions(tls=certificates, user="alice", password="x", mechanism="SCRAM-SHA-256")
+        host.configure(options, seat, Ports(client=19092, inner=19094, advertised=19095))
+        host.start()
+        assert is_up(host)
+        pull, (image, command, ports), told = client.calls
+        assert pull == ("pull", "apache/kafka:4")
+        assert (image, told) == ("apache/kafka:4", "container fake")
+        assert ports == {"19092/tcp": ("127.0.0.1", 19092), "19094/tcp": ("127.0.0.1", 19094)}
+        form, run = command[2].split(" && exec ")
+        assert command[:2] == ["/bin/sh", "-c"]
+        assert "kafka-storage.sh format --ignore-formatted -t the-cluster" in form
+        assert "--add-scram 'SCRAM-SHA-256=[name=alice,salt=" in form
+        assert run == "/opt/kafka/bin/kafka-server-start.sh /eventbus/server.properties"
+        files = files_in(client.made[0])
+        lines = files["eventbus/server.properties"].splitlines()
+        assert "listeners=CLIENT://0.0.0.0:19092,INNER://0.0.0.0:19094,CONTROLLER://127.0.0.1:19093" in lines
+        assert "advertised.listeners=CLIENT://127.0.0.1:19095,INNER://127.0.0.1:19094" in lines
+        assert "listener.name.client.ssl.keystore.location=/eventbus/keystore.pem" in lines
+        assert certificates.server_cert.read_text() in files["eventbus/keystore.pem"]
+    finally:
+        host.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("unix:///no/such/docker.sock", r"no daemon \(/no/such/docker.sock: No such file or directory\)"),
+        ("tcp://127.0.0.1:9", r"no (daemon|answer from the daemon) \(.*refused"),
+    ],
+)
+def test_a_daemon_that_is_away_is_a_reason(monkeypatch: pytest.MonkeyPatch, url: str, reason: str) -> None:
+    monkeypatch.setenv("DOCKER_HOST", url)
+    docker_host.docker_reason.cache_clear()
+    try:
+        found = docker_host.docker_reason()
+    finally:
+        docker_host.docker_reason.cache_clear()
+    assert re.match(reason, found, re.DOTALL), found

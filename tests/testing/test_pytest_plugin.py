@@ -22,6 +22,13 @@ USES = """
             assert client.recv(100).startswith(b"INFO")
         assert certificates.ca.exists()
 """
+USES_KAFKA = """
+    def test_fixtures(eventbus_leaks, kafka_server, kafka_server_shared, mock_kafka):
+        assert kafka_server.bootstrap != kafka_server_shared.bootstrap
+        assert kafka_server.answers() and kafka_server_shared.view().brokers == {1}
+        mock = mock_kafka(3)
+        assert len(mock.bootstrap.split(",")) == 3
+"""
 LEAKS = """
     import threading
 
@@ -36,7 +43,7 @@ def run(directory: Path, text: str, *arguments: str, **environment: str) -> tupl
     """Run pytest on one test file; return its exit code and output."""
     (directory / "test_it.py").write_text(textwrap.dedent(text))
     # Only ours, whether it is installed or not, and none of the settings of this run.
-    clean = {k: v for k, v in os.environ.items() if k not in ("CI", "EVENTBUS_TEST_NATS")}
+    clean = {k: v for k, v in os.environ.items() if k not in ("CI", "EVENTBUS_TEST_NATS", "EVENTBUS_TEST_KAFKA")}
     answer = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "eventbus.testing.plugin", "-rs", *arguments],
         check=False,
@@ -53,6 +60,7 @@ def run(directory: Path, text: str, *arguments: str, **environment: str) -> tupl
 def test_the_fixtures_work_together(tmp_path: Path) -> None:
     code, output = run(tmp_path, USES, "-W", "error")
     assert code == 0, output
+    assert "eventbus: tests used NATS: " in output
 
 
 def test_the_leak_guard_fails_a_test(tmp_path: Path) -> None:
@@ -62,17 +70,37 @@ def test_the_leak_guard_fails_a_test(tmp_path: Path) -> None:
     assert "thread eventbus.left" in output
 
 
-def test_without_a_server_it_skips_with_the_reason(tmp_path: Path) -> None:
-    text = "def test_it(nats_server): ..."
-    code, output = run(tmp_path, text, EVENTBUS_TEST_NATS="nats://127.0.0.1:9")
+@pytest.mark.kafka
+def test_the_fixtures_of_kafka_work_together(tmp_path: Path) -> None:
+    pytest.importorskip("confluent_kafka")
+    code, output = run(tmp_path, USES_KAFKA, "-W", "error")
+    assert code == 0, output
+    assert "eventbus: tests used Kafka: " in output
+
+
+@pytest.mark.parametrize("broker", ["nats", "kafka"])
+def test_without_a_server_it_skips_with_the_reason(tmp_path: Path, broker: str) -> None:
+    text = f"def test_it({broker}_server): ..."
+    code, output = run(tmp_path, text, **{f"EVENTBUS_TEST_{broker.upper()}": "127.0.0.1:9"})
     assert code == 0, output
     assert "1 skipped" in output
     assert "does not answer" in output
+    assert "tests used" not in output
 
 
-def test_without_a_server_it_fails_in_ci(tmp_path: Path) -> None:
-    text = "def test_it(nats_server): ..."
-    code, output = run(tmp_path, text, EVENTBUS_TEST_NATS="nats://127.0.0.1:9", CI="true")
+@pytest.mark.parametrize("fixture", ["kafka_server_shared", "kafka_cluster"])
+def test_without_java_it_skips_with_the_reason(tmp_path: Path, fixture: str) -> None:
+    nothing = {"PATH": str(tmp_path), "JAVA_HOME": "", "DOCKER_HOST": "unix:///no/such/socket"}
+    code, output = run(tmp_path, f"def test_it({fixture}): ...", **nothing)
+    assert code == 0, output
+    assert "1 skipped" in output
+    assert "no java (JAVA_HOME is not set, and none on PATH)" in output
+
+
+@pytest.mark.parametrize("broker", ["nats", "kafka"])
+def test_without_a_server_it_fails_in_ci(tmp_path: Path, broker: str) -> None:
+    text = f"def test_it({broker}_server): ..."
+    code, output = run(tmp_path, text, CI="true", **{f"EVENTBUS_TEST_{broker.upper()}": "127.0.0.1:9"})
     assert code == 1, output
     assert "CI is set" in output
 
@@ -83,4 +111,11 @@ def test_it_imports_nothing_that_it_does_not_use_yet() -> None:
     loaded = set(answer.stdout.split())
     ours = {name for name in loaded if name.startswith("eventbus.testing.")}
     assert ours == {"eventbus.testing.plugin"}
-    assert "docker" not in loaded
+    assert not {"docker", "confluent_kafka"} & loaded
+
+
+def test_the_test_tools_do_without_confluent_kafka() -> None:
+    code = "import sys, eventbus.testing as t; t.KafkaServer, t.KafkaCluster, t.MockKafka; print(*sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "eventbus.testing.servers.kafka_mock" in answer.stdout.split()
+    assert "confluent_kafka" not in answer.stdout.split()

@@ -77,6 +77,7 @@ FEATURES = Features(
     ordered_by_key=True,
     deduplicates=True,
     heals_itself=False,
+    counts_attempts=True,
 )
 
 

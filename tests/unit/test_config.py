@@ -14,13 +14,14 @@ from eventbus import (
     ConfigError,
     EventBusConfig,
     HealthCheckConfig,
+    KafkaConfig,
     MemoryConfig,
     NatsConfig,
     ReconnectConfig,
     TlsConfig,
 )
 
-KINDS = [EventBusConfig, HealthCheckConfig, MemoryConfig, NatsConfig, ReconnectConfig, TlsConfig]
+KINDS = [EventBusConfig, HealthCheckConfig, KafkaConfig, MemoryConfig, NatsConfig, ReconnectConfig, TlsConfig]
 
 
 def test_default_reconnect_config() -> None:
@@ -67,6 +68,17 @@ BAD = [
     (NatsConfig, "password", [7, b"x"]),
     (NatsConfig, "token", [7]),
     (NatsConfig, "tls", [True, "yes", {}]),
+    (KafkaConfig, "brokers", [(), "", 7, [7], None, {"a"}]),
+    (KafkaConfig, "user", [7, "a\nb"]),
+    (KafkaConfig, "password", [7, b"x"]),
+    (KafkaConfig, "sasl_mechanism", ["plain", "GSSAPI", None]),
+    (KafkaConfig, "tls", [True, {}]),
+    (KafkaConfig, "partitions", [0, -1, 1.5, "x", True]),
+    (KafkaConfig, "replication_factor", [0, "x", False]),
+    (KafkaConfig, "group_protocol", ["kip848", None, "Classic"]),
+    (KafkaConfig, "stall_timeout", [0, None, -1.0]),
+    (KafkaConfig, "create_topics", [None, 1, "perhaps"]),
+    *((KafkaConfig, name, ["x", 7, None, [("a", 1)], {1: 2}]) for name in ("common", "producer", "consumer", "admin")),
     (EventBusConfig, "backend", [None, "memory", {}]),
     (EventBusConfig, "group", ["", "a b", "a\r\nb", 7, "g" * 65]),
     (EventBusConfig, "reconnect", [None, {}, 3]),
@@ -141,6 +153,23 @@ DEFAULTS: dict[type[Any], dict[str, object]] = {
         "max_pings_out": 2,
         "stream": {},
         "consumer": {},
+    },
+    KafkaConfig: {
+        "brokers": ("127.0.0.1:9092",),
+        "user": None,
+        "password": None,
+        "sasl_mechanism": "PLAIN",
+        "tls": None,
+        "client_name": None,
+        "create_topics": True,
+        "partitions": None,
+        "replication_factor": None,
+        "group_protocol": "auto",
+        "stall_timeout": 30.0,
+        "common": {},
+        "producer": {},
+        "consumer": {},
+        "admin": {},
     },
     EventBusConfig: {
         "backend": MemoryConfig(),

@@ -17,11 +17,11 @@ from eventbus import (
     ConfigError,
     EventBusConfig,
     HealthCheckConfig,
+    KafkaConfig,
     MemoryConfig,
     NatsConfig,
     ReconnectConfig,
     TlsConfig,
-    UnsupportedError,
     load_config,
 )
 
@@ -45,6 +45,56 @@ def test_other_urls() -> None:
     assert load_config("nats://[::1]:4222").backend == NatsConfig(servers=("nats://[::1]:4222",))
     tls = load_config("tls://h:4222?tls.ca=/ca.pem&tls.verify=no").backend
     assert tls == NatsConfig(servers=("tls://h:4222",), tls=TlsConfig(ca="/ca.pem", verify=False))
+
+
+def test_a_kafka_url_with_everything() -> None:
+    config = load_config(
+        "kafka://us%40er:pa%2Fss@a:9093,b?group=orders&producer.linger.ms=5&producer.compression.type=zstd"
+        "&consumer.check.crcs=true&common.client.rack=007&admin.socket.timeout.ms=1.5&partitions=3"
+        "&sasl_mechanism=SCRAM-SHA-512&reconnect.jitter=0&stall_timeout=7"
+    )
+    assert config.backend == KafkaConfig(
+        brokers=("a:9093", "b:9092"),
+        user="us@er",
+        password="pa/ss",
+        sasl_mechanism="SCRAM-SHA-512",
+        partitions=3,
+        stall_timeout=7.0,
+        common={"client.rack": "007"},
+        producer={"linger.ms": 5, "compression.type": "zstd"},
+        consumer={"check.crcs": True},
+        admin={"socket.timeout.ms": 1.5},
+    )
+    assert (config.group, config.reconnect.jitter) == ("orders", 0.0)
+    assert config.backend.tls is None
+
+
+def test_what_looks_like_a_number_stays_the_text_that_it_was() -> None:
+    """A password of digits may not lose a zero."""
+    for text in ("007", "1e5", "0x10", "1.50", "-0", "null", "[1]", "True", "NaN", "Infinity", '"5"', ""):
+        backend = load_config(f"kafka://h?common.{urlencode({'ssl.key.password': text})}").backend
+        assert backend == KafkaConfig(brokers="h", common={"ssl.key.password": text}), text
+
+
+def test_tls_in_a_kafka_url() -> None:
+    for url in ("kafka+ssl://h", "KAFKA+SSL://h", {"url": "kafka+ssl://h", "tls": None}):
+        assert load_config(url).backend == KafkaConfig(brokers="h", tls=TlsConfig())
+    ca = KafkaConfig(brokers="h", tls=TlsConfig(ca="/ca.pem"))
+    assert load_config("kafka+ssl://h?tls.ca=/ca.pem").backend == ca
+    assert load_config("kafka://h?tls.ca=/ca.pem").backend == ca, "asking for it in one way is enough"
+    assert load_config({"url": "kafka+ssl://h", "tls": {"ca": "/ca.pem"}}).backend == ca
+
+
+def test_other_kafka_sources() -> None:
+    assert load_config("kafka://").backend == KafkaConfig()
+    assert load_config("kafka://a,b/").backend == KafkaConfig(brokers=["a:9092", "b:9092"])
+    assert load_config("kafka://[::1]:1").backend == KafkaConfig(brokers="[::1]:1")
+    assert load_config("kafka://?brokers=a,b").backend == KafkaConfig(brokers="a,b")
+    mapping = {"backend": "kafka", "brokers": ["a", "b:1"], "producer": {"linger.ms": 5}, "group": "g"}
+    config = load_config(mapping)
+    assert config.backend == KafkaConfig(brokers=("a:9092", "b:1"), producer={"linger.ms": 5})
+    assert (config.group, load_config({"backend": config.backend, "group": "g"})) == ("g", config)
+    assert mapping["producer"] == {"linger.ms": 5}
 
 
 def test_a_mapping() -> None:
@@ -85,6 +135,19 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("nats://h?group", "query"),
         ("nats://h?group=a&group=b", "group.*twice"),
         ("nats://h?tls=1&tls.ca=x", "tls"),
+        ("kafka://user@h", "user and password"),
+        ("kafka://h/path", "a Kafka URL has no path"),
+        ("kafka://h:0", "brokers"),
+        ("kafka://h?producer=5", "producer must be a mapping"),
+        ("kafka://h?producer=5&producer.linger.ms=5", "'producer', which has a value"),
+        ("kafka://h?producer.linger.ms=5&producer.linger.ms=6", r"producer\.linger\.ms' is there twice"),
+        ("kafka://h?producer.acks=1", r"producer\['acks'\] may not be set"),
+        ("kafka://h?broker=a", "broker.*'brokers'"),
+        ("kafka://h?tls.hostname=x", r"tls\.hostname"),
+        ("kafka+tls://h", "unknown scheme"),
+        ({"url": "kafka://h?producer.linger.ms=5", "producer": {}}, "producer"),
+        ({"url": "kafka://h", "brokers": "a"}, "brokers"),
+        ({"url": "kafka://h", "servers": "a"}, "servers"),
         ("memory://?partitions=abc", "partitions"),
         ("memory://?health_check.interval=often", "interval"),
         ({"url": "memory://x?group=a", "group": "b"}, "group"),
@@ -103,19 +166,12 @@ def test_what_is_wrong_is_said(source: Any, words: str) -> None:
         load_config(source)
 
 
-def test_kafka_is_not_built_yet_and_says_so() -> None:
-    for call in (
-        lambda: eventbus.get_default_kafka_config("localhost:9092"),
-        lambda: load_config("kafka://a:9092"),
-        lambda: load_config({"backend": "kafka"}),
-    ):
-        with pytest.raises(UnsupportedError, match="not built yet"):
-            call()
-
-
 def test_the_default_configurations() -> None:
     assert eventbus.get_default_nats_config().backend == NatsConfig(servers=("nats://127.0.0.1:4222",))
     assert eventbus.get_default_nats_config(["a", "b"]).backend == NatsConfig(servers=("a", "b"))
+    assert eventbus.get_default_kafka_config().backend == KafkaConfig()
+    assert eventbus.get_default_kafka_config("a, b:1").backend == KafkaConfig(brokers=("a:9092", "b:1"))
+    assert eventbus.get_default_kafka_config(["a"]).backend == KafkaConfig(brokers=("a:9092",))
     assert eventbus.get_default_memory_config("x") == EventBusConfig(backend=MemoryConfig(name="x"))
     assert load_config(config := EventBusConfig()) is config
 
@@ -129,6 +185,10 @@ OTHER: dict[str, object] = {
     "retry_interval": 7.5,
     "certificate": "c.pem",
     "max_backoff": 77.0,
+    "partitions": 3,
+    "replication_factor": 2,
+    "sasl_mechanism": "SCRAM-SHA-256",
+    "group_protocol": "classic",
 }
 """Values that are not the default, where one cannot be made from the default."""
 
@@ -157,6 +217,10 @@ SCALARS = [
     *(("memory://x", None, *one) for one in settings_of(EventBusConfig, {"backend", *GROUPS})),
     *(("memory://x", None, *one) for one in settings_of(MemoryConfig, {"name"})),
     *(("nats://h", None, *one) for one in settings_of(NatsConfig, {"servers", "tls", "stream", "consumer"})),
+    *(
+        ("kafka://h", None, *one)
+        for one in settings_of(KafkaConfig, {"brokers", "tls", "common", "producer", "consumer", "admin"})
+    ),
     *(("nats://h", group, *one) for group, kind in GROUPS.items() for one in settings_of(kind, set())),
 ]
 
@@ -173,7 +237,8 @@ def test_every_setting_can_be_given_in_a_url_in_a_mapping_and_in_the_environment
     base: str, group: str | None, name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {name: value, **WITH.get(name, {})}
-    query = {f"{group}.{key}" if group else key: str(one).lower() for key, one in values.items()}
+    texts = {key: str(one).lower() if isinstance(one, bool) else str(one) for key, one in values.items()}
+    query = {f"{group}.{key}" if group else key: one for key, one in texts.items()}
     url = f"{base}?{urlencode(query)}"
     monkeypatch.setenv("EVENTBUS_URL", url)
     from_url = load_config(url)
@@ -282,6 +347,22 @@ SECRET = "hunter2"
         f"nats://u:{SECRET}@h?ack_wait=soon",
         f"nats://u:{SECRET}@a,u:{SECRET}@b",
         f"nats://u:{SECRET}@a?token=x",
+        f"kafka://u:{SECRET}@h/path",
+        f"kafka+sll://u:{SECRET}@h",
+        f"kafka://{SECRET}@h",
+        f"kafka://u:{SECRET}@a,u:{SECRET}@b",
+        f"kafka://u:{SECRET}@h:0",
+        f"kafka://u:{SECRET}@h?user=x",
+        f"kafka://u:{SECRET}@h?partitions=few",
+        f"kafka://h?common.sasl.password={SECRET}",
+        f"kafka://h?brokers=u:{SECRET}@h",
+        f"kafka://h?common={SECRET}",
+        {"backend": "kafka", "brokers": [f"kafka://u:{SECRET}@h"]},
+        {"backend": "kafka", "brokers": [f"u:{SECRET}@h", 7]},
+        {"backend": "kafka", "password": SECRET},
+        {"backend": "kafka", "common": {"sasl.password": SECRET}},
+        {"backend": "kafka", "common": {"ssl.key.password": [SECRET]}},
+        {"backend": "kafka", "common": {7: SECRET}},
         {"url": [f"nats://u:{SECRET}@h"]},
         {"backend": f"nats://u:{SECRET}@h"},
         {"backend": "nats", "servers": [f"nats://u:{SECRET}@h", 7]},
@@ -314,8 +395,8 @@ def test_any_password_comes_out_as_it_went_in_once_it_is_quoted(user: str, passw
     assert config == NatsConfig(servers=("nats://h",), user=user, password=password)
 
 
-@given(st.text("natsmemory:/@?&=.,[]%h12 \n", max_size=30))
+@given(st.text("natsmemorykf:/@?&=.,[]%h12 \n", max_size=30))
 def test_no_text_at_all_ends_in_anything_but_a_configuration_or_a_typed_error(text: str) -> None:
-    for source in (text, f"nats://{text}", f"memory://{text}"):
-        with contextlib.suppress(ConfigError, UnsupportedError):
+    for source in (text, f"nats://{text}", f"memory://{text}", f"kafka://{text}", f"kafka+ssl://{text}"):
+        with contextlib.suppress(ConfigError):
             assert isinstance(load_config(source), EventBusConfig)

@@ -46,7 +46,7 @@ HOME_OF = {
     "tenacity": {"eventbus.recovery.backoff"},
     "pynats2": {"eventbus.backends.nats.pynats"},
     "pynats": {"eventbus.backends.nats.pynats"},
-    "confluent_kafka": set(),
+    "confluent_kafka": {name for name in MODULES if name.startswith("eventbus.backends.kafka.")},
     "nats": set(),
 }
 LONGEST_MODULE = 400
@@ -227,6 +227,8 @@ RETRY = "while True:\n    try:\n        session = {call}()\n    except OSError:\
         (a_library_is_imported_in_one_place, "eventbus.backends.nats.session", "from pynats2 import NATSClient"),
         (a_library_is_imported_in_one_place, "eventbus.bus", "__import__('nats')"),
         (a_library_is_imported_in_one_place, "eventbus.bus", "def late():\n    import confluent_kafka.admin"),
+        (a_library_is_imported_in_one_place, "eventbus.backends.kafka", "from confluent_kafka import Producer"),
+        (a_library_is_imported_in_one_place, "eventbus.backends.nats.wire", "from confluent_kafka import Producer"),
         (nothing_sleeps, "eventbus.recovery.health", "import time\ntime.sleep(1)"),
         (nothing_sleeps, "eventbus.threads", "from time import sleep as pause"),
         (backends_do_not_try_again, "eventbus.backends.nats.session", RETRY.format(call="self._backend.connect")),

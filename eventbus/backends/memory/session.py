@@ -34,6 +34,7 @@ class MemoryBackend:
         ordered_by_key=True,
         deduplicates=True,
         heals_itself=False,
+        counts_attempts=True,
     )
 
     def __init__(self, config: MemoryConfig) -> None:

@@ -39,6 +39,7 @@ class NatsBackend:
             ordered_by_key=False,
             deduplicates=config.jetstream,
             heals_itself=False,
+            counts_attempts=config.jetstream,
         )
 
     def connect(self, context: SessionContext) -> NatsSession:

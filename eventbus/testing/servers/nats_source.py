@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from eventbus.testing.servers.docker_host import docker_reason as _docker_reason
 from eventbus.testing.servers.process import ServerUnavailable
 
 #: Names a server that runs already: ``nats://[user:password@]host:port``.
@@ -19,7 +20,6 @@ ENVIRONMENT = "EVENTBUS_TEST_NATS"
 DOCKER_IMAGE = "nats:2"
 
 _VERSION_TIMEOUT = 10.0
-_DOCKER_TIMEOUT = 3.0
 
 
 @dataclass(frozen=True)
@@ -89,24 +89,3 @@ def _version_of(path: str) -> tuple[str, str]:
     if answer.returncode:
         return "", f"{path} does not run ({(answer.stderr or answer.stdout).strip()[:200]})"
     return answer.stdout.rpartition(" ")[2].strip(), ""
-
-
-@functools.lru_cache(maxsize=1)
-def _docker_reason() -> str:
-    """Return why docker does not work here, or nothing."""
-    try:
-        import docker
-        import docker.errors
-    except ImportError as exc:
-        return f"the SDK is not installed ({exc})"
-    try:
-        client = docker.from_env(timeout=_DOCKER_TIMEOUT)
-    except docker.errors.DockerException as exc:
-        return f"no daemon ({exc})"
-    try:
-        client.ping()
-    except (docker.errors.DockerException, OSError) as exc:
-        return f"no answer from the daemon ({exc})"
-    finally:
-        client.close()
-    return ""

@@ -1,0 +1,136 @@
+"""Making a producer that is proven by an answer: one attempt, bounded, interruptible, with the cause of its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+
+from ...config import KafkaConfig
+from ...errors import AuthenticationError, ConfigError, ConnectFailedError
+from ...threads import Deadline, StopToken, spawn
+from .forks import Producer
+from .options import ALIASES, ClientOptions
+from .problems import ClientErrors, is_fatal, text_of
+from .reach import examine, speaks
+
+CHECK_TOPIC = "eventbus.connect-check"
+"""Asked for, never created: an answer about one topic is small however many topics there are."""
+_ASK = 0.25
+_PAUSE = 0.02
+_LAST_LOOK = 0.05
+_GRACE = 1.0
+"""Seconds that the other brokers have when one refuses: a cluster may be amid a change of credentials."""
+_LONGEST_DIAGNOSIS = 0.5
+
+Client = TypeVar("Client")
+
+
+def connected_producer(options: ClientOptions, errors: ClientErrors, timeout: float, stop: StopToken) -> Producer:
+    """A producer whose broker has answered; `errors` is its `error_cb` for good, silent until then.
+
+    AuthenticationError as soon as the only broker refuses us or we it (a second later where there are several),
+    ConnectFailedError after `timeout` seconds, Stopped at most 0.3 s after a stop, ConfigError for an option that librdkafka refuses. What fails leaves nothing
+    behind but, for as long as librdkafka needs to end it, a daemon thread.
+    """
+    deadline = Deadline(timeout)
+    stop.check()
+    errors.quiet = True
+    producer = new_client(Producer, options.producer, errors)
+    try:
+        _prove(producer, options.config, errors, deadline, stop)
+    except BaseException:
+        discard(producer, options.name)
+        raise
+    errors.forget()
+    return producer
+
+
+def new_client(kind: Callable[[dict[str, Any]], Client], options: dict[str, Any], errors: ClientErrors) -> Client:
+    """A client (`Producer`, `Consumer`, `AdminClient`) that nobody has heard of yet.
+
+    ConfigError names the option that librdkafka refuses.
+    """
+    try:
+        return kind({**options, "error_cb": errors.note})
+    except (KafkaException, TypeError, ValueError, SystemError) as error:
+        text = text_of(error)
+        known_as = [ours for other, ours in ALIASES.items() if f'"{other}"' in text and ours in options]
+        also = f", here {known_as[0]!r}" if known_as else ""
+        raise ConfigError(f"librdkafka refuses the configuration: {text}{also}") from error
+
+
+def discard(producer: Producer, name: str) -> None:
+    """End a producer whose messages nobody wants, on a thread of its own: that may take librdkafka a while."""
+    producer.purge()
+    spawn(f"eventbus.kafka-discard-{name}", _end, producer)
+
+
+def _end(producer: Producer) -> None:
+    producer.flush(1.0)  # what is purged is reported; `close` would wait for it without end
+    if len(producer) == 0:
+        producer.close()
+
+
+def _prove(producer: Producer, config: KafkaConfig, errors: ClientErrors, deadline: Deadline, stop: StopToken) -> None:
+    diagnosis = min(_LONGEST_DIAGNOSIS, deadline.share(0.25))
+    grace: Deadline | None = None
+    while True:
+        left = deadline.remaining() - diagnosis
+        cause = _answered(producer, min(_ASK, left))
+        stop.check()
+        if cause is None:
+            return
+        producer.poll(0)  # the callback runs in here only
+        if errors.refused is not None:
+            grace = grace or Deadline(_GRACE if len(config.brokers) > 1 else 0.0)
+            if grace.over or left <= _PAUSE:
+                raise AuthenticationError(_refusal(errors.refused, config))
+        if is_fatal(cause) or left <= _PAUSE:
+            break
+        stop.wait(min(_PAUSE, left))
+    failure = _diagnosed(config, errors, cause, deadline, stop)
+    stop.check()
+    if _answered(producer, _LAST_LOOK) is None:  # it has gone on meanwhile
+        return
+    raise failure
+
+
+def _answered(producer: Producer, timeout: float) -> KafkaError | None:
+    """None, or why there is no answer."""
+    try:
+        producer.list_topics(CHECK_TOPIC, timeout=max(0.01, timeout))
+    except KafkaException as error:
+        cause: KafkaError = error.args[0]
+        return cause
+    return None
+
+
+def _refusal(error: KafkaError, config: KafkaConfig) -> str:
+    text = text_of(error)
+    if "certificate" in text and error.code() == KafkaError._TRANSPORT:
+        given = config.tls is not None and config.tls.certificate is not None
+        return f"{text}: the broker refuses {'our' if given else 'to go on without a'} client certificate"
+    return text
+
+
+def _diagnosed(
+    config: KafkaConfig, errors: ClientErrors, cause: KafkaError, deadline: Deadline, stop: StopToken
+) -> ConnectFailedError:
+    """What a look by hand says about it: librdkafka is silent about most servers of the wrong kind."""
+    findings = examine(config.brokers, config.tls, deadline.share(0.5), stop)
+    speaking = [finding for finding in findings if finding.speaks]
+    said = errors.last or "; ".join(map(str, findings)) or f"{', '.join(config.brokers)}: {text_of(cause)}"
+    if speaking:
+        logs_in = "sasl" in ClientOptions(config, "").producer["security.protocol"]
+        if not logs_in and all(finding.asks_login for finding in speaking):
+            return AuthenticationError(f"{speaking[0].broker}: the broker asks for a login: set user and password")
+        return ConnectFailedError(
+            errors.last or f"{speaking[0].broker}: a broker is there, but did not answer in time", server_spoke=True
+        )
+    other = config.tls is None
+    if speaks(config.brokers, other, deadline.remaining() - _LAST_LOOK, stop):
+        hint = "speaks Kafka behind TLS only: set tls" if other else "speaks Kafka without TLS only, and tls is set"
+        said = f"{said}: the broker {hint}"
+    return ConnectFailedError(said)

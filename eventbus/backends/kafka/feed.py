@@ -1,0 +1,239 @@
+"""A subscription on a session: the thread that owns its consumer, and what other threads ask of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+
+from attrs import frozen
+
+from ...consuming.subscriptions import Subscription
+from ...errors import EventBusError, NotConnectedError
+from ...message import Delivery
+from ...threads import Deadline, join_all, spawn
+from ..base import Deliver
+from .journal import PartitionLog, journal_of
+from .member import BeyondHelp, Member, ProtocolRefused
+from .options import ClientOptions
+from .topics import Place
+
+logger = logging.getLogger(__name__)
+
+LEAVE = 2.0
+"""Seconds that the consumer before has to leave the group, when another one takes over."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 10.0
+COMPLAIN_EVERY = 30.0
+"""Seconds before the same trouble is reported again."""
+
+
+class Order(Enum):
+    """What the owner thread is to do: fetch; only acknowledge; leave once nothing is in hand; leave now."""
+
+    FETCH = 0
+    ACKNOWLEDGE = 1
+    LEAVE = 2
+    END = 3
+
+
+@frozen
+class Shared:
+    """What all feeds of a session share. `protocol` is mended by the first who finds it refused."""
+
+    options: ClientOptions
+    thread_name: str
+    instance: str
+    protocol: list[str]
+    on_error: Callable[[Exception], None]
+
+
+class Feed:
+    """Owns one consumer after the other, on one thread. All methods are thread-safe.
+
+    `lock` guards the logs: whoever acknowledges does so from a lane.
+    """
+
+    def __init__(
+        self, sub: Subscription, deliver: Deliver, shared: Shared, topics: Mapping[str, Sequence[int]]
+    ) -> None:
+        self.sub = sub
+        self.deliver = deliver
+        self.shared = shared
+        self.topics = topics
+        self.journal = journal_of(sub)
+        self.lock = threading.Lock()
+        self.logs: dict[Place, PartitionLog] = {}
+        self.order = Order.FETCH
+        self.full = False
+        self.room = threading.Event()
+        self.acknowledged = threading.Event()
+        self.unsettled = False
+        """Acknowledgements are on their way to the broker."""
+        self.beat = time.monotonic()
+        self.rebuilds = 0
+        self._member: Member | None = None
+        self._rebuild: Exception | None = None
+        self._wake = threading.Event()
+        self._complaints: dict[str, float] = {}
+        self._predecessor = self.journal.previous
+        self.journal.previous = self.thread = spawn(f"{shared.thread_name}-{sub.topic}", self._run)
+
+    # -- what others ask -------------------------------------------------------------------------
+
+    def obey(self, order: Order) -> None:
+        """Give the owner an order; one that asks for less than an earlier one is ignored."""
+        with self.lock:
+            if order.value > self.order.value:
+                self.order = order
+        self.room.set()
+        self._wake.set()
+
+    def follow(self, topics: Mapping[str, Sequence[int]]) -> None:
+        """These are the topics and partitions now."""
+        self.topics = topics
+        self._wake.set()
+
+    def rebuild(self, cause: Exception) -> None:
+        """Replace the consumer."""
+        self._rebuild = cause
+        self._wake.set()
+
+    def resume(self) -> None:
+        """The lanes have room."""
+        self.full = False
+        self.room.set()
+
+    def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
+        """These are done; what belongs to a log that we have no more is ignored."""
+        with self.lock:
+            for delivery in deliveries:
+                log: PartitionLog = delivery.token
+                if log.mark is not None:
+                    log.mark.finish(delivery.identity - log.base)  # type: ignore[operator]
+        self.acknowledged.set()
+
+    def release(self, deliveries: Iterable[Delivery]) -> None:
+        """These will not be handled here: they are fetched again, here or where the partition went."""
+        with self.lock:
+            for delivery in deliveries:
+                delivery.token.give_back(delivery.identity)
+        self.acknowledged.set()
+
+    def is_foreign(self, delivery: Delivery) -> bool:
+        """Whether a delivery's partition is not ours now."""
+        log = self.logs.get(delivery.token.place)
+        return log is None or log.base != delivery.token.base
+
+    @property
+    def consumer(self) -> object:
+        """The client at work; None between two."""
+        member = self._member
+        return None if member is None else member.consumer
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is with the lanes."""
+        with self.lock:
+            return any(log.busy for log in self.logs.values())
+
+    def positions(self) -> dict[Place, int]:
+        """Where it stands in the partitions of which something was delivered."""
+        with self.lock:
+            return {place: log.mark.position for place, log in self.logs.items() if log.mark is not None}
+
+    def settled(self) -> bool:
+        """Whether the broker has confirmed all acknowledgements."""
+        with self.lock:
+            return not self.unsettled and all(log.committable is None for log in self.logs.values())
+
+    def check(self, patience: float) -> None:
+        """NotConnectedError when the owner thread is dead, or hangs for more than `patience` seconds."""
+        if not self.thread.is_alive():
+            raise NotConnectedError(f"the consumer thread of {self.sub.topic} has died")
+        silent = time.monotonic() - self.beat
+        if silent > patience:
+            raise NotConnectedError(f"the consumer thread of {self.sub.topic} hangs since {silent:.0f} s")
+
+    def wait_ended(self, timeout: float) -> tuple[str, ...]:
+        """Wait for the thread; its name if it is not out after `timeout` seconds."""
+        return join_all([self.thread], timeout)
+
+    # -- the owner thread ------------------------------------------------------------------------
+
+    def complain(self, error: Exception) -> None:
+        """Report trouble, the same one not too often."""
+        text, now = str(error), time.monotonic()
+        if now - self._complaints.get(text, -COMPLAIN_EVERY) >= COMPLAIN_EVERY:
+            self._complaints[text] = now
+            logger.warning("%r: %s", self.sub, text)
+            self.shared.on_error(error)
+
+    def asked_to_rebuild(self) -> Exception | None:
+        """Why the consumer is to be replaced, told once."""
+        cause, self._rebuild = self._rebuild, None
+        return cause
+
+    def pause(self, seconds: float) -> None:
+        """Sleep until something is asked, or up to so many seconds."""
+        self._wake.wait(seconds)
+        self._wake.clear()
+        self.beat = time.monotonic()
+
+    def _run(self) -> None:
+        if self._predecessor is not None:
+            self._await(self._predecessor)
+            self._predecessor = None
+        pause = FIRST_PAUSE
+        while self.order is not Order.END and not (self.order is Order.LEAVE and not self.busy):
+            began = time.monotonic()
+            if self._one_member():
+                return
+            self.rebuilds += 1
+            if time.monotonic() - began > LONGEST_PAUSE:
+                pause = FIRST_PAUSE
+            deadline = Deadline(pause)
+            while not deadline.over and self.order.value < Order.LEAVE.value:
+                self.pause(min(0.5, deadline.remaining()))
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _await(self, predecessor: threading.Thread) -> None:
+        deadline = Deadline(LEAVE)
+        while predecessor.is_alive() and not deadline.over and self.order is not Order.END:
+            predecessor.join(0.05)
+            self.beat = time.monotonic()
+
+    def _one_member(self) -> bool:
+        """One consumer from birth to end; False when another one has to follow."""
+        member: Member | None = None
+        try:
+            self._member = member = Member(self)
+            member.run()
+        except ProtocolRefused as error:
+            logger.info("%r: %s: the classic group protocol is used", self.sub, error)
+            self.shared.protocol[0] = "classic"
+        except (BeyondHelp, EventBusError) as error:
+            self.complain(error)
+        except Exception as error:
+            logger.exception("%r: the consumer failed in an unexpected way", self.sub)
+            self.complain(error)
+        else:
+            return True
+        finally:
+            self._member = None
+            with self.lock:
+                self.logs = {}
+            if member is not None:
+                self._retire(member)
+        return False
+
+    def _retire(self, member: Member) -> None:
+        """End a consumer; where another one follows, on a thread of its own that is not waited for long."""
+        if self.order.value >= Order.LEAVE.value:
+            member.end()
+            return
+        reaper = spawn(f"{threading.current_thread().name}-closing", member.end)
+        del member
+        self._await(reaper)

@@ -1,0 +1,377 @@
+"""One consumer from birth to end: everything here runs on the thread of its feed, which alone touches it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+
+from ...errors import NotConnectedError
+from ...threads import Deadline
+from .deliveries import KafkaDelivery
+from .forks import Consumer, keep
+from .journal import PartitionLog
+from .problems import is_fatal, text_of
+from .topics import Place, is_pattern
+
+if TYPE_CHECKING:
+    from .feed import Feed
+
+logger = logging.getLogger(__name__)
+
+POLL = 0.1
+FETCH = 500
+"""Messages taken at once, at most."""
+COMMIT_EVERY = 0.1
+FULL_PATIENCE = 0.5
+"""Seconds that full lanes are waited for before the partitions are paused: pausing drops what was fetched ahead."""
+REVOKE_GRACE = 1.0
+"""Seconds that handlers have to end when a partition goes to somebody else, before he may handle it too."""
+COMMITTED_WITHIN = 2.0
+_LAST_COMMIT = 1.0
+
+_UNSUPPORTED = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)
+_new = KafkaDelivery.__new__
+
+
+class BeyondHelp(NotConnectedError):
+    """The consumer is of no use any more: another one has to be made."""
+
+
+class ProtocolRefused(NotConnectedError):
+    """The cluster does not know the consumer group protocol."""
+
+
+class Member:
+    """A member of a group, or with manual assignment the reader of a broadcast copy."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._logs = feed.logs
+        self._paused = False
+        self._ending = False
+        self._in_flight = 0
+        self._next_commit = 0.0
+        self._followed: Any = None
+        options = feed.shared.options.consumer(
+            feed.shared.instance if feed.sub.group is None else group_id(feed.sub.group, feed.sub.topic),
+            protocol="classic" if feed.sub.group is None else feed.shared.protocol[0],
+            start="earliest" if feed.sub.group is None else feed.sub.start,
+        )
+        try:
+            self.consumer: Any = keep(
+                Consumer({**options, "on_commit": self._committed, "error_cb": self._client_error})
+            )
+        except (KafkaException, ValueError, TypeError) as error:
+            raise BeyondHelp(f"librdkafka refuses the consumer's configuration: {text_of(error)}") from error
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Fetch and commit until the feed is to leave; BeyondHelp, ProtocolRefused."""
+        feed = self._feed
+        while True:
+            feed.beat = time.monotonic()
+            order = feed.order.value
+            if order >= 2 and (order == 3 or not feed.busy):
+                return
+            cause = feed.asked_to_rebuild()
+            if cause is not None:
+                raise BeyondHelp(str(cause))
+            self._follow()
+            self._seek_back()
+            self._commit_if_due(at_once=order > 0)
+            if order > 0:
+                self._keep_membership()
+            elif feed.full:
+                self._wait_for_room()
+            else:
+                self._fetch()
+
+    def end(self) -> None:
+        """Send the last commits and leave the group; where that would hang, only drop the consumer."""
+        self._ending = True
+        try:
+            self._commit_if_due(at_once=True)
+            deadline = Deadline(_LAST_COMMIT)
+            while self._in_flight and not deadline.over:
+                self.consumer.poll(0.02)
+            if not self._in_flight:  # with a commit on its way, close waits for a dead broker without end
+                self.consumer.close()
+        except (KafkaException, RuntimeError, BeyondHelp) as error:
+            logger.debug("%r: leaving the group: %s", self._feed.sub, text_of(error))
+        finally:
+            self.consumer = None  # it refers to us by its callbacks: dropped now, not when the collector comes
+        with self._feed.lock:
+            self._feed.unsettled = False
+
+    def _fetch(self) -> None:
+        try:
+            if not self._followed:
+                self._feed.pause(POLL)
+                return
+            first = self.consumer.poll(POLL)
+            if first is None:
+                return
+            # `consume` with a time to wait would wait for a full batch: 500 ms where this takes 3.
+            self._hand_over([first, *self.consumer.consume(FETCH, 0)])
+        except KafkaException as error:
+            self._event(error.args[0])
+
+    def _keep_membership(self) -> None:
+        """Take part in the group without fetching."""
+        self._pause()
+        self._poll_for_events(0.02)
+
+    def _wait_for_room(self) -> None:
+        feed = self._feed
+        if feed.room.wait(0.02 if self._paused else FULL_PATIENCE) and not feed.full:
+            feed.room.clear()
+            self._unpause()
+            return
+        feed.room.clear()
+        self._pause()
+        self._poll_for_events(POLL)
+
+    def _poll_for_events(self, timeout: float) -> None:
+        try:
+            message = self.consumer.poll(timeout)
+            if message is not None:
+                self._hand_over([message])
+        except KafkaException as error:
+            self._event(error.args[0])
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.consumer.pause(_as_partitions(self._logs))
+
+    def _unpause(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.consumer.resume(_as_partitions(self._logs))
+
+    # -- handing over ----------------------------------------------------------------------------
+
+    def _hand_over(self, messages: Sequence[Message]) -> None:
+        feed = self._feed
+        batch: list[KafkaDelivery] = []
+        topic, partition, log = "", -1, None
+        with feed.lock:
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    self._event(error)
+                    continue
+                if message.partition() != partition or message.topic() != topic:
+                    topic, partition = message.topic() or "", message.partition() or 0
+                    log = self._logs.get((topic, partition))
+                if log is None:  # taken away while this was fetched
+                    continue
+                offset = message.offset() or 0
+                mark = log.mark
+                if mark is None or offset < mark.position:
+                    log = self._begin(log, offset)
+                    mark = log.mark
+                if mark is not None and mark.hand_out(offset):
+                    delivery = _new(KafkaDelivery)
+                    delivery._message = message
+                    delivery.identity = log.base + offset
+                    delivery.token = log
+                    batch.append(delivery)
+        if batch:
+            feed.room.clear()  # before: a resume that comes while the lanes take the batch is not lost
+            feed.full = True
+            if feed.deliver(batch):
+                feed.full = False
+
+    def _begin(self, log: PartitionLog, offset: int) -> PartitionLog:
+        """The first delivery of a log, or one from behind: then it is not the log that it was."""
+        journal = self._feed.journal
+        known = journal.acked.get(log.place, -1) if log.mark is None else log.mark.position
+        if offset < known:
+            logger.warning("%s [%d] goes on at %d, behind %d: the topic was made anew", *log.place, offset, known)
+            log = self._logs[log.place] = PartitionLog(log.place, journal.new_log(log.place))
+        log.begin(offset)
+        return log
+
+    def _seek_back(self) -> None:
+        back = [log for log in list(self._logs.values()) if log.rewind]
+        for log in back:
+            with self._feed.lock:
+                offset = log.go_back()
+            if offset is not None:
+                self._seek(log.place, offset)
+
+    def _seek(self, place: Place, offset: int) -> None:
+        try:
+            self.consumer.seek(TopicPartition(*place, offset))
+        except KafkaException as error:  # not fetching yet, or not ours any more
+            raise BeyondHelp(f"going back in {place[0]} [{place[1]}]: {text_of(error)}") from error
+
+    # -- topics and groups -----------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Subscribe to the topics of now; a broadcast copy reads all their partitions."""
+        topics = self._feed.topics
+        if topics is self._followed:
+            return
+        if self._feed.sub.group is None:
+            self._read_all(topics)
+        elif topics and (self._followed is None or list(topics) != list(self._followed)):
+            self.consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        self._followed = topics
+
+    def _read_all(self, topics: Any) -> None:
+        journal = self._feed.journal
+        new = [
+            (topic, partition)
+            for topic, partitions in topics.items()
+            for partition in partitions
+            if (topic, partition) not in self._logs
+        ]
+        starts = {
+            place: journal.positions.get(place, (journal.begins or {}).get(place, OFFSET_BEGINNING)) for place in new
+        }
+        self._take(starts)
+        if new:
+            self.consumer.incremental_assign([TopicPartition(*place, offset) for place, offset in starts.items()])
+
+    def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        starts = self._starts(partitions)
+        self._take({(one.topic, one.partition): starts.get((one.topic, one.partition)) for one in partitions})
+        for one in partitions:
+            one.offset = starts.get((one.topic, one.partition), one.offset)
+        self.consumer.incremental_assign(partitions)
+        if self._paused:
+            self.consumer.pause(partitions)
+        self._feed.sub.discard_unstarted(self._feed.is_foreign)
+
+    def _starts(self, partitions: list[TopicPartition]) -> dict[Place, int]:
+        """Where a group that begins "now" begins: where partitions ended when it was subscribed, or at the
+        beginning of those that came later. Not for partitions that it has a position in."""
+        if self._feed.sub.start != "latest" or not partitions:
+            return {}
+        try:
+            known = self.consumer.committed(partitions, COMMITTED_WITHIN)
+        except KafkaException as error:
+            raise BeyondHelp(f"asking where the group stands: {text_of(error)}") from error
+        begins = self._feed.journal.begins or {}
+        return {
+            (one.topic, one.partition): begins.get((one.topic, one.partition), OFFSET_BEGINNING)
+            for one in known
+            if one.offset < 0
+        }
+
+    def _take(self, starts: Any) -> None:
+        journal = self._feed.journal
+        with self._feed.lock:
+            for place, offset in starts.items():
+                log = self._logs[place] = PartitionLog(place, journal.base_of(place))
+                if offset is not None and offset >= 0:
+                    log.begin(offset)
+
+    def _revoked(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        """Partitions go to somebody else: what is not started is dropped, what runs has a moment to end."""
+        gone = self._give_up(partitions)
+        if not self._ending:
+            deadline = Deadline(REVOKE_GRACE)
+            while self._any_busy(gone) and not deadline.over and self._feed.order.value < 3:
+                self._feed.acknowledged.wait(0.02)
+                self._feed.acknowledged.clear()
+            self._commit(gone)
+        self.consumer.incremental_unassign(partitions)
+
+    def _lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        """Partitions have gone to somebody else already."""
+        self._give_up(partitions)
+
+    def _give_up(self, partitions: list[TopicPartition]) -> list[PartitionLog]:
+        with self._feed.lock:
+            gone = [self._logs.pop((one.topic, one.partition), None) for one in partitions]
+        self._feed.sub.discard_unstarted(self._feed.is_foreign)
+        return [log for log in gone if log is not None]
+
+    def _any_busy(self, logs: Sequence[PartitionLog]) -> bool:
+        with self._feed.lock:
+            return any(log.busy for log in logs)
+
+    # -- committing ------------------------------------------------------------------------------
+
+    def _commit_if_due(self, *, at_once: bool) -> None:
+        now = time.monotonic()
+        if at_once or now >= self._next_commit:
+            self._next_commit = now + COMMIT_EVERY
+            self._commit(list(self._logs.values()))
+
+    def _commit(self, logs: Sequence[PartitionLog]) -> None:
+        journal = self._feed.journal
+        offsets: list[TopicPartition] = []
+        with self._feed.lock:
+            for log in logs:
+                offset = log.committable
+                if offset is not None:
+                    log.requested = offset
+                    offsets.append(TopicPartition(*log.place, offset))
+                    if self._feed.sub.group is None:
+                        journal.positions[log.place] = offset
+            if not offsets or self._feed.sub.group is None:
+                return
+            self._feed.unsettled = True
+        try:
+            self.consumer.commit(offsets=offsets, asynchronous=True)
+            self._in_flight += 1
+        except KafkaException as error:
+            self._commit_failed(offsets, error.args[0])
+
+    def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        self._in_flight -= 1
+        if error is not None:
+            self._commit_failed(partitions, error)
+            return
+        failed = [one for one in partitions if one.error is not None]
+        for one in partitions:
+            if one.error is None:
+                self._feed.journal.acked[one.topic, one.partition] = one.offset
+        if failed:
+            self._commit_failed(failed, failed[0].error)
+        self._note_settled()
+
+    def _commit_failed(self, partitions: Sequence[TopicPartition], error: KafkaError | None) -> None:
+        """Not stored: asked for again, as long as the partition is ours."""
+        logger.info("%r: a commit failed and is repeated: %s", self._feed.sub, text_of(error))
+        with self._feed.lock:
+            for one in partitions:
+                log = self._logs.get((one.topic, one.partition))
+                if log is not None:
+                    log.requested = -1
+        self._note_settled()
+
+    def _note_settled(self) -> None:
+        with self._feed.lock:
+            self._feed.unsettled = self._in_flight > 0
+
+    # -- trouble ---------------------------------------------------------------------------------
+
+    def _event(self, error: KafkaError) -> None:
+        if error.code() in _UNSUPPORTED and self._feed.shared.protocol[0] == "consumer":
+            raise ProtocolRefused(text_of(error))
+        if is_fatal(error):
+            raise BeyondHelp(f"the consumer of {self._feed.sub.topic} failed for good: {text_of(error)}")
+        if not error.retriable():
+            self._feed.complain(NotConnectedError(f"{self._feed.sub.topic}: {text_of(error)}"))
+
+    def _client_error(self, error: KafkaError) -> None:
+        logger.debug("%r: %s", self._feed.sub, text_of(error))
+
+
+def group_id(group: str, topic: str) -> str:
+    """The group's name in Kafka. A pattern has one of its own: what it shares topics with would share messages."""
+    return f"{group}.{topic}" if is_pattern(topic) else group
+
+
+def _as_partitions(logs: dict[Place, PartitionLog]) -> list[TopicPartition]:
+    return [TopicPartition(*place) for place in logs]

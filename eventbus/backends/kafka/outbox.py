@@ -1,0 +1,367 @@
+"""One librdkafka producer, and every record that it has not answered."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from operator import itemgetter
+from types import MethodType
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from ...errors import NotConnectedError, PublishNotSentError, PublishRejectedError, PublishUnknownError, SessionRetired
+from ...publishing.records import Record
+from ...threads import Deadline, join_all, spawn
+from ..base import Answers
+from .forks import Producer
+from .ledger import Bucket, Ledger
+from .problems import ClientErrors, is_fatal, is_permanent, text_of
+
+logger = logging.getLogger(__name__)
+
+ID_HEADER = "Eventbus-Id"
+POLL = 0.1
+"""Seconds of one wait for reports. Producer.poll of 0.2 s and more oversleeps in confluent-kafka 2.13 to 2.15."""
+SERVE_EVERY = 128
+"""Publishes between two looks for reports by the publishers themselves."""
+BUSY = 200
+"""Publishes within `QUIET` at which they serve the reports, and the thread for it stays off the GIL."""
+QUIET = 0.02
+RESEND_EVERY = 0.25
+"""Seconds between two tries for records that came back from a living producer."""
+CLOSING_GRACE = 0.2
+"""Seconds that librdkafka has at least to end a client, when a close has no time left."""
+HEAVY = 4096
+"""Bytes of a payload from which on the bounds are looked at after each one."""
+_LAST_FLUSH = 0.15
+_EMPTY_WITHIN = 3.0
+_CLOSE_WITHIN = 1.0
+
+_number_of = itemgetter(0)
+
+
+def _refuse(*args: object) -> None:
+    raise SessionRetired("the producer has ended")
+
+
+class Outbox:
+    """Publishes records on one producer, in order, and answers them. All methods are thread-safe.
+
+    A record in flight is noted nowhere but in its own delivery callback, which librdkafka keeps. Reports are
+    served by a thread of this object and, while much is published, by the publishers.
+    ensure(topic): have a topic made sure of; `topic_ready` or `topic_refused` answers.
+    on_fatal(cause): the producer is beyond help. Called once, from any thread.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        errors: ClientErrors,
+        thread_name: str,
+        answers: Answers,
+        ensure: Callable[[str], object],
+        on_fatal: Callable[[BaseException], object],
+    ) -> None:
+        self.producer = producer
+        self._answers = answers
+        self._ensure = ensure
+        self._on_fatal = on_fatal
+        self._prefix = f"{answers.origin}-"
+        self._produce: Callable[..., None] = producer.produce
+        self._ledger = Ledger(self._finish)
+        self._ready: set[str] = set()
+        self._bytes_in = self._bytes_out = 0
+        self._lock = threading.Lock()
+        self._held: dict[str, list[tuple[Bucket, Record]]] = {}
+        self._returned: list[tuple[Bucket, Record]] = []
+        self._resend_at = 0.0
+        self._counted = 0
+        self._told = 0
+        self._over = False
+        self._hint = threading.Event()
+        self.fatal: BaseException | None = None
+        errors.on_fatal = self._client_failed
+        self._thread = spawn(thread_name, self._serve)
+
+    # -- publishing ------------------------------------------------------------------------------
+
+    def publish(self, record: Record) -> None:
+        """As `Session.publish`."""
+        bucket = self._ledger.current
+        bucket.enter()
+        number, topic, payload, key, headers, id, _ = record
+        if topic not in self._ready and self._hold(bucket, record):
+            return
+        size = len(payload)
+        self._bytes_in += size
+        fields: list[tuple[str, Any]] = [(ID_HEADER, id or f"{self._prefix}{number:012d}")]
+        if headers is not None:
+            fields += headers.items()
+        try:
+            # Looked up after entering: what `abandon` does not see inside has met its closed door.
+            self._produce(topic, payload, key, -1, MethodType(bucket.answered, record), None, 0, fields)
+        except BaseException as error:
+            self._settle(bucket, record)
+            raise self._refusal(error, record) from error
+        if not number % SERVE_EVERY:
+            self._look_for_reports()
+        if size > HEAVY:
+            self._answers.loaded()
+
+    def topic_ready(self, topic: str) -> None:
+        """The topic is there: what waited for it goes out, then publishers no longer ask."""
+        with self._lock:
+            records = self._held.pop(topic, [])
+            for position, (bucket, record) in enumerate(records):
+                try:
+                    self._send(bucket, record)
+                except (KafkaException, BufferError, RuntimeError, SessionRetired) as error:
+                    self._held[topic] = records[position:]
+                    logger.debug("%s: records wait on: %s", topic, error)
+                    return
+            if topic not in self._held:
+                self._ready.add(topic)
+
+    def topic_refused(self, topic: str, error: Exception) -> None:
+        """The topic cannot be had: what waits for it is rejected."""
+        with self._lock:
+            records = self._held.pop(topic, [])
+        for bucket, record in records:
+            rejected = PublishRejectedError(f"{topic}: {error}", self._id_of(record))
+            rejected.__cause__ = error
+            self._fail(bucket, record, rejected)
+
+    @property
+    def held_topics(self) -> list[str]:
+        """Topics that records wait for."""
+        with self._lock:
+            return list(self._held)
+
+    # -- figures ---------------------------------------------------------------------------------
+
+    @property
+    def known_topic(self) -> str | None:
+        """A topic that was published to."""
+        return next(iter(self._ready), None)
+
+    @property
+    def unanswered_bytes(self) -> int:
+        """Payload bytes given to the producer and unanswered, or waiting for their topic."""
+        return 0 if self._over else max(0, self._bytes_in - self._bytes_out - self._ledger.bytes_left)
+
+    @property
+    def answered(self) -> int:
+        """How many records were answered."""
+        return self._ledger.left
+
+    @property
+    def in_flight(self) -> int:
+        """How many records the producer has and has not answered."""
+        with self._lock:
+            here = len(self._returned) + sum(len(entries) for entries in self._held.values())
+        return self._ledger.inside - here
+
+    def unanswered(self, up_to: int) -> int:
+        """As `Session.unanswered`; reports are looked for at once."""
+        self._hint.set()
+        with self._lock:
+            return 0 if self._over else self._ledger.inside_up_to(up_to)
+
+    @property
+    def thread_alive(self) -> bool:
+        """Whether the thread that serves reports lives."""
+        return self._thread.is_alive()
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def abandon(self) -> list[Record]:
+        """As `Session.abandon`: what a healthy broker still confirms within moments is not handed back."""
+        if self.fatal is None and not self._over:
+            self._quietly(lambda: self.producer.flush(_LAST_FLUSH))
+        with self._lock:
+            if self._over:
+                return []
+            self._produce = _refuse
+        deadline = Deadline(_EMPTY_WITHIN)
+        while self.in_flight and not deadline.over:
+            self._quietly(self.producer.purge)
+            self._quietly(lambda: self.producer.flush(0.01))
+        with self._lock:
+            self._over = True
+            back = self._returned + [entry for entries in self._held.values() for entry in entries]
+            self._returned, self._held = [], {}
+        self._hint.set()
+        missing = self._ledger.inside - len(back)
+        if missing > 0:
+            logger.error("%d records did not come back from the producer; they are answered when they do", missing)
+        self._tell_stored()
+        return sorted((record for _, record in back), key=_number_of)
+
+    def close(self, timeout: float) -> tuple[str, ...]:
+        """End the producer; names the threads that are not out after `timeout` seconds."""
+        deadline = Deadline(timeout)
+        self._over = True
+        self._produce = _refuse
+        self._hint.set()
+        closing = spawn(f"{self._thread.name}-closing", self._close)
+        return join_all([self._thread, closing], max(CLOSING_GRACE, deadline.remaining()))
+
+    def _close(self) -> None:
+        self._quietly(self.producer.purge)
+        self._quietly(lambda: self.producer.flush(_CLOSE_WITHIN))
+        self._tell_stored()
+        if not len(self.producer):  # else its close would wait for ever: dropping it does not
+            self._quietly(self.producer.close)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _hold(self, bucket: Bucket, record: Record) -> bool:
+        """Keep a record until its topic is there; False when it is there by now."""
+        topic = record[1]
+        with self._lock:
+            if topic in self._ready:
+                return False
+            ended = self._over or self._produce is _refuse
+            self._bytes_in += len(record[2])
+            first = topic not in self._held
+            if not ended:
+                self._held.setdefault(topic, []).append((bucket, record))
+        if ended:
+            self._settle(bucket, record)
+            raise SessionRetired("the producer has ended")
+        if first:
+            self._ensure(topic)
+        return True
+
+    def _send(self, bucket: Bucket, record: Record) -> None:
+        """Give a record to the producer that entered, and was counted, before."""
+        fields: list[tuple[str, Any]] = [(ID_HEADER, self._id_of(record))]
+        if record[4] is not None:
+            fields += record[4].items()
+        self._produce(record[1], record[2], record[3], -1, MethodType(bucket.answered, record), None, 0, fields)
+
+    def _id_of(self, record: Record) -> str:
+        return record[5] or f"{self._prefix}{record[0]:012d}"
+
+    def _refusal(self, error: BaseException, record: Record) -> BaseException:
+        """What a publisher is told whose record the producer did not take."""
+        if isinstance(error, KafkaException):
+            cause = error.args[0]
+            if is_fatal(cause):
+                self._fail_for_good(cause)
+                return SessionRetired(text_of(cause))
+            if is_permanent(cause):
+                return PublishRejectedError(f"{record[1]}: {text_of(cause)}", self._id_of(record))
+            return PublishNotSentError(f"{record[1]}: {text_of(cause)}", self._id_of(record))
+        if isinstance(error, BufferError):
+            return PublishNotSentError("librdkafka's own queue is full", self._id_of(record))
+        if isinstance(error, RuntimeError):  # closed in this moment
+            return SessionRetired(str(error))
+        return error
+
+    def _finish(self, bucket: Bucket, record: Any, error: KafkaError | None, message: Message) -> None:
+        """A delivery report that is not the plain one: somebody waits for it, or it is a failure."""
+        if error is None:
+            self._settle(bucket, record)
+            self._answers.confirmed(record, message.partition() or 0, message.offset() or 0)
+        elif is_permanent(error):
+            if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                self._ready.discard(record[1])
+            self._fail(bucket, record, PublishRejectedError(f"{record[1]}: {text_of(error)}", self._id_of(record)))
+        else:
+            self._keep(bucket, record, error)
+
+    def _keep(self, bucket: Bucket, record: Any, error: KafkaError) -> None:
+        with self._lock:
+            late = self._over
+            if not late:
+                self._returned.append((bucket, record))
+        if late:
+            self._fail(bucket, record, PublishUnknownError(f"{record[1]}: {text_of(error)}", self._id_of(record)))
+        elif is_fatal(error):
+            self._fail_for_good(error)
+
+    def _fail(self, bucket: Bucket, record: Any, error: Exception) -> None:
+        self._settle(bucket, record)
+        self._answers.failed(record, error)
+
+    def _settle(self, bucket: Bucket, record: Any) -> None:
+        """This one leaves, and whoever has to know is told of it alone: `_tell_stored` does not count it."""
+        with self._lock:
+            self._bytes_out += len(record[2])
+            self._counted += 1
+        bucket.leave()
+
+    def _client_failed(self, error: KafkaError) -> None:
+        self._fail_for_good(error)
+
+    def _fail_for_good(self, error: KafkaError) -> None:
+        with self._lock:
+            if self.fatal is not None or self._over:
+                return
+            self.fatal = NotConnectedError(f"the producer failed for good: {text_of(error)}")
+            self._produce = _refuse
+        self._on_fatal(self.fatal)
+
+    # -- reports ---------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        seen = 0
+        while not self._over:
+            left = self._ledger.left
+            if left - seen > BUSY and not self._hint.is_set():
+                seen = left
+                self._hint.wait(QUIET)
+                self._tell_stored()
+                continue
+            seen = left
+            self._hint.clear()
+            self._look_for_reports(POLL)
+            self._send_returned()
+
+    def _look_for_reports(self, timeout: float = 0.0) -> None:
+        try:
+            self.producer.poll(timeout)
+        except KafkaException as error:  # a fatal error comes out here, and not through error_cb
+            if is_fatal(error.args[0]):
+                self._fail_for_good(error.args[0])
+            else:
+                logger.warning("serving delivery reports: %s", text_of(error.args[0]))
+        except RuntimeError:
+            self._over = True  # closed
+        self._tell_stored()
+
+    def _tell_stored(self) -> None:
+        """Tell the plain successes since the last time: their callbacks only count."""
+        with self._lock:
+            stored = self._ledger.left - self._counted
+            new, self._told = stored - self._told, max(self._told, stored)
+        if new > 0:
+            self._answers.stored(new)
+
+    def _send_returned(self) -> None:
+        """Send again what came back although the producer lives."""
+        with self._lock:
+            if not self._returned or self._produce is _refuse or time.monotonic() < self._resend_at:
+                return
+            self._resend_at = time.monotonic() + RESEND_EVERY
+            back = sorted(self._returned, key=lambda entry: _number_of(entry[1]))
+            self._returned = []
+            for position, (bucket, record) in enumerate(back):
+                try:
+                    self._send(bucket, record)
+                except (KafkaException, BufferError, RuntimeError, SessionRetired) as error:
+                    self._returned = back[position:]
+                    logger.debug("records wait on: %s", error)
+                    return
+        logger.info("%d records are sent again", len(back))
+
+    @staticmethod
+    def _quietly(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except (KafkaException, RuntimeError) as error:
+            logger.debug("ending a producer: %s", error)

@@ -1,0 +1,248 @@
+"""A session: one producer, one admin client and a consumer for each subscription, made together."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from ...config import KafkaConfig
+from ...consuming.subscriptions import Subscription
+from ...errors import NotConnectedError, SessionRetired, SubscribeError
+from ...message import Delivery
+from ...publishing.records import Record
+from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
+from ..base import Deliver, SessionContext
+from .connecting import CHECK_TOPIC
+from .feed import Feed, Order, Shared
+from .forks import Producer, keep
+from .journal import journal_of
+from .options import ClientOptions
+from .outbox import Outbox
+from .problems import ClientErrors, text_of
+from .progress import Progress
+from .topics import TopicRefused, Topics, is_pattern
+from .watch import Watch
+
+logger = logging.getLogger(__name__)
+
+_HEALTHY_ENOUGH = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED})
+"""What a topic may be without a reconnect having anything to mend."""
+
+
+class KafkaSession:
+    """See `Session`. It survives outages by itself: librdkafka connects again and keeps what is queued."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        errors: ClientErrors,
+        options: ClientOptions,
+        config: KafkaConfig,
+        context: SessionContext,
+        protocol: list[str],
+    ) -> None:
+        self._context = context
+        self._config = config
+        self._name = f"eventbus.{context.bus}.kafka"
+        self._lost: BaseException | None = None
+        self._retired = False
+        self._stop = StopToken()
+        self._lock = threading.Lock()
+        self._feeds: dict[Subscription, Feed] = {}
+        self._leaving: list[Feed] = []
+        self._prepared: dict[Subscription, Mapping[str, Sequence[int]]] = {}
+        self.topics = Topics(keep(AdminClient(options.admin)), config)
+        self._shared = Shared(
+            options=options,
+            thread_name=f"{self._name}",
+            instance=f"eventbus-{context.bus}-{secrets.token_hex(8)}",
+            protocol=protocol,
+            on_error=context.on_error,
+        )
+        self._watch = Watch(f"{self._name}-watch", self.topics, self._running_feeds, config.stall_timeout)
+        self.outbox = Outbox(
+            producer, errors, f"{self._name}-reports", context.answers, self._watch.ensure, self._beyond_help
+        )
+        self._watch.start(self.outbox)
+        self._progress = Progress(self.outbox, config.stall_timeout)
+        self.producer = keep(producer)
+        # One call less for each message: the outbox's own method, signed the same.
+        self.publish = self.outbox.publish  # type: ignore[method-assign]
+
+    # -- publishing ------------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> BaseException | None:
+        """As `Session.lost`: the producer failed for good."""
+        return self._lost
+
+    @property
+    def unanswered_bytes(self) -> int:
+        """As `Session.unanswered_bytes`."""
+        return self.outbox.unanswered_bytes
+
+    def publish(self, record: Record) -> None:
+        """As `Session.publish`."""
+        self.outbox.publish(record)
+
+    def unanswered(self, up_to: int) -> int:
+        """As `Session.unanswered`."""
+        return self.outbox.unanswered(up_to)
+
+    # -- subscriptions ---------------------------------------------------------------------------
+
+    def prepare(self, subs: Sequence[Subscription], timeout: float) -> Mapping[Subscription, Exception]:
+        """As `Session.prepare`: topics are made sure of, and where "now" is, is asked."""
+        deadline = Deadline(timeout)
+        try:
+            refused: Mapping[Subscription, Exception]
+            refused = self._interruptibly("prepare", partial(self._prepare, subs, deadline), timeout, self._stop)
+            return refused
+        except Stopped as error:
+            raise NotConnectedError("the session has ended") from error
+        except TimeoutError as error:
+            raise NotConnectedError(f"subscriptions are not prepared within {timeout:g} s") from error
+
+    def attach(self, sub: Subscription, deliver: Deliver) -> None:
+        """As `Session.attach`."""
+        with self._lock:
+            if self._retired:
+                raise SessionRetired(str(self._lost or "the session has ended"))
+            if sub not in self._prepared:
+                raise SubscribeError(f"{sub!r} was not prepared")
+            self._feeds[sub] = Feed(sub, deliver, self._shared, self._prepared[sub])
+
+    def detach(self, sub: Subscription, timeout: float) -> None:
+        """As `Session.detach`: the group is left once what is in hand is done."""
+        with self._lock:
+            feed = self._feeds.get(sub)
+            if feed is not None and feed not in self._leaving:
+                self._leaving.append(feed)
+        if feed is not None:
+            feed.obey(Order.LEAVE)
+
+    def resume(self, sub: Subscription) -> None:
+        """As `Session.resume`."""
+        self._with_feed(sub, lambda feed: feed.resume())
+
+    def acknowledge(self, sub: Subscription, deliveries: Sequence[Delivery]) -> None:
+        """As `Session.acknowledge`."""
+        self._with_feed(sub, lambda feed: feed.acknowledge(deliveries))
+
+    def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+        """As `Session.release`."""
+        self._with_feed(sub, lambda feed: feed.release(deliveries))
+
+    # -- health ----------------------------------------------------------------------------------
+
+    def probe(self, timeout: float, stop: StopToken) -> str:
+        """As `Session.probe`: metadata through the living producer, the threads, and progress."""
+        if self._lost is not None:
+            raise NotConnectedError(str(self._lost))
+        topic = self.outbox.known_topic or CHECK_TOPIC
+        ask = partial(self.producer.list_topics, topic, timeout=timeout)
+        try:
+            metadata = self._interruptibly("probe", ask, timeout + 0.5, stop)
+        except (KafkaException, RuntimeError, TimeoutError) as error:
+            raise NotConnectedError(f"no metadata within {timeout:g} s: {text_of(error)}") from error
+        wrong = metadata.topics[topic].error
+        if wrong is not None and wrong.code() not in _HEALTHY_ENOUGH:
+            raise NotConnectedError(f"topic {topic}: {text_of(wrong)}")
+        for feed in self._running_feeds():
+            feed.check(self._config.stall_timeout)
+        self._watch.check(self._config.stall_timeout)
+        self._progress.check()
+        return f"{len(metadata.brokers)} Kafka broker(s) answer"
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    @property
+    def clients(self) -> tuple[Any, ...]:
+        """The librdkafka clients at work: producer, admin client, consumers."""
+        consumers = [feed.consumer for feed in self._running_feeds()]
+        return (self.producer, self.topics.admin, *consumers)
+
+    def abandon(self) -> list[Record]:
+        """As `Session.abandon`; the groups are left."""
+        self._retire()
+        return self.outbox.abandon()
+
+    def drain(self, timeout: float) -> None:
+        """As `Session.drain`: fetch no more, and have all acknowledgements confirmed."""
+        deadline = Deadline(timeout)
+        feeds = self._all_feeds()
+        for feed in feeds:
+            feed.obey(Order.ACKNOWLEDGE)
+        while not all(feed.settled() for feed in feeds):
+            if deadline.over:
+                raise NotConnectedError("acknowledgements were not confirmed in time")
+            self._stop.wait(0.01)
+
+    def close(self, timeout: float) -> tuple[str, ...]:
+        """As `Session.close`."""
+        deadline = Deadline(timeout)
+        self._retire()
+        unfinished = list(self.outbox.close(deadline.share(0.5)))
+        unfinished += join_all([feed.thread for feed in self._all_feeds()], deadline.remaining())
+        unfinished += join_all([self._watch.thread], deadline.remaining())
+        self.topics.close()
+        return tuple(unfinished)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _retire(self) -> None:
+        with self._lock:
+            self._retired = True
+        self._stop.set()
+        self._watch.stop()
+        for feed in self._all_feeds():
+            feed.obey(Order.END)
+
+    def _prepare(self, subs: Sequence[Subscription], deadline: Deadline) -> Mapping[Subscription, Exception]:
+        refused: dict[Subscription, Exception] = {}
+        for sub in subs:
+            try:
+                found = self._find(sub, deadline)
+                journal = journal_of(sub)
+                if journal.begins is None and (sub.group is None or sub.start == "latest"):
+                    places = [(topic, partition) for topic, partitions in found.items() for partition in partitions]
+                    journal.begins = self.topics.ends(places, deadline.remaining())
+                self._prepared[sub] = found
+            except TopicRefused as error:
+                refused[sub] = error
+        return refused
+
+    def _find(self, sub: Subscription, deadline: Deadline) -> Mapping[str, Sequence[int]]:
+        if is_pattern(sub.topic):
+            return self.topics.matching(sub.topic, max(0.1, deadline.remaining()))
+        return {sub.topic: self.topics.ensure(sub.topic, deadline.remaining(), self._stop)}
+
+    def _interruptibly(self, what: str, call: Callable[[], Any], timeout: float, stop: StopToken) -> Any:
+        return interruptibly(f"{self._name}-{what}", call, timeout, stop)
+
+    def _beyond_help(self, cause: BaseException) -> None:
+        with self._lock:
+            if self._lost is not None or self._retired:
+                return
+            self._lost = cause
+        self._context.on_lost(self, cause)
+
+    def _with_feed(self, sub: Subscription, call: Callable[[Feed], object]) -> None:
+        feed = self._feeds.get(sub)
+        if feed is not None:
+            call(feed)
+
+    def _all_feeds(self) -> list[Feed]:
+        with self._lock:
+            return list(self._feeds.values())
+
+    def _running_feeds(self) -> list[Feed]:
+        with self._lock:
+            return [feed for feed in self._feeds.values() if feed not in self._leaving]

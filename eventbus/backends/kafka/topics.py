@@ -1,0 +1,164 @@
+"""What the cluster says about topics: make sure of one, find those of a pattern, where they end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    NewTopic,
+    OffsetSpec,
+)
+
+from ...config import KafkaConfig
+from ...errors import EventBusError, NotConnectedError
+from ...message import matches
+from ...threads import Deadline, StopToken
+from .problems import HOPELESS, text_of
+
+logger = logging.getLogger(__name__)
+
+Place = tuple[str, int]
+"""A topic and the number of one of its partitions."""
+
+ROUND = 2.0
+"""Seconds that one question to the cluster may take."""
+UNKNOWN_FOR = 1.0
+"""Seconds that a topic may be unknown before we believe it: brokers learn of a new one at different times."""
+AGAIN = 0.05
+
+
+def is_pattern(topic: str) -> bool:
+    """Whether it stands for several topics."""
+    return "*" in topic or ">" in topic
+
+
+class TopicRefused(EventBusError):
+    """The topic cannot be had, however long one waits."""
+
+
+class Topics:
+    """Questions about topics, asked through an admin client. All methods are thread-safe, and block."""
+
+    def __init__(self, admin: AdminClient, config: KafkaConfig) -> None:
+        self.admin: Any = admin
+        self._create = config.create_topics
+        self._partitions = config.partitions or -1
+        self._replication = config.replication_factor or -1
+
+    def close(self) -> None:
+        """Drop the client; what is asked from now on is not answered."""
+        self.admin = None
+
+    def ensure(self, topic: str, timeout: float, stop: StopToken) -> list[int]:
+        """The topic's partitions, once it is there with a leader for each; it is created if that is allowed.
+
+        TopicRefused: it never will be. NotConnectedError: not within `timeout` seconds. Stopped.
+        """
+        deadline = Deadline(timeout)
+        unknown = Deadline(min(UNKNOWN_FOR, timeout / 2))
+        created = False
+        while True:
+            metadata = self._metadata(topic, min(ROUND, deadline.remaining()), deadline)
+            error = metadata.error
+            if error is None and metadata.partitions and all(one.leader >= 0 for one in metadata.partitions.values()):
+                return sorted(metadata.partitions)
+            if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                if self._create and not created:
+                    created = self._make(topic, deadline)
+                elif not self._create and unknown.over:
+                    raise TopicRefused(f"topic {topic} does not exist, and create_topics is off")
+            elif error is not None and error.code() in HOPELESS:
+                raise TopicRefused(f"topic {topic}: {text_of(error)}")
+            if deadline.over:
+                why = "partitions without a leader" if error is None else text_of(error)
+                raise NotConnectedError(f"topic {topic} is not ready within {timeout:g} s: {why}")
+            stop.wait(AGAIN)
+            stop.check()
+
+    def matching(self, pattern: str, timeout: float) -> dict[str, list[int]]:
+        """The topics that a pattern covers now, with their partitions; NotConnectedError without an answer."""
+        return self.among(self.all(timeout), pattern)
+
+    def all(self, timeout: float) -> dict[str, list[int]]:
+        """All topics with their partitions."""
+        try:
+            known = self._client().list_topics(timeout=timeout).topics
+        except KafkaException as error:
+            raise NotConnectedError(f"listing topics: {text_of(error.args[0])}") from error
+        return {name: sorted(topic.partitions) for name, topic in known.items() if topic.error is None}
+
+    @staticmethod
+    def among(topics: Mapping[str, list[int]], pattern: str) -> dict[str, list[int]]:
+        """Those of some topics that a pattern covers; Kafka's own are for those who name them."""
+        return {
+            name: topics[name]
+            for name in sorted(topics)
+            if matches(pattern, name) and (name == pattern or not name.startswith("__"))
+        }
+
+    def ends(self, places: Iterable[Place], timeout: float) -> dict[Place, int]:
+        """Where partitions end now: the offset of the next message. NotConnectedError without an answer."""
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        asked = {TopicPartition(topic, partition): latest for topic, partition in places}
+        if not asked:
+            return {}
+        deadline = Deadline(timeout)
+        answers = self._client().list_offsets(asked, request_timeout=max(0.1, timeout))
+        return {
+            (place.topic, place.partition): self._result(future, deadline).offset for place, future in answers.items()
+        }
+
+    def _client(self) -> Any:
+        if self.admin is None:
+            raise NotConnectedError("the session has ended")
+        return self.admin
+
+    def _metadata(self, topic: str, timeout: float, deadline: Deadline) -> Any:
+        try:
+            return self._client().list_topics(topic, timeout=max(0.05, timeout)).topics[topic]
+        except KafkaException as error:
+            if error.args[0].code() in HOPELESS:
+                raise TopicRefused(f"topic {topic}: {text_of(error.args[0])}") from error
+            raise NotConnectedError(f"asking for topic {topic}: {text_of(error.args[0])}") from error
+
+    def _make(self, topic: str, deadline: Deadline) -> bool:
+        """Ask for the topic; False when it is worth asking again."""
+        wait = max(0.1, min(ROUND, deadline.remaining()))
+        new = NewTopic(topic, num_partitions=self._partitions, replication_factor=self._replication)
+        try:
+            futures = self._client().create_topics([new], operation_timeout=wait, request_timeout=wait)
+            self._result(futures[topic], Deadline(wait + 0.2))
+        except _Refused as error:
+            if error.code in HOPELESS:
+                raise TopicRefused(f"topic {topic} cannot be created: {error}") from error
+            if error.code != KafkaError.TOPIC_ALREADY_EXISTS:
+                logger.info("creating topic %s: %s", topic, error)
+                return False
+        except NotConnectedError as error:
+            logger.info("creating topic %s: %s", topic, error)
+            return False
+        else:
+            logger.info("created topic %s", topic)
+        return True
+
+    @staticmethod
+    def _result(future: Any, deadline: Deadline) -> Any:
+        try:
+            return future.result(max(0.05, deadline.remaining()))
+        except KafkaException as error:
+            raise _Refused(error.args[0]) from error
+        except FutureTimeout as error:
+            raise NotConnectedError("no answer from the cluster in time") from error
+
+
+class _Refused(NotConnectedError):
+    """The cluster answered with an error."""
+
+    def __init__(self, error: KafkaError) -> None:
+        super().__init__(text_of(error))
+        self.code = error.code()

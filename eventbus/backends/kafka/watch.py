@@ -1,0 +1,141 @@
+"""The thread that asks the cluster about topics: those to publish to, those of patterns, and their ends."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from ...errors import NotConnectedError
+from ...threads import Stopped, StopToken, spawn
+from .feed import Feed
+from .outbox import Outbox
+from .topics import Place, TopicRefused, Topics, is_pattern
+
+logger = logging.getLogger(__name__)
+
+DISCOVER_EVERY = 3.0
+"""Seconds between two looks for topics that have appeared, and for partitions of broadcast topics."""
+ENSURE_WITHIN = 5.0
+ENSURE_AGAIN = 0.2
+
+
+class Watch:
+    """Works for one session. `ensure` may be called by any thread; everything else happens on its own."""
+
+    def __init__(self, name: str, topics: Topics, feeds: Callable[[], list[Feed]], stall_timeout: float) -> None:
+        self._name = name
+        self._topics = topics
+        self._feeds = feeds
+        self._stall_timeout = stall_timeout
+        self._stop = StopToken()
+        self._wake = threading.Event()
+        self._wanted: dict[str, None] = {}
+        self._still: dict[Feed, _Still] = {}
+        self.beat = time.monotonic()
+
+    def start(self, outbox: Outbox) -> None:
+        """Start the thread; what is ensured is told to the outbox."""
+        self._outbox = outbox
+        self.thread = spawn(self._name, self._run)
+
+    def stop(self) -> None:
+        """End the thread as soon as its question is answered."""
+        self._stop.set()
+        self._wake.set()
+
+    def ensure(self, topic: str) -> None:
+        """Make sure of a topic that is published to. Never blocks."""
+        self._wanted[topic] = None
+        self._wake.set()
+
+    def check(self, patience: float) -> None:
+        """NotConnectedError when the thread is dead, or hangs for more than `patience` seconds."""
+        if not self.thread.is_alive():
+            raise NotConnectedError("the thread that looks after topics has died")
+        if time.monotonic() - self.beat > patience + ENSURE_WITHIN:
+            raise NotConnectedError("the thread that looks after topics hangs")
+
+    def _run(self) -> None:
+        discover_at = time.monotonic() + DISCOVER_EVERY
+        while not self._stop.is_set():
+            self.beat = time.monotonic()
+            again = self._ensure_wanted()
+            if time.monotonic() >= discover_at:
+                self._guarded(self._discover)
+                self._guarded(self._look_for_stalls)
+                discover_at = time.monotonic() + DISCOVER_EVERY
+            self._wake.wait(ENSURE_AGAIN if again else max(0.05, discover_at - time.monotonic()))
+            self._wake.clear()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except NotConnectedError as error:  # the probe tells of it; this waits for better times
+            logger.debug("%s: %s", self._name, error)
+
+    def _ensure_wanted(self) -> bool:
+        """True when something has to be tried again."""
+        for topic in list(self._wanted):
+            try:
+                self._topics.ensure(topic, ENSURE_WITHIN, self._stop)
+            except TopicRefused as error:
+                self._wanted.pop(topic, None)
+                self._outbox.topic_refused(topic, error)
+            except NotConnectedError as error:
+                logger.info("%s: %s", self._name, error)
+            except Stopped:
+                return False
+            else:
+                self._wanted.pop(topic, None)
+                self._outbox.topic_ready(topic)
+            self.beat = time.monotonic()
+        for topic in self._outbox.held_topics:  # what came in while its topic was being answered for
+            self._wanted[topic] = None
+        return bool(self._wanted)
+
+    def _discover(self) -> None:
+        feeds = [feed for feed in self._feeds() if _follows(feed)]
+        if not feeds:
+            return
+        everything = self._topics.all(2.0)
+        for feed in feeds:
+            found = self._topics.among(everything, feed.sub.topic)
+            if found != feed.topics:
+                feed.follow(found)
+
+    def _look_for_stalls(self) -> None:
+        """A consumer that stands still although there is something to fetch and nothing to handle is replaced."""
+        still: dict[Feed, _Still] = {}
+        for feed in self._feeds():
+            positions = {} if feed.full or feed.busy else feed.positions()
+            before = self._still.get(feed)
+            if before is None or before.positions != positions or not positions:
+                before = _Still(positions)
+            still[feed] = before
+            if before.since + self._stall_timeout <= time.monotonic() and before.behind(self._topics):
+                feed.rebuild(NotConnectedError(f"{feed.sub.topic}: nothing is fetched although there is something"))
+                before.told = True
+        self._still = still
+
+
+class _Still:
+    """A feed that does not move, since when, and whether that was acted upon."""
+
+    def __init__(self, positions: Mapping[Place, int]) -> None:
+        self.positions = positions
+        self.since = time.monotonic()
+        self.told = False
+
+    def behind(self, topics: Topics) -> bool:
+        """Whether messages wait where it stands. Once is enough: markers of transactions look the same."""
+        if self.told or not self.positions:
+            return False
+        self.since = time.monotonic()
+        ends = topics.ends(list(self.positions), 2.0)
+        return any(ends.get(place, 0) > offset for place, offset in self.positions.items())
+
+
+def _follows(feed: Feed) -> bool:
+    return feed.sub.group is None or is_pattern(feed.sub.topic)
