@@ -22,6 +22,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -93,8 +94,8 @@ class EventBus:
         self._gate = Gate(config.name, self._slow_down, self._pending.renew_origin)
         self._close_report: CloseReport | None = None
         self._closed = threading.Event()
-        # One call less for each message: while the bus is open, the publisher's own method, signed the same.
-        self.publish_nowait = self._publisher.publish_nowait  # type: ignore[method-assign]
+        # Two calls less for each message: while the bus is open, the session's own function, signed the same.
+        self._publisher.expose = partial(setattr, self, "publish_nowait")
 
     # -- lifecycle -------------------------------------------------------------------------------
 
@@ -385,6 +386,7 @@ class EventBus:
         self._monitor.suspect()
 
     def _slow_down(self) -> None:
+        self._publisher.expose = lambda publish_nowait: None
         self.__dict__.pop("publish_nowait", None)  # back to the method that looks at the gate
 
     def _check_to_publish(self) -> None:

@@ -13,6 +13,7 @@ from attrs import frozen
 from ..consuming.subscriptions import Subscription
 from ..message import Delivery
 from ..publishing.records import Record
+from ..publishing.sink import Door, PublishNowait
 from ..threads import StopToken
 
 Deliver = Callable[[Sequence[Delivery]], bool]
@@ -94,6 +95,13 @@ class Session(Protocol):
 
     def publish(self, record: Record) -> None:
         """Accept a record, in order; never blocks. SessionRetired: not accepted. PublishRejectedError: never."""
+
+    def shortcut(self, door: Door, otherwise: PublishNowait) -> PublishNowait | None:
+        """A `publish_nowait` made for this session, in one frame; None: the usual way is all there is.
+
+        It takes plain messages (a known topic, bytes, nothing else) while there is room and the session lives, and
+        leaves all others to `otherwise`. People may hold it for longer than the session lasts.
+        """
 
     def unanswered(self, up_to: int) -> int:
         """How many accepted records with a number of at most `up_to` have no answer."""

@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Protocol
 
 from ..errors import (
     EventBusError,
@@ -24,6 +23,7 @@ from ..errors import (
 from ..message import IdMint, Receipt
 from ..threads import Deadline
 from .records import Record
+from .sink import Sink
 from .tally import drawn_from
 
 Refusal = Callable[[str], Exception]
@@ -33,19 +33,6 @@ SLICE = 500
 """Records given to a new session between two looks at the lock."""
 
 _waiter_of = itemgetter(6)
-
-
-class Sink(Protocol):
-    """The part of a session that takes records."""
-
-    @property
-    def unanswered_bytes(self) -> int: ...
-
-    def publish(self, record: Record) -> None: ...
-
-    def unanswered(self, up_to: int) -> int: ...
-
-    def abandon(self) -> list[Record]: ...
 
 
 class Pending:
@@ -59,6 +46,8 @@ class Pending:
         self._mint = IdMint()
         self.next_number = self._mint.next_number
         self.session: Sink | None = None
+        self.on_session: Callable[[Sink | None], object] = lambda session: None
+        """Called with the session that publishers reach from now on, or None, by whoever changed it."""
         self.ceiling = max_records
         """The highest number for which there is room now."""
         self._settled = 0
@@ -240,6 +229,7 @@ class Pending:
     def retire(self, session: Sink) -> None:
         """Abandon a session: its unanswered records wait here, in order, for the next one."""
         self._handovers += 1
+        self.on_session(None)
         records = session.abandon()
         with self._lock:
             self.session = None
@@ -256,18 +246,20 @@ class Pending:
         try:
             while True:
                 with self._lock:
-                    if not self._parked:
-                        self.session = session
-                        self._set_limit()
-                        return
                     batch = [self._parked.popleft() for _ in range(min(SLICE, len(self._parked)))]
                     self._parked_bytes -= sum(len(record.payload) for record in batch)
+                    if not batch:
+                        self.session = session
+                        self._set_limit()
+                        break
                 self._resend(session, batch)
+            self.on_session(session)
         finally:
             self._handovers += 1
 
     def fail_all(self, records: Sequence[Record], refusal: Refusal) -> int:
         """The bus closes: fail what a session had as unknown and what was parked as not sent; how many."""
+        self.on_session(None)
         with self._changed:
             self.session = None
             self._refusal = refusal

@@ -21,6 +21,7 @@ from ..threads import Deadline, OrderedWorker
 from .futures import ReceiptFuture
 from .pending import Pending
 from .records import BatchWaiter, Record, SyncWaiter, Waiter
+from .sink import PublishNowait, Sink
 
 KEPT_FAILURES = 1000
 KNOWN_TOPICS = 10_000
@@ -40,6 +41,9 @@ class Publisher:
         suspect: Callable[[], object],
     ) -> None:
         self.pending = Pending(max_records, max_bytes, self._nowait_failed)
+        self.pending.on_session = self._session_changed
+        self.expose: Callable[[PublishNowait], object] = lambda publish_nowait: None
+        """Told the quickest `publish_nowait` of now, whenever it changes."""
         self.answers = OrderedWorker(answer_thread, self._callback_failed)
         self._report = report
         self._suspect = suspect
@@ -150,6 +154,10 @@ class Publisher:
         while self._failures:
             failed.append(self._failures.popleft())
         return FlushReport(unanswered=unanswered, failed=tuple(failed))
+
+    def _session_changed(self, session: Sink | None) -> None:
+        shortcut = None if session is None else session.shortcut(self.pending, self.publish_nowait)
+        self.expose(shortcut or self.publish_nowait)
 
     def _record(self, parts: _Parts, waiter: Waiter) -> Record:
         return Record(self.pending.next_number(), *parts, waiter)

@@ -25,14 +25,11 @@ from ..state import ErrorEvent, Phase, ReconnectEvent
 from ..threads import Deadline, Stopped, StopToken, spawn
 from .backoff import FINAL, retrying
 from .callbacks import Callbacks
+from .healing import HEAL_GRACE, HEAL_PROBE, Healing
 from .phases import Phases
 
 logger = logging.getLogger(__name__)
 
-HEAL_PROBE = 0.25
-"""Seconds that the old session has to show that it came back, before a new one is tried."""
-HEAL_GRACE = 1.5
-"""Seconds that it has once a new one was made: then it is not the broker that is wrong."""
 OLD_CLOSE = 5.0
 """Seconds that a replaced session has for its close, on a thread of its own."""
 
@@ -59,6 +56,7 @@ class Supervisor:
         self._pending = pending
         self._callbacks = callbacks
         self._deliver = deliver
+        self._healing = Healing(backend.features.heals_itself)
         self.phases = Phases(config.name, callbacks.moved)
         self.on_lost: Callable[[BaseException], object] = lambda cause: None
         self._session: Session | None = None
@@ -232,12 +230,15 @@ class Supervisor:
 
     def _attempt(self, cause: BaseException, stop: StopToken, force: bool) -> bool:
         stop.check()
-        if not force and self._heals(HEAL_PROBE, stop):
+        old = self._session
+        if not force and self._healing.healed(old, HEAL_PROBE, stop):
             return self._finish("healed", cause)
         candidate, subs, refused = self._candidate(self._config.connect_timeout, stop)
         try:
-            healed = not force and self._heals(HEAL_GRACE, stop)
+            healed = not force and self._healing.healed(old, HEAL_GRACE, stop)
             stop.check()
+            if not (force or healed):
+                self._healing.check_pace(old)
         except BaseException:
             self._discard(candidate)
             raise
@@ -245,6 +246,8 @@ class Supervisor:
             self._discard(candidate)
             return self._finish("healed", cause)
         self._install(candidate, subs, refused)
+        if not force:
+            self._healing.replaced(old)
         return self._finish("rebuilt", cause)
 
     def _candidate(
@@ -336,17 +339,6 @@ class Supervisor:
         """Subscriptions that were added while the session was being made, or while it healed."""
         if any(sub.state is SubscriptionState.PENDING for sub in self._subscriptions.unattached(self._session)):
             self.repair()
-
-    def _heals(self, timeout: float, stop: StopToken) -> bool:
-        session = self._session
-        if session is None or session.lost is not None:
-            return False
-        try:
-            session.probe(timeout, stop)
-        except (EventBusError, OSError) as error:
-            logger.debug("the old session has not healed: %s", error)
-            return False
-        return True
 
     def _pause(self, seconds: float, stop: StopToken, last: BaseException) -> None:
         """Sleep between attempts; ends early when a server begins to speak."""

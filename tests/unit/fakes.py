@@ -38,6 +38,9 @@ class FakeSink:
             self.taken.append(record)
             self.seen.append(record[0])
 
+    def shortcut(self, door: Any, otherwise: Any) -> None:
+        return None
+
     def unanswered(self, up_to: int) -> int:
         return sum(record[0] <= up_to for record in list(self.taken))
 

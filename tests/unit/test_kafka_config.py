@@ -394,7 +394,8 @@ def test_the_configuration_needs_no_client_library() -> None:
     program = (
         "import sys, eventbus\n"
         "from eventbus.backends.kafka.options import ClientOptions\n"
-        "print(ClientOptions(eventbus.load_config('kafka://h?producer.linger.ms=5').backend, 'x').producer['linger.ms'])\n"
+        "config = eventbus.load_config('kafka://h?producer.linger.ms=5').backend\n"
+        "print(ClientOptions(config, 'x').producer['linger.ms'])\n"
         "print('confluent_kafka' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 
 from ...config import KafkaConfig
-from ...threads import StopToken
+from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
-from .connecting import connected_producer
+from .connecting import connected_producer, discard
 from .options import ClientOptions
 from .problems import ClientErrors
-from .reach import speaks
+from .protocol import GroupProtocol
+from .reach import known_apis, speaks
 from .session import KafkaSession
 
 
@@ -36,15 +37,23 @@ class KafkaBackend:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._protocol = ["classic" if config.group_protocol == "classic" else "consumer"]
+        self._protocol = GroupProtocol(config.group_protocol)
 
     def connect(self, context: SessionContext) -> KafkaSession:
         """As `Backend.connect`: a metadata answer on the new producer is the proof."""
         options = ClientOptions(self._config, f"eventbus-{context.bus}@{socket.gethostname()}")
         errors = ClientErrors(f"eventbus.{context.bus}.kafka")
-        producer = connected_producer(options, errors, context.timeout, context.stop)
+        deadline = Deadline(context.timeout)
+        producer = connected_producer(options, errors, deadline.remaining(), context.stop)
+        try:
+            apis = known_apis(self._config.brokers, self._config.tls, max(0.5, deadline.remaining()), context.stop)
+            context.stop.check()
+            self._protocol.learn(apis)
+        except BaseException:
+            discard(producer, options.name)
+            raise
         return KafkaSession(producer, errors, options, self._config, context, self._protocol)
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """As `Backend.reachable`: one of the brokers answers an ApiVersions request."""
-        return speaks(self._config.brokers, self._config.tls is not None, timeout, stop)
+        return speaks(self._config.brokers, self._config.tls, timeout, stop)

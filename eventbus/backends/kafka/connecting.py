@@ -31,8 +31,9 @@ def connected_producer(options: ClientOptions, errors: ClientErrors, timeout: fl
     """A producer whose broker has answered; `errors` is its `error_cb` for good, silent until then.
 
     AuthenticationError as soon as the only broker refuses us or we it (a second later where there are several),
-    ConnectFailedError after `timeout` seconds, Stopped at most 0.3 s after a stop, ConfigError for an option that librdkafka refuses. What fails leaves nothing
-    behind but, for as long as librdkafka needs to end it, a daemon thread.
+    ConnectFailedError after `timeout` seconds, Stopped at most 0.3 s after a stop, ConfigError for an option that
+    librdkafka refuses. What fails leaves nothing behind but, for as long as librdkafka needs to end it, a daemon
+    thread.
     """
     deadline = Deadline(timeout)
     stop.check()

@@ -18,6 +18,7 @@ from ..base import Deliver
 from .journal import PartitionLog, journal_of
 from .member import BeyondHelp, Member, ProtocolRefused
 from .options import ClientOptions
+from .protocol import GroupProtocol
 from .topics import Place
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,12 @@ class Order(Enum):
 
 @frozen
 class Shared:
-    """What all feeds of a session share. `protocol` is mended by the first who finds it refused."""
+    """What all feeds of a session share."""
 
     options: ClientOptions
     thread_name: str
     instance: str
-    protocol: list[str]
+    protocol: GroupProtocol
     on_error: Callable[[Exception], None]
 
 
@@ -213,7 +214,7 @@ class Feed:
             member.run()
         except ProtocolRefused as error:
             logger.info("%r: %s: the classic group protocol is used", self.sub, error)
-            self.shared.protocol[0] = "classic"
+            self.shared.protocol.refuse()
         except (BeyondHelp, EventBusError) as error:
             self.complain(error)
         except Exception as error:

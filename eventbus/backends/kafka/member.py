@@ -11,10 +11,11 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Messag
 
 from ...errors import NotConnectedError
 from ...threads import Deadline
+from .connecting import new_client
 from .deliveries import KafkaDelivery
 from .forks import Consumer, keep
 from .journal import PartitionLog
-from .problems import is_fatal, text_of
+from .problems import ClientErrors, is_fatal, text_of
 from .topics import Place, is_pattern
 
 if TYPE_CHECKING:
@@ -58,15 +59,11 @@ class Member:
         self._followed: Any = None
         options = feed.shared.options.consumer(
             feed.shared.instance if feed.sub.group is None else group_id(feed.sub.group, feed.sub.topic),
-            protocol="classic" if feed.sub.group is None else feed.shared.protocol[0],
+            protocol="classic" if feed.sub.group is None else feed.shared.protocol.name,
             start="earliest" if feed.sub.group is None else feed.sub.start,
         )
-        try:
-            self.consumer: Any = keep(
-                Consumer({**options, "on_commit": self._committed, "error_cb": self._client_error})
-            )
-        except (KafkaException, ValueError, TypeError) as error:
-            raise BeyondHelp(f"librdkafka refuses the consumer's configuration: {text_of(error)}") from error
+        errors = ClientErrors(f"{feed.shared.thread_name}-{feed.sub.topic}")
+        self.consumer: Any = keep(new_client(Consumer, {**options, "on_commit": self._committed}, errors))
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -357,15 +354,12 @@ class Member:
     # -- trouble ---------------------------------------------------------------------------------
 
     def _event(self, error: KafkaError) -> None:
-        if error.code() in _UNSUPPORTED and self._feed.shared.protocol[0] == "consumer":
+        if error.code() in _UNSUPPORTED and self._feed.shared.protocol.may_fall_back:
             raise ProtocolRefused(text_of(error))
         if is_fatal(error):
             raise BeyondHelp(f"the consumer of {self._feed.sub.topic} failed for good: {text_of(error)}")
         if not error.retriable():
             self._feed.complain(NotConnectedError(f"{self._feed.sub.topic}: {text_of(error)}"))
-
-    def _client_error(self, error: KafkaError) -> None:
-        logger.debug("%r: %s", self._feed.sub, text_of(error))
 
 
 def group_id(group: str, topic: str) -> str:

@@ -14,19 +14,19 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from ...errors import NotConnectedError, PublishNotSentError, PublishRejectedError, PublishUnknownError, SessionRetired
 from ...publishing.records import Record
+from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, join_all, spawn
 from ..base import Answers
 from .forks import Producer
 from .ledger import Bucket, Ledger
 from .problems import ClientErrors, is_fatal, is_permanent, text_of
+from .shortcut import HEAVY, SERVE_EVERY, make_shortcut
 
 logger = logging.getLogger(__name__)
 
 ID_HEADER = "Eventbus-Id"
 POLL = 0.1
 """Seconds of one wait for reports. Producer.poll of 0.2 s and more oversleeps in confluent-kafka 2.13 to 2.15."""
-SERVE_EVERY = 128
-"""Publishes between two looks for reports by the publishers themselves."""
 BUSY = 200
 """Publishes within `QUIET` at which they serve the reports, and the thread for it stays off the GIL."""
 QUIET = 0.02
@@ -34,8 +34,6 @@ RESEND_EVERY = 0.25
 """Seconds between two tries for records that came back from a living producer."""
 CLOSING_GRACE = 0.2
 """Seconds that librdkafka has at least to end a client, when a close has no time left."""
-HEAVY = 4096
-"""Bytes of a payload from which on the bounds are looked at after each one."""
 _LAST_FLUSH = 0.15
 _EMPTY_WITHIN = 3.0
 _CLOSE_WITHIN = 1.0
@@ -70,10 +68,11 @@ class Outbox:
         self._ensure = ensure
         self._on_fatal = on_fatal
         self._prefix = f"{answers.origin}-"
-        self._produce: Callable[..., None] = producer.produce
-        self._ledger = Ledger(self._finish)
-        self._ready: set[str] = set()
-        self._bytes_in = self._bytes_out = 0
+        self.produce: Callable[..., None] = producer.produce
+        self.ledger = Ledger(self._finish)
+        self.ready: set[str] = set()
+        self.loaded = answers.loaded
+        self.bytes_in = self._bytes_out = 0
         self._lock = threading.Lock()
         self._held: dict[str, list[tuple[Bucket, Record]]] = {}
         self._returned: list[tuple[Bucket, Record]] = []
@@ -90,26 +89,34 @@ class Outbox:
 
     def publish(self, record: Record) -> None:
         """As `Session.publish`."""
-        bucket = self._ledger.current
+        bucket = self.ledger.current
         bucket.enter()
         number, topic, payload, key, headers, id, _ = record
-        if topic not in self._ready and self._hold(bucket, record):
+        if topic not in self.ready and self._hold(bucket, record):
             return
         size = len(payload)
-        self._bytes_in += size
+        self.bytes_in += size
         fields: list[tuple[str, Any]] = [(ID_HEADER, id or f"{self._prefix}{number:012d}")]
         if headers is not None:
             fields += headers.items()
         try:
             # Looked up after entering: what `abandon` does not see inside has met its closed door.
-            self._produce(topic, payload, key, -1, MethodType(bucket.answered, record), None, 0, fields)
+            self.produce(topic, payload, key, -1, MethodType(bucket.answered, record), None, 0, fields)
         except BaseException as error:
-            self._settle(bucket, record)
-            raise self._refusal(error, record) from error
+            raise self.not_taken(bucket, record, error) from error
         if not number % SERVE_EVERY:
-            self._look_for_reports()
+            self.look_for_reports()
         if size > HEAVY:
-            self._answers.loaded()
+            self.loaded()
+
+    def shortcut(self, door: Door, otherwise: PublishNowait) -> PublishNowait:
+        """As `Session.shortcut`."""
+        return make_shortcut(self, self._prefix, ID_HEADER, door, otherwise)
+
+    def not_taken(self, bucket: Bucket, record: Record, error: BaseException) -> BaseException:
+        """The producer did not take a record: it leaves; what its publisher is told."""
+        self._settle(bucket, record)
+        return self._refusal(error, record)
 
     def topic_ready(self, topic: str) -> None:
         """The topic is there: what waited for it goes out, then publishers no longer ask."""
@@ -123,7 +130,7 @@ class Outbox:
                     logger.debug("%s: records wait on: %s", topic, error)
                     return
             if topic not in self._held:
-                self._ready.add(topic)
+                self.ready.add(topic)
 
     def topic_refused(self, topic: str, error: Exception) -> None:
         """The topic cannot be had: what waits for it is rejected."""
@@ -145,30 +152,30 @@ class Outbox:
     @property
     def known_topic(self) -> str | None:
         """A topic that was published to."""
-        return next(iter(self._ready), None)
+        return next(iter(self.ready), None)
 
     @property
     def unanswered_bytes(self) -> int:
         """Payload bytes given to the producer and unanswered, or waiting for their topic."""
-        return 0 if self._over else max(0, self._bytes_in - self._bytes_out - self._ledger.bytes_left)
+        return 0 if self._over else max(0, self.bytes_in - self._bytes_out - self.ledger.bytes_left)
 
     @property
     def answered(self) -> int:
         """How many records were answered."""
-        return self._ledger.left
+        return self.ledger.left
 
     @property
     def in_flight(self) -> int:
         """How many records the producer has and has not answered."""
         with self._lock:
             here = len(self._returned) + sum(len(entries) for entries in self._held.values())
-        return self._ledger.inside - here
+        return self.ledger.inside - here
 
     def unanswered(self, up_to: int) -> int:
         """As `Session.unanswered`; reports are looked for at once."""
         self._hint.set()
         with self._lock:
-            return 0 if self._over else self._ledger.inside_up_to(up_to)
+            return 0 if self._over else self.ledger.inside_up_to(up_to)
 
     @property
     def thread_alive(self) -> bool:
@@ -184,7 +191,7 @@ class Outbox:
         with self._lock:
             if self._over:
                 return []
-            self._produce = _refuse
+            self.produce = _refuse
         deadline = Deadline(_EMPTY_WITHIN)
         while self.in_flight and not deadline.over:
             self._quietly(self.producer.purge)
@@ -194,7 +201,7 @@ class Outbox:
             back = self._returned + [entry for entries in self._held.values() for entry in entries]
             self._returned, self._held = [], {}
         self._hint.set()
-        missing = self._ledger.inside - len(back)
+        missing = self.ledger.inside - len(back)
         if missing > 0:
             logger.error("%d records did not come back from the producer; they are answered when they do", missing)
         self._tell_stored()
@@ -204,7 +211,7 @@ class Outbox:
         """End the producer; names the threads that are not out after `timeout` seconds."""
         deadline = Deadline(timeout)
         self._over = True
-        self._produce = _refuse
+        self.produce = _refuse
         self._hint.set()
         closing = spawn(f"{self._thread.name}-closing", self._close)
         return join_all([self._thread, closing], max(CLOSING_GRACE, deadline.remaining()))
@@ -222,10 +229,10 @@ class Outbox:
         """Keep a record until its topic is there; False when it is there by now."""
         topic = record[1]
         with self._lock:
-            if topic in self._ready:
+            if topic in self.ready:
                 return False
-            ended = self._over or self._produce is _refuse
-            self._bytes_in += len(record[2])
+            ended = self._over or self.produce is _refuse
+            self.bytes_in += len(record[2])
             first = topic not in self._held
             if not ended:
                 self._held.setdefault(topic, []).append((bucket, record))
@@ -241,7 +248,7 @@ class Outbox:
         fields: list[tuple[str, Any]] = [(ID_HEADER, self._id_of(record))]
         if record[4] is not None:
             fields += record[4].items()
-        self._produce(record[1], record[2], record[3], -1, MethodType(bucket.answered, record), None, 0, fields)
+        self.produce(record[1], record[2], record[3], -1, MethodType(bucket.answered, record), None, 0, fields)
 
     def _id_of(self, record: Record) -> str:
         return record[5] or f"{self._prefix}{record[0]:012d}"
@@ -269,7 +276,7 @@ class Outbox:
             self._answers.confirmed(record, message.partition() or 0, message.offset() or 0)
         elif is_permanent(error):
             if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                self._ready.discard(record[1])
+                self.ready.discard(record[1])
             self._fail(bucket, record, PublishRejectedError(f"{record[1]}: {text_of(error)}", self._id_of(record)))
         else:
             self._keep(bucket, record, error)
@@ -303,7 +310,7 @@ class Outbox:
             if self.fatal is not None or self._over:
                 return
             self.fatal = NotConnectedError(f"the producer failed for good: {text_of(error)}")
-            self._produce = _refuse
+            self.produce = _refuse
         self._on_fatal(self.fatal)
 
     # -- reports ---------------------------------------------------------------------------------
@@ -311,7 +318,7 @@ class Outbox:
     def _serve(self) -> None:
         seen = 0
         while not self._over:
-            left = self._ledger.left
+            left = self.ledger.left
             if left - seen > BUSY and not self._hint.is_set():
                 seen = left
                 self._hint.wait(QUIET)
@@ -319,10 +326,11 @@ class Outbox:
                 continue
             seen = left
             self._hint.clear()
-            self._look_for_reports(POLL)
+            self.look_for_reports(POLL)
             self._send_returned()
 
-    def _look_for_reports(self, timeout: float = 0.0) -> None:
+    def look_for_reports(self, timeout: float = 0.0) -> None:
+        """Serve the delivery reports that are there, or come within `timeout` seconds."""
         try:
             self.producer.poll(timeout)
         except KafkaException as error:  # a fatal error comes out here, and not through error_cb
@@ -337,7 +345,7 @@ class Outbox:
     def _tell_stored(self) -> None:
         """Tell the plain successes since the last time: their callbacks only count."""
         with self._lock:
-            stored = self._ledger.left - self._counted
+            stored = self.ledger.left - self._counted
             new, self._told = stored - self._told, max(self._told, stored)
         if new > 0:
             self._answers.stored(new)
@@ -345,7 +353,7 @@ class Outbox:
     def _send_returned(self) -> None:
         """Send again what came back although the producer lives."""
         with self._lock:
-            if not self._returned or self._produce is _refuse or time.monotonic() < self._resend_at:
+            if not self._returned or self.produce is _refuse or time.monotonic() < self._resend_at:
                 return
             self._resend_at = time.monotonic() + RESEND_EVERY
             back = sorted(self._returned, key=lambda entry: _number_of(entry[1]))

@@ -32,12 +32,16 @@ _CLIENT = b"eventbus-reach"
 
 @frozen
 class Finding:
-    """What one question found. `text`: why it does not speak. `asks_login`: it takes no requests before a login."""
+    """What one question found. `text`: why it does not speak. `asks_login`: it takes no requests before a login.
+
+    `apis`: the numbers of the requests that it knows, where more was asked.
+    """
 
     broker: str
     speaks: bool
     text: str = ""
     asks_login: bool = False
+    apis: frozenset[int] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.broker}: {self.text}"
@@ -69,6 +73,16 @@ def examine(brokers: Sequence[str], tls: TlsConfig | bool | None, timeout: float
     except Exception:
         logger.debug("asking the brokers failed", exc_info=True)
         return []
+
+
+def known_apis(brokers: Sequence[str], tls: TlsConfig | None, timeout: float, stop: StopToken) -> frozenset[int] | None:
+    """The numbers of the requests that the first broker to answer knows; None without an answer. Never raises."""
+    try:
+        with closing(_examine(brokers, tls, timeout, stop, more=True)) as findings:
+            return next((finding.apis for finding in findings if finding.apis), None)
+    except Exception:
+        logger.debug("asking the brokers failed", exc_info=True)
+        return None
 
 
 def _examine(
@@ -165,11 +179,19 @@ def _ask(broker: str, link: socket.socket, more: bool) -> _Inquiry:
     if not more:
         return Finding(broker, True)
     try:
-        yield from _read(link, length - 4)
-        yield from _answer(link, _METADATA, 1, struct.pack(">i", 0))
+        apis = _apis_in((yield from _read(link, length - 4)))
     except (TimeoutError, OSError, _NothingMore) as error:
         return Finding(broker, True, asks_login=isinstance(error, (_NothingMore, ConnectionError)))
-    return Finding(broker, True)
+    try:
+        yield from _answer(link, _METADATA, 1, struct.pack(">i", 0))
+    except (TimeoutError, OSError, _NothingMore) as error:
+        return Finding(broker, True, asks_login=isinstance(error, (_NothingMore, ConnectionError)), apis=apis)
+    return Finding(broker, True, apis=apis)
+
+
+def _apis_in(answer: bytes) -> frozenset[int]:
+    """The requests in an ApiVersions v0 answer: error, count, then number, lowest and highest version of each."""
+    return frozenset(number for number, _, _ in struct.iter_unpack(">hhh", answer[6 : 6 + (len(answer) - 6) // 6 * 6]))
 
 
 def _answer(link: socket.socket, api: int, version: int, body: bytes) -> Generator[_Waiting, None, bytes]:

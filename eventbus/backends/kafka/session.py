@@ -17,9 +17,10 @@ from ...consuming.subscriptions import Subscription
 from ...errors import NotConnectedError, SessionRetired, SubscribeError
 from ...message import Delivery
 from ...publishing.records import Record
+from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
 from ..base import Deliver, SessionContext
-from .connecting import CHECK_TOPIC
+from .connecting import CHECK_TOPIC, new_client
 from .feed import Feed, Order, Shared
 from .forks import Producer, keep
 from .journal import journal_of
@@ -27,6 +28,7 @@ from .options import ClientOptions
 from .outbox import Outbox
 from .problems import ClientErrors, text_of
 from .progress import Progress
+from .protocol import GroupProtocol
 from .topics import TopicRefused, Topics, is_pattern
 from .watch import Watch
 
@@ -46,9 +48,10 @@ class KafkaSession:
         options: ClientOptions,
         config: KafkaConfig,
         context: SessionContext,
-        protocol: list[str],
+        protocol: GroupProtocol,
     ) -> None:
         self._context = context
+        self._errors = errors
         self._config = config
         self._name = f"eventbus.{context.bus}.kafka"
         self._lost: BaseException | None = None
@@ -58,7 +61,7 @@ class KafkaSession:
         self._feeds: dict[Subscription, Feed] = {}
         self._leaving: list[Feed] = []
         self._prepared: dict[Subscription, Mapping[str, Sequence[int]]] = {}
-        self.topics = Topics(keep(AdminClient(options.admin)), config)
+        self.topics = Topics(keep(new_client(AdminClient, options.admin, ClientErrors(f"{self._name}-admin"))), config)
         self._shared = Shared(
             options=options,
             thread_name=f"{self._name}",
@@ -91,6 +94,10 @@ class KafkaSession:
     def publish(self, record: Record) -> None:
         """As `Session.publish`."""
         self.outbox.publish(record)
+
+    def shortcut(self, door: Door, otherwise: PublishNowait) -> PublishNowait:
+        """As `Session.shortcut`."""
+        return self.outbox.shortcut(door, otherwise)
 
     def unanswered(self, up_to: int) -> int:
         """As `Session.unanswered`."""
@@ -159,6 +166,7 @@ class KafkaSession:
             feed.check(self._config.stall_timeout)
         self._watch.check(self._config.stall_timeout)
         self._progress.check()
+        self._errors.forget()
         return f"{len(metadata.brokers)} Kafka broker(s) answer"
 
     # -- the end ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from ...consuming.subscriptions import Subscription
 from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
 from ...message import NO_HEADERS, Delivery
 from ...publishing.records import Record
+from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Deliver, Features, SessionContext
 from .broker import Condition, MemoryBroker, broker_named
@@ -126,6 +127,9 @@ class MemorySession:
         self._answer(record, answer)
         if broker.sleeping:
             broker.wake()
+
+    def shortcut(self, door: Door, otherwise: PublishNowait) -> None:
+        """None."""
 
     def unanswered(self, up_to: int) -> int:
         """Accepted and unanswered records up to a number."""

@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import chain
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import PublishRejectedError, SessionRetired
 from ...message import check_topic
 from ...publishing.records import Record
+from ...publishing.sink import Door, PublishNowait
 from ..base import Answers
 from . import wire
 from .encoding import CoreEncoder
@@ -95,6 +96,34 @@ class Publisher:
         else:
             self._publish_carefully(record)
         self._answers.loaded()
+
+    def shortcut(self, door: Door, otherwise: PublishNowait) -> PublishNowait:
+        """As `Session.shortcut`: the short way, for messages without a key."""
+        out, next_number, publisher = self._out, door.next_number, self
+        append = out.append
+
+        def publish_nowait(topic: str, payload: Any, *, key: Any = None, headers: Any = None, id: Any = None) -> None:
+            try:
+                plain = topic in publisher._open and type(payload) is bytes and len(payload) <= publisher._small
+            except TypeError:  # a topic of a kind that no set takes
+                plain = False
+            if not plain or key is not None or headers is not None or id is not None:
+                return otherwise(topic, payload, key=key, headers=headers, id=id)
+            number = next_number()
+            record: Any = (number, topic, payload, None, None, None, None)
+            if number > door.ceiling:
+                return door.submit(Record(*record), 0.0)
+            append(record)
+            if len(out) < publisher._full and publisher._steady:
+                return None
+            try:
+                publisher._settle_accepted(record)
+            except SessionRetired:
+                door.submit(Record(*record), 0.0)
+            publisher._answers.loaded()
+            return None
+
+        return publish_nowait
 
     def _is_simple(self, key: str) -> bool:
         """Whether a key goes the short way: it can neither break its line nor make the message too large."""

@@ -57,6 +57,7 @@ class NatsSession:
         self._helper = OrderedWorker(f"eventbus.{context.bus}.nats-helper", self._report_failure)
         self._publisher = self._make_publisher()
         self.publish = self._publisher.publish
+        self.shortcut = self._publisher.shortcut
         self._take_info(self._connection.info)
         self._connection.start(config.ping_interval, config.max_pings_out)
 
