@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import eventbus
-from eventbus.testing import NatsServer, wait_until
+from eventbus.testing import KafkaServer, NatsServer, wait_until
 
 KEYS = 20
 THREADS = 4
@@ -27,8 +27,8 @@ PAUSE = 0.004
 """Seconds between two publishes of a thread: load, not saturation."""
 KILLS = (1.0, 3.0, 0.3)
 """Seconds that the server stays away after each kill -9."""
-FREEZE = 14.0
-"""Seconds; the default health check needs up to 13 to reach its threshold."""
+FREEZE = {"nats": 14.0, "kafka": 22.0}
+"""Seconds; the default health check needs up to 13, with Kafka 21, to reach its threshold."""
 CALM = 2.5
 """Seconds of load between two outages."""
 
@@ -172,7 +172,14 @@ def show(bus: eventbus.EventBus, story: Story, started: float, over: threading.E
 show.second = -1  # type: ignore[attr-defined]
 
 
-def outages(server: NatsServer, story: Story, say: Callable[[str], None]) -> None:
+def make_server(backend: str) -> tuple[NatsServer | KafkaServer, str, str]:
+    """The broker, what it is, and what stands behind `?` in its URL."""
+    if backend == "kafka":
+        return KafkaServer(), "Apache Kafka", "partitions=8"
+    return NatsServer(), "nats-server with JetStream", ""
+
+
+def outages(server: NatsServer | KafkaServer, freeze: float, story: Story, say: Callable[[str], None]) -> None:
     """The faults, one after another, each with load before and after."""
     pause = threading.Event().wait
     for number, downtime in enumerate(KILLS, 1):
@@ -185,10 +192,10 @@ def outages(server: NatsServer, story: Story, say: Callable[[str], None]) -> Non
         outage.answering = server.ready_time
         wait_until(lambda outage=outage: outage.handled, 30, message="nothing was handled after a restart")
     pause(CALM)
-    say(f"the server is frozen (SIGSTOP) for {FREEZE:g} s")
+    say(f"the server is frozen (SIGSTOP) for {freeze:g} s")
     outage = story.begin("frozen")
     server.freeze()
-    pause(FREEZE)
+    pause(freeze)
     outage.answering = time.monotonic()
     server.thaw()
     wait_until(lambda: outage.handled, 30, message="nothing was handled after the thaw")
@@ -219,7 +226,7 @@ def verdict(bus: eventbus.EventBus, story: Story) -> int:
     return int(failed)
 
 
-def run() -> int:
+def run(backend: str) -> int:
     """The whole story."""
     started = time.monotonic()
     story, over, shown = Story(), threading.Event(), threading.Event()
@@ -227,11 +234,13 @@ def run() -> int:
     def say(text: str) -> None:
         print(f"  {time.monotonic() - started:5.1f} s  >>> {text}", flush=True)
 
-    with NatsServer() as server:
-        say(f"nats-server with JetStream on port {server.port}")
-        with eventbus.EventBus(server.url) as bus:
+    server, kind, query = make_server(backend)
+    with server:
+        url = f"{server.url}?{query}"
+        say(f"{kind} on port {server.port}")
+        with eventbus.EventBus(url) as bus:
             bus.register_state_callback(story.moved)
-            subscribers = [start_subscriber(server.url, story) for _ in range(2)]
+            subscribers = [start_subscriber(url, story) for _ in range(2)]
             keys = [f"customer-{number}" for number in range(KEYS)]
             threads = [
                 threading.Thread(target=publish_until, args=(bus, story, keys[first::THREADS], over), daemon=True)
@@ -240,7 +249,7 @@ def run() -> int:
             threads.append(threading.Thread(target=show, args=(bus, story, started, shown), daemon=True))
             for thread in threads:
                 thread.start()
-            outages(server, story, say)
+            outages(server, FREEZE[backend], story, say)
             over.set()
             for thread in threads[:-1]:
                 thread.join(20)
@@ -262,14 +271,14 @@ def run() -> int:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backend", default="nats", choices=["nats"], help="the broker to show it on")
+    parser.add_argument("--backend", default="nats", choices=sorted(FREEZE), help="the broker to show it on")
     parser.add_argument("--subscriber", metavar="URL", help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL)
     if options.subscriber:
         subscriber(options.subscriber)
         return 0
-    return run()
+    return run(options.backend)
 
 
 if __name__ == "__main__":

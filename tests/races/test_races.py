@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from race_explorer import explore
@@ -332,7 +333,9 @@ def test_two_stops_call_each_callback_once_between_them() -> None:
 
 
 class Episode:
-    """A supervisor that lost its session; an episode of one attempt."""
+    """A supervisor that lost its session; an episode of one attempt. It is its own backend."""
+
+    features = SimpleNamespace(heals_itself=False)
 
     def __init__(self, kind: type[Supervisor] = Supervisor) -> None:
         callbacks = type("Quiet", (), {"moved": lambda self, state: None, "reconnected": lambda self, event: None})()
