@@ -12,6 +12,7 @@ thread                           what runs on it                             sta
 `eventbus.<bus>.reconnect`       `reconnect()` while no health check runs    the call itself
 `eventbus.<bus>.closing`         closing a replaced session                  the swap / at most 5 s
 `eventbus.<bus>.nats-*`          reader, writer and timer of a NATS session  the session
+`eventbus.<bus>.kafka-*`         reports, topics, one thread per consumer    the session
 `eventbus.<bus>.memory`          fetching of a memory session                the session
 ===============================  ==========================================  ===========================
 """

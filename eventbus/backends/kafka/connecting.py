@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
 from ...config import KafkaConfig
 from ...errors import AuthenticationError, ConfigError, ConnectFailedError
-from ...threads import Deadline, StopToken, spawn
+from ...threads import Deadline, StopToken, interruptibly, spawn
 from .forks import Producer
 from .options import ALIASES, ClientOptions
 from .problems import ClientErrors, is_fatal, text_of
@@ -18,6 +19,8 @@ from .reach import examine, speaks
 CHECK_TOPIC = "eventbus.connect-check"
 """Asked for, never created: an answer about one topic is small however many topics there are."""
 _ASK = 0.25
+_LONGEST_ASK = 2.0
+"""Each question waits twice as long as the one before: a far or busy broker takes its time for each answer."""
 _PAUSE = 0.02
 _LAST_LOOK = 0.05
 _GRACE = 1.0
@@ -77,10 +80,10 @@ def _end(producer: Producer) -> None:
 def _prove(producer: Producer, config: KafkaConfig, errors: ClientErrors, deadline: Deadline, stop: StopToken) -> None:
     diagnosis = min(_LONGEST_DIAGNOSIS, deadline.share(0.25))
     grace: Deadline | None = None
+    patience = _ASK
     while True:
         left = deadline.remaining() - diagnosis
-        cause = _answered(producer, min(_ASK, left))
-        stop.check()
+        cause = _answered(producer, min(patience, left), stop)
         if cause is None:
             return
         producer.poll(0)  # the callback runs in here only
@@ -90,18 +93,22 @@ def _prove(producer: Producer, config: KafkaConfig, errors: ClientErrors, deadli
                 raise AuthenticationError(_refusal(errors.refused, config))
         if is_fatal(cause) or left <= _PAUSE:
             break
+        patience = min(patience * 2, _LONGEST_ASK)
         stop.wait(min(_PAUSE, left))
     failure = _diagnosed(config, errors, cause, deadline, stop)
     stop.check()
-    if _answered(producer, _LAST_LOOK) is None:  # it has gone on meanwhile
+    if _answered(producer, _LAST_LOOK, stop) is None:  # it has gone on meanwhile
         return
     raise failure
 
 
-def _answered(producer: Producer, timeout: float) -> KafkaError | None:
-    """None, or why there is no answer."""
+def _answered(producer: Producer, timeout: float, stop: StopToken) -> KafkaError | None:
+    """None, or why there is no answer. Stopped at once."""
+    ask = partial(producer.list_topics, CHECK_TOPIC, timeout=max(0.01, timeout))
     try:
-        producer.list_topics(CHECK_TOPIC, timeout=max(0.01, timeout))
+        interruptibly("eventbus.kafka-connecting", ask, timeout + 1.0, stop)
+    except TimeoutError:
+        return KafkaError(KafkaError._TIMED_OUT)
     except KafkaException as error:
         cause: KafkaError = error.args[0]
         return cause

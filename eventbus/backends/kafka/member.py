@@ -86,6 +86,7 @@ class Member:
             elif feed.full:
                 self._wait_for_room()
             else:
+                self._unpause()  # the room may have come while full lanes were being polled for
                 self._fetch()
 
     def end(self) -> None:
@@ -113,8 +114,12 @@ class Member:
             first = self.consumer.poll(POLL)
             if first is None:
                 return
-            # `consume` with a time to wait would wait for a full batch: 500 ms where this takes 3.
-            self._hand_over([first, *self.consumer.consume(FETCH, 0)])
+            batch = [first]
+            try:
+                # With a time to wait it would wait for a full batch: 500 ms where this takes 3.
+                batch += self.consumer.consume(FETCH, 0)
+            finally:  # a callback in there may fail: the first one must not be passed over
+                self._hand_over(batch)
         except KafkaException as error:
             self._event(error.args[0])
 
@@ -126,8 +131,6 @@ class Member:
     def _wait_for_room(self) -> None:
         feed = self._feed
         if feed.room.wait(0.02 if self._paused else FULL_PATIENCE) and not feed.full:
-            feed.room.clear()
-            self._unpause()
             return
         feed.room.clear()
         self._pause()

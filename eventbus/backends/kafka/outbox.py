@@ -39,6 +39,8 @@ _EMPTY_WITHIN = 3.0
 _CLOSE_WITHIN = 1.0
 
 _number_of = itemgetter(0)
+_Entry = tuple[Bucket, Record]
+_Refused = tuple[Bucket, Record, BaseException]
 
 
 def _refuse(*args: object) -> None:
@@ -74,8 +76,8 @@ class Outbox:
         self.loaded = answers.loaded
         self.bytes_in = self._bytes_out = 0
         self._lock = threading.Lock()
-        self._held: dict[str, list[tuple[Bucket, Record]]] = {}
-        self._returned: list[tuple[Bucket, Record]] = []
+        self._held: dict[str, list[_Entry]] = {}
+        self._returned: list[_Entry] = []
         self._resend_at = 0.0
         self._counted = 0
         self._told = 0
@@ -121,16 +123,12 @@ class Outbox:
     def topic_ready(self, topic: str) -> None:
         """The topic is there: what waited for it goes out, then publishers no longer ask."""
         with self._lock:
-            records = self._held.pop(topic, [])
-            for position, (bucket, record) in enumerate(records):
-                try:
-                    self._send(bucket, record)
-                except (KafkaException, BufferError, RuntimeError, SessionRetired) as error:
-                    self._held[topic] = records[position:]
-                    logger.debug("%s: records wait on: %s", topic, error)
-                    return
-            if topic not in self._held:
+            waiting, refused = self._send_all(self._held.pop(topic, []))
+            if waiting:
+                self._held[topic] = waiting
+            else:
                 self.ready.add(topic)
+        self._fail_all(refused)
 
     def topic_refused(self, topic: str, error: Exception) -> None:
         """The topic cannot be had: what waits for it is rejected."""
@@ -243,6 +241,23 @@ class Outbox:
             self._ensure(topic)
         return True
 
+    def _send_all(self, entries: list[_Entry]) -> tuple[list[_Entry], list[_Refused]]:
+        """Give records to the producer, in order; which of them have to wait, and which it refuses for good."""
+        refused: list[_Refused] = []
+        for position, (bucket, record) in enumerate(entries):
+            try:
+                self._send(bucket, record)
+            except (KafkaException, BufferError, RuntimeError, SessionRetired) as error:
+                if not isinstance(error, KafkaException) or not is_permanent(error.args[0]):
+                    logger.debug("%s: records wait on: %s", record[1], error)
+                    return entries[position:], refused
+                refused.append((bucket, record, self._refusal(error, record)))
+        return [], refused
+
+    def _fail_all(self, refused: list[_Refused]) -> None:
+        for bucket, record, error in refused:
+            self._fail(bucket, record, error)
+
     def _send(self, bucket: Bucket, record: Record) -> None:
         """Give a record to the producer that entered, and was counted, before."""
         fields: list[tuple[str, Any]] = [(ID_HEADER, self._id_of(record))]
@@ -291,7 +306,7 @@ class Outbox:
         elif is_fatal(error):
             self._fail_for_good(error)
 
-    def _fail(self, bucket: Bucket, record: Any, error: Exception) -> None:
+    def _fail(self, bucket: Bucket, record: Any, error: Any) -> None:
         self._settle(bucket, record)
         self._answers.failed(record, error)
 
@@ -357,15 +372,9 @@ class Outbox:
                 return
             self._resend_at = time.monotonic() + RESEND_EVERY
             back = sorted(self._returned, key=lambda entry: _number_of(entry[1]))
-            self._returned = []
-            for position, (bucket, record) in enumerate(back):
-                try:
-                    self._send(bucket, record)
-                except (KafkaException, BufferError, RuntimeError, SessionRetired) as error:
-                    self._returned = back[position:]
-                    logger.debug("records wait on: %s", error)
-                    return
-        logger.info("%d records are sent again", len(back))
+            self._returned, refused = self._send_all(back)
+        self._fail_all(refused)
+        logger.info("%d records are sent again", len(back) - len(self._returned))
 
     @staticmethod
     def _quietly(call: Callable[[], object]) -> None:

@@ -17,6 +17,10 @@ class Progress:
         self._answered = -1
         self._since = time.monotonic()
 
+    def excuse(self) -> None:
+        """The broker does not answer: nothing could have been answered until now."""
+        self._since = time.monotonic()
+
     def check(self) -> None:
         """NotConnectedError when publishes wait and none was answered for `stall_timeout` seconds."""
         answered, now = self._outbox.answered, time.monotonic()

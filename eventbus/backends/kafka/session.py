@@ -158,6 +158,7 @@ class KafkaSession:
         try:
             metadata = self._interruptibly("probe", ask, timeout + 0.5, stop)
         except (KafkaException, RuntimeError, TimeoutError) as error:
+            self._progress.excuse()
             raise NotConnectedError(f"no metadata within {timeout:g} s: {text_of(error)}") from error
         wrong = metadata.topics[topic].error
         if wrong is not None and wrong.code() not in _HEALTHY_ENOUGH:

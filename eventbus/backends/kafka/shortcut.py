@@ -40,18 +40,10 @@ def make_shortcut(outbox: Outbox, prefix: str, id_header: str, door: Door, other
         bucket.enter()
         size = len(payload)
         outbox.bytes_in += size
+        fields = [(id_header, f"{prefix}{number:012d}")]
         try:
             # Looked up after entering: see `Bucket`.
-            outbox.produce(
-                topic,
-                payload,
-                None,
-                -1,
-                bind(bucket.answered, record),
-                None,
-                0,
-                [(id_header, f"{prefix}{number:012d}")],
-            )
+            outbox.produce(topic, payload, None, -1, bind(bucket.answered, record), None, 0, fields)
         except BaseException as error:
             return _elsewhere(outbox, door, bucket, Record(*record), error)
         if not number % SERVE_EVERY:

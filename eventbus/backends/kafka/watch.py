@@ -127,14 +127,22 @@ class _Still:
         self.positions = positions
         self.since = time.monotonic()
         self.told = False
+        self._suspected = False
 
     def behind(self, topics: Topics) -> bool:
-        """Whether messages wait where it stands. Once is enough: markers of transactions look the same."""
+        """Whether messages wait where it stands, and did so at the look before: one may have come this moment.
+
+        Once is enough: markers of transactions look the same.
+        """
         if self.told or not self.positions:
             return False
-        self.since = time.monotonic()
+        since, self.since = self.since, time.monotonic()
+        suspected, self._suspected = self._suspected, False
         ends = topics.ends(list(self.positions), 2.0)
-        return any(ends.get(place, 0) > offset for place, offset in self.positions.items())
+        if not any(ends.get(place, 0) > offset for place, offset in self.positions.items()):
+            return False
+        self.since, self._suspected = since, True  # to be looked at again with the next turn
+        return suspected
 
 
 def _follows(feed: Feed) -> bool:
