@@ -63,6 +63,7 @@ class Pending:
         self._wake_at: float = math.inf
         self._refusal: Refusal | None = None
         self._closed = False
+        self._suspended = False
         self._handovers = 0
         """Odd while records are on their way between a session and here: then nobody can count them."""
         self.refused_count = 0
@@ -148,7 +149,15 @@ class Pending:
         with self._changed:
             if not self._closed:
                 self._refusal = refusal
+                self._set_ceiling()
                 self._changed.notify_all()
+
+    def suspend(self, suspended: bool) -> None:
+        """There is no connection, though a session may take records: refuse them if that is what `refuse_with` says."""
+        with self._changed:
+            self._suspended = suspended
+            self._set_ceiling()
+            self._changed.notify_all()
 
     def wait_settled(self, timeout: float) -> int:
         """Wait up to `timeout` seconds until all that was accepted so far is answered; how many are not."""
@@ -329,7 +338,7 @@ class Pending:
     def _wait_for_room(self, record: Record, timeout: float) -> None:
         deadline = Deadline(timeout)
         while record.number > self.ceiling:
-            if self._refusal is not None and self.session is None:
+            if self._refusal is not None and (self.session is None or self._suspended):
                 raise self._refusal(self.id_of(record))
             if deadline.over:
                 raise PublishNotSentError(
@@ -355,7 +364,7 @@ class Pending:
 
     def _settle_locked(self, count: int) -> None:
         self._settled += count
-        self.ceiling = self._settled + self._limit
+        self._set_ceiling()
         if self._limit == 0:
             self._set_limit()
         if self._settled >= self._wake_at:
@@ -366,5 +375,9 @@ class Pending:
         limit = 0 if full else self._max_records
         if limit != self._limit:
             self._limit = limit
-            self.ceiling = self._settled + limit
+            self._set_ceiling()
             self._changed.notify_all()
+
+    def _set_ceiling(self) -> None:
+        refusing = self._suspended and self._refusal is not None
+        self.ceiling = 0 if refusing else self._settled + self._limit

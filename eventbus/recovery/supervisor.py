@@ -192,6 +192,7 @@ class Supervisor:
     # -- inside ----------------------------------------------------------------------------------
 
     def _begin(self, cause: BaseException) -> bool:
+        self._pending.suspend(True)
         return self.phases.move(Phase.RECONNECTING, cause)
 
     def _run_episode(self, cause: BaseException, stop: StopToken, force: bool) -> bool:
@@ -331,6 +332,7 @@ class Supervisor:
             self._discard(session)
             return False
         self._was_connected = True
+        self._pending.suspend(False)
         if session.lost is not None:  # it was lost before it was current, when nobody listened
             self._session_lost(session, session.lost)
         return True

@@ -24,6 +24,7 @@ from .connecting import CHECK_TOPIC, new_client
 from .feed import Feed, Order, Shared
 from .forks import Producer, keep
 from .journal import journal_of
+from .member import group_id
 from .options import ClientOptions
 from .outbox import Outbox
 from .problems import ClientErrors, text_of
@@ -223,6 +224,8 @@ class KafkaSession:
                 if journal.begins is None and (sub.group is None or sub.start == "latest"):
                     places = [(topic, partition) for topic, partitions in found.items() for partition in partitions]
                     journal.begins = self.topics.ends(places, deadline.remaining())
+                if sub.group is not None and sub not in self._prepared:
+                    self.topics.check_group(group_id(sub.group, sub.topic), min(1.0, deadline.remaining()))
                 self._prepared[sub] = found
             except TopicRefused as error:
                 refused[sub] = error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     NewTopic,
@@ -117,6 +117,18 @@ class Topics:
         if self.admin is None:
             raise NotConnectedError("the session has ended")
         return self.admin
+
+    def check_group(self, group: str, timeout: float) -> None:
+        """TopicRefused when we may not use the group; a cluster that cannot say it in time is taken at its word later."""
+        request = [ConsumerGroupTopicPartitions(group)]
+        try:
+            futures = self._client().list_consumer_group_offsets(request, request_timeout=max(0.1, timeout))
+            self._result(futures[group], Deadline(timeout))
+        except _Refused as error:
+            if error.code == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                raise TopicRefused(f"group {group}: {error}") from error
+        except NotConnectedError as error:
+            logger.debug("asking for group %s: %s", group, error)
 
     def _metadata(self, topic: str, timeout: float, deadline: Deadline) -> Any:
         try:
