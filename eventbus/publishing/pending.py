@@ -355,8 +355,10 @@ class Pending:
             self._needs[key] = need
             self._wake_at = min(self._wake_at, need)
             try:
-                refusal = self._refusal
-                while self._settled < need and number > self.ceiling and self._refusal is refusal and not deadline.over:
+                before = (self._refusal, self._suspended)
+                while self._settled < need and number > self.ceiling and not deadline.over:
+                    if (self._refusal, self._suspended) != before:
+                        break
                     self._changed.wait(deadline.remaining())
             finally:
                 del self._needs[key]

@@ -189,3 +189,25 @@ def test_a_failing_acknowledgement_keeps_nothing_in_hand_and_the_lane_goes_on() 
     wait_until(lambda: rig.done == [3])
     wait_until(lambda: rig.lanes.backlog == 0)
     assert rig.lanes.stop(5.0) == ()
+
+
+def test_what_is_stale_is_dropped_and_the_rest_handled_in_order() -> None:
+    entered, gate = threading.Event(), threading.Event()
+    handled: list[int] = []
+
+    def handler(delivery: Delivery) -> None:
+        entered.set()
+        assert gate.wait(10.0)
+        handled.append(delivery.token)
+
+    rig = Rig(handler)
+    rig.lanes.put(batch(0, 1, 2, 3))
+    rig.lanes.put(batch(4, 5))
+    assert entered.wait(5.0)
+    rig.lanes.discard(lambda delivery: delivery.token % 2 == 1)
+    rig.lanes.put(batch(7))
+    gate.set()
+    assert rig.lanes.finish(5.0) == ()
+    assert handled == [0, 2, 4, 7], "what came after the discard is not looked at"
+    assert rig.dropped == [1, 3, 5]
+    assert sorted(rig.done) == [0, 2, 4, 7]

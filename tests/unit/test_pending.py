@@ -364,3 +364,64 @@ def test_receipts_carry_the_minted_or_the_given_id() -> None:
     assert all(isinstance(receipt, Receipt) and not receipt.confirmed for receipt in receipts)
     assert receipts[0].id == f"{pending.origin}-{1:012d}"
     assert receipts[1].id == "mine"
+
+
+def test_a_session_that_outlives_an_outage_takes_records_unless_they_are_to_be_refused() -> None:
+    pending = make()
+    sink = FakeSink()
+    pending.swap(sink)
+    pending.suspend(True)
+    pending.submit(record_of(pending), 0.0)
+    assert len(sink.taken) == 1, "without a refusal the session keeps them"
+    pending.refuse_with(lambda id: PublishNotSentError("no connection", id))
+    assert pending.ceiling == 0, "the quick way looks at nothing else"
+    with pytest.raises(PublishNotSentError, match="no connection"):
+        pending.submit(record_of(pending), 5.0)
+    pending.suspend(False)
+    pending.submit(record_of(pending), 0.0)
+    assert [record.number for record in sink.taken] == [1, 3]
+
+
+def test_a_publisher_that_waits_for_room_is_refused_when_the_connection_goes() -> None:
+    pending = make(max_records=1)
+    pending.swap(FakeSink())
+    pending.submit(record_of(pending), 0.0)
+    pending.refuse_with(lambda id: PublishNotSentError("no connection", id))
+    refused = threading.Event()
+
+    def publish() -> None:
+        with pytest.raises(PublishNotSentError, match="no connection"):
+            pending.submit(record_of(pending), 30.0)
+        refused.set()
+
+    thread = threading.Thread(target=publish, daemon=True)
+    thread.start()
+    wait_until(lambda: pending.issued == 2)
+    pending.suspend(True)
+    assert refused.wait(5.0)
+    thread.join(5.0)
+
+
+def test_records_that_are_only_counted_make_room_like_the_others() -> None:
+    pending = make(max_records=3)
+    sink = FakeSink()
+    pending.swap(sink)
+    for _ in range(3):
+        pending.submit(record_of(pending), 0.0)
+    with pytest.raises(PublishNotSentError, match="no room"):
+        pending.submit(record_of(pending), 0.0)
+    del sink.taken[:2]
+    pending.stored(2)
+    assert (pending.confirmed_count, pending.in_flight) == (2, 1)
+    pending.submit(record_of(pending), 0.0)
+
+
+def test_who_publishes_quickly_is_told_of_each_session() -> None:
+    pending, told = make(), list[object]()
+    pending.on_session = told.append
+    first, second = FakeSink(), FakeSink()
+    pending.swap(first)
+    pending.retire(first)
+    pending.swap(second)
+    pending.fail_all([], lambda id: ClosedError("closed"))
+    assert told == [first, None, second, None]

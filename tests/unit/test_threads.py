@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import pytest
 
 from eventbus.testing import wait_until
-from eventbus.threads import Deadline, OrderedWorker, Stopped, StopToken, join_all, seconds, spawn
+from eventbus.threads import Deadline, OrderedWorker, Stopped, StopToken, interruptibly, join_all, seconds, spawn
 
 
 def test_a_deadline_never_goes_below_zero() -> None:
@@ -307,3 +307,25 @@ def test_even_a_system_exit_while_reporting_leaves_the_worker_at_work() -> None:
     worker.submit(done.append, 1)
     assert worker.close(5.0) == ()
     assert done == [1]
+
+
+def test_a_call_that_cannot_be_interrupted_is_left_behind_by_a_stop() -> None:
+    stop, over = StopToken(), threading.Event()
+    spawn("eventbus.stopper", stop.set)
+    with pytest.raises(Stopped):
+        interruptibly("eventbus.long", lambda: over.wait(10.0), 30.0, stop)
+    over.set()
+
+
+def test_a_call_that_cannot_be_interrupted_gives_its_result_its_error_or_no_answer_in_time() -> None:
+    over = threading.Event()
+    assert interruptibly("eventbus.short", lambda: 42, 5.0, StopToken()) == 42
+    with pytest.raises(ZeroDivisionError):
+        interruptibly("eventbus.wrong", lambda: 1 // 0, 5.0, StopToken())
+    with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
+        interruptibly("eventbus.long", lambda: over.wait(10.0), 0.05, StopToken())
+    over.set()
+    stopped = StopToken()
+    stopped.set()
+    with pytest.raises(Stopped):
+        interruptibly("eventbus.never", lambda: pytest.fail("it began"), 5.0, stopped)
