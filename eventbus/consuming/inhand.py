@@ -39,8 +39,16 @@ class InHand:
         """Split a batch into what is new (now in hand) and what was finished already."""
         fresh: list[Delivery] = []
         again: list[Delivery] = []
+        identities = [delivery.identity for delivery in batch]
         with self._lock:
             held, finished = self._held, self._finished
+            if held.keys().isdisjoint(identities) and finished.keys().isdisjoint(identities):
+                both = len(held) + len(batch)
+                held.update(zip(identities, batch, strict=True))
+                if len(held) == both:  # all new, and each there once
+                    return list(batch), again
+                for identity in identities:
+                    held.pop(identity, None)
             for delivery in batch:
                 identity = delivery.identity
                 if identity in held:
@@ -59,9 +67,10 @@ class InHand:
         done: list[Delivery] = []
         with self._lock:
             held, finished = self._held, self._finished
+            take = held.pop
             for delivery in deliveries:
                 identity = delivery.identity
-                latest = held.pop(identity, None)
+                latest = take(identity, None)
                 if latest is not None:
                     done.append(latest)
                     finished[identity] = None

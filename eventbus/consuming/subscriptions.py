@@ -64,8 +64,6 @@ class Subscription:
         """Written by sessions, `time.monotonic`: until then the broker knew that what is in hand is ours."""
         self.session: Any = None
         """The session that delivers it now; written under the map's lock only."""
-        self.journal: Any = None
-        """Written by sessions: what the next one has to know of this subscription."""
         self.discard_unstarted: Callable[..., None] = lambda *stale: None
         """Drop what no handler was started for, or of that what a function given says; others have it by now."""
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from eventbus import AuthenticationError, ConfigError, ConnectFailedError, KafkaConfig, TlsConfig
-from eventbus.backends.kafka.connecting import CHECK_TOPIC, connected_producer, discard
+from eventbus.backends.kafka.connecting import connected_producer, discard
 from eventbus.backends.kafka.options import ClientOptions
 from eventbus.backends.kafka.problems import ClientErrors
 from eventbus.backends.kafka.reach import examine, speaks
@@ -42,7 +42,7 @@ def succeeds(**config: Any) -> float:
     took = time.monotonic() - started
     try:
         assert (errors.refused, errors.quiet) == (None, False)
-        assert producer.list_topics(CHECK_TOPIC, timeout=5.0).brokers
+        assert producer.list_topics(timeout=5.0).brokers
     finally:
         discard(producer, "test")
     return took
@@ -190,8 +190,9 @@ def test_one_broker_that_lives_is_enough(plain: KafkaServer, dead_port: str, sil
 
 @pytest.mark.kafka
 def test_looking_creates_no_topic(plain: KafkaServer) -> None:
+    before = plain.view().partitions
     succeeds(brokers=plain.bootstrap)
-    assert CHECK_TOPIC not in {partition.topic for partition in plain.view().partitions}
+    assert plain.view().partitions == before
 
 
 def test_the_mock_is_good_enough_too(mock_kafka: Callable[..., MockKafka]) -> None:
@@ -304,9 +305,9 @@ def test_a_broker_that_refuses_does_not_outweigh_one_that_answers(
     with TcpProxy(*with_password.address) as proxy:
         proxy.delay(0.1)
         login = {"user": "alice", "password": "s3cret"}
-        producer, errors = connect(brokers=[plain.bootstrap, f"127.0.0.1:{proxy.port}"], timeout=10.0, **login)
+        producer, _ = connect(brokers=[plain.bootstrap, f"127.0.0.1:{proxy.port}"], timeout=10.0, **login)
+        assert producer.list_topics(timeout=5.0).brokers
         discard(producer, "test")
-        assert errors.refused is None, "it is forgotten"
 
 
 @pytest.mark.kafka

@@ -16,8 +16,6 @@ from .options import ALIASES, ClientOptions
 from .problems import ClientErrors, is_fatal, text_of
 from .reach import examine, speaks
 
-CHECK_TOPIC = "eventbus.connect-check"
-"""Asked for, never created: an answer about one topic is small however many topics there are."""
 _ASK = 0.25
 _LONGEST_ASK = 2.0
 """Each question waits twice as long as the one before: a far or busy broker takes its time for each answer."""
@@ -104,15 +102,17 @@ def _prove(producer: Producer, config: KafkaConfig, errors: ClientErrors, deadli
 
 def _answered(producer: Producer, timeout: float, stop: StopToken) -> KafkaError | None:
     """None, or why there is no answer. Stopped at once."""
-    ask = partial(producer.list_topics, CHECK_TOPIC, timeout=max(0.01, timeout))
+    # In the metadata that a client asks for by itself: to ask for a topic that is not there would go on for ever.
+    ask = partial(producer.cluster_id, timeout=max(0.01, timeout))
     try:
-        interruptibly("eventbus.kafka-connecting", ask, timeout + 1.0, stop)
+        if interruptibly("eventbus.kafka-connecting", ask, timeout + 1.0, stop):
+            return None
     except TimeoutError:
-        return KafkaError(KafkaError._TIMED_OUT)
+        pass
     except KafkaException as error:
         cause: KafkaError = error.args[0]
         return cause
-    return None
+    return KafkaError(KafkaError._TIMED_OUT)
 
 
 def _refusal(error: KafkaError, config: KafkaConfig) -> str:

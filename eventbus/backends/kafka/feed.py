@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from attrs import frozen
@@ -65,7 +65,7 @@ class Feed:
         self.shared = shared
         self.topics = topics
         self.journal = journal_of(sub)
-        self.lock = threading.Lock()
+        self.lock = self.journal.lock
         self.logs: dict[Place, PartitionLog] = {}
         self.order = Order.FETCH
         self.full = False
@@ -107,26 +107,14 @@ class Feed:
         self.full = False
         self.room.set()
 
-    def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
-        """These are done; what belongs to a log that we have no more is ignored."""
-        with self.lock:
-            for delivery in deliveries:
-                log: PartitionLog = delivery.token
-                if log.mark is not None:
-                    log.mark.finish(delivery.identity - log.base)  # type: ignore[operator]
-        self.acknowledged.set()
-
-    def release(self, deliveries: Iterable[Delivery]) -> None:
-        """These will not be handled here: they are fetched again, here or where the partition went."""
-        with self.lock:
-            for delivery in deliveries:
-                delivery.token.give_back(delivery.identity)
+    def note_done(self) -> None:
+        """Something was acknowledged, or given back."""
         self.acknowledged.set()
 
     def is_foreign(self, delivery: Delivery) -> bool:
-        """Whether a delivery's partition is not ours now."""
-        log = self.logs.get(delivery.token.place)
-        return log is None or log.base != delivery.token.base
+        """Whether a delivery's partition is not ours now, or not what it was."""
+        log: PartitionLog = delivery.token
+        return log.owner is None or self.journal.logs.get(log.place) is not log
 
     @property
     def consumer(self) -> object:
@@ -143,7 +131,7 @@ class Feed:
     def positions(self) -> dict[Place, int]:
         """Where it stands in the partitions of which something was delivered."""
         with self.lock:
-            return {place: log.mark.position for place, log in self.logs.items() if log.mark is not None}
+            return {place: log.offsets.position for place, log in self.logs.items() if log.offsets is not None}
 
     def settled(self) -> bool:
         """Whether the broker has confirmed all acknowledgements."""

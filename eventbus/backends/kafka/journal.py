@@ -1,96 +1,209 @@
-"""What is known of a subscription's partitions: some of it outlives the consumer, some the session."""
+"""What is in hand of a subscription, by partition and offset: it outlives consumers and sessions."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from ...consuming.inhand import InHand
 from ...consuming.subscriptions import Subscription
-from ...consuming.watermark import Watermark
+from ...message import Delivery
+from .offsets import Offsets
 from .topics import Place
 
 _LOG_SPAN = 1 << 48
 """More offsets than a log will ever have: identities of two logs never meet."""
 
 
-class Journal:
-    """Of one subscription, for as long as it lives; used by one consumer's thread at a time.
-
-    acked: what the broker has confirmed as committed. begins: where a subscription that begins "now" does,
-    None until that was asked. positions: where a broadcast copy stands. previous: the thread of the last
-    consumer, which may not have left the group yet.
-    """
-
-    def __init__(self) -> None:
-        self.acked: dict[Place, int] = {}
-        self.begins: dict[Place, int] | None = None
-        self.positions: dict[Place, int] = {}
-        self.previous: threading.Thread | None = None
-        self._bases: dict[Place, int] = {}
-        self._next_base = 0
-
-    def base_of(self, place: Place) -> int:
-        """What is added to the offsets of this log to make identities."""
-        base = self._bases.get(place)
-        return self.new_log(place) if base is None else base
-
-    def new_log(self, place: Place) -> int:
-        """The partition begins anew (it was made again, or lost its state): its old offsets mean nothing now."""
-        self._next_base += _LOG_SPAN
-        self._bases[place] = self._next_base
-        self.acked.pop(place, None)
-        self.positions.pop(place, None)
-        return self._next_base
-
-
-def journal_of(sub: Subscription) -> Journal:
-    """The subscription's journal, made by the first who asks."""
-    if sub.journal is None:
-        sub.journal = Journal()
-    journal: Journal = sub.journal
-    return journal
-
-
 class PartitionLog:
-    """One partition while it is assigned to a consumer: the token of its deliveries. Locked by its feed.
+    """A partition's log as this process sees it, and the token of its deliveries. Locked by its journal.
 
-    mark: None before the first delivery. requested: the last commit. rewind: something has to be fetched again.
+    base: added to an offset to make an identity. owner: the consumer that has the partition now, if one does.
+    offsets: None before the first delivery. acked: what the broker has confirmed as committed. requested: the
+    last commit of the present owner. known: offsets below it were handed out before, see `admit`.
     """
 
-    __slots__ = ("_given_back", "base", "mark", "place", "requested", "rewind")
+    __slots__ = (
+        *("acked", "base", "known", "offsets", "owner", "place", "requested"),
+        *("_awaited", "_begun", "_fetched", "_floor", "_given_back"),
+    )
 
     def __init__(self, place: Place, base: int) -> None:
         self.place = place
         self.base = base
-        self.mark: Watermark | None = None
-        self.requested = -1
-        self.rewind = False
+        self.offsets: Offsets | None = None
+        self.owner: object = None
+        self.acked = self.requested = self.known = -1
+        self._begun = False
+        self._floor = self._fetched = -1
         self._given_back: set[int] = set()
+        self._awaited: set[int] = set()
+        """Given back, and on their way here again."""
+
+    # -- the owner -------------------------------------------------------------------------------
+
+    def assign(self, owner: object) -> None:
+        """The partition is this owner's now; where it begins the first message says, or `begin`."""
+        self.owner = owner
+        self.requested = -1
+        self._begun = False
+        self._awaited |= self._given_back  # it begins with what is not done
+        self._given_back = set()
 
     def begin(self, offset: int) -> None:
-        """Deliveries begin here."""
-        self.mark = Watermark(offset)
+        """The owner begins here: all below is done, whoever did it."""
+        if self.offsets is None or offset > self.offsets.position:
+            self._floor = offset  # of what lies between we do not know whether it was done
+        if self.offsets is None:
+            self.offsets = Offsets(offset)
+        self.known = self.offsets.position
+        self.offsets.forget_below(offset)
+        self._awaited = {one for one in self._awaited if one >= offset}
+        self._given_back = {one for one in self._given_back if one >= offset}
+        self._fetched = offset
+        self._begun = True
+
+    def continues_at(self, offset: int) -> bool:
+        """Whether an offset that may not follow the last one can be of this log.
+
+        What was done and not committed comes again when the owner changes. Else a lower offset means that the topic
+        was made anew, or somebody has reset the group.
+        """
+        if not self._begun:
+            if offset < max(self._floor, self.acked):
+                return False
+            self.begin(offset)
+            return True
+        self.known = -1 if self.offsets is None else self.offsets.position
+        return offset >= self._fetched
+
+    def admit(self, offset: int) -> bool:
+        """Whether an offset that was handed out before is to be delivered again: if it was given back."""
+        if offset in self._awaited:
+            self._awaited.discard(offset)
+        elif offset in self._given_back:
+            self._given_back.discard(offset)
+        else:
+            return False
+        return True
+
+    def fetched(self, first_new: int, end: int) -> None:
+        """All up to `end` was fetched, of which from `first_new` on it is handed out for the first time (-1: none)."""
+        self._fetched = end
+        if self.offsets is None:
+            return
+        if first_new >= 0:
+            self.offsets.hand_out(first_new, end)
+        for offset in [one for one in self._awaited if one < end]:  # the broker has deleted it
+            self._awaited.discard(offset)
+            self.offsets.finish(offset, offset + 1)
 
     @property
     def committable(self) -> int | None:
         """The offset to commit; None when there is nothing new."""
-        mark = self.mark
-        return mark.committed if mark is not None and mark.committed > self.requested else None
+        if self.offsets is None or not self._begun:
+            return None
+        committed = self.offsets.committed
+        return committed if committed > self.requested else None
+
+    @property
+    def rewind(self) -> bool:
+        """Whether something was given back and has to be fetched again."""
+        return bool(self._given_back) and self._begun
+
+    def go_back(self) -> int:
+        """Where to fetch from to get what was given back."""
+        self._awaited |= self._given_back
+        self._given_back = set()
+        self._fetched = min(self._awaited)
+        return self._fetched
 
     @property
     def busy(self) -> bool:
         """Whether something of it is with the lanes."""
-        return self.mark is not None and any(one not in self._given_back for one in self.mark.in_hand)
+        return self.offsets is not None and self.offsets.unfinished > len(self._given_back) + len(self._awaited)
+
+    # -- the lanes -------------------------------------------------------------------------------
+
+    def finish(self, first: int, end: int) -> None:
+        """A run of identities is done."""
+        if self.offsets is not None:
+            self.offsets.finish(first - self.base, end - self.base)
 
     def give_back(self, identity: int) -> None:
         """A delivery will not be handled here."""
-        self._given_back.add(identity - self.base)
-        self.rewind = True
+        offset = identity - self.base
+        if self.offsets is not None and self.offsets.is_out(offset):
+            self._given_back.add(offset)
 
-    def go_back(self) -> int | None:
-        """Where to fetch from to get what was given back; None without anything."""
-        self.rewind = False
-        self._given_back.clear()
-        if self.mark is None:
-            return None
-        self.mark.rewind()
-        return self.mark.position
+
+class Journal(InHand):
+    """Of one subscription, for as long as it lives. Fetching sorts out what is in hand already, by its offset.
+
+    logs: the newest of each partition. begins: where a subscription that begins "now" does, None until that was
+    asked. previous: the thread of the last consumer, which may not have left the group yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.logs: dict[Place, PartitionLog] = {}
+        self.begins: dict[Place, int] | None = None
+        self.previous: threading.Thread | None = None
+        self._next_base = 0
+
+    def log_of(self, place: Place) -> PartitionLog:
+        """The partition's log. Under the lock."""
+        log = self.logs.get(place)
+        return self.new_log(place) if log is None else log
+
+    def stand_in(self, place: Place) -> int | None:
+        """Where this process goes on in a partition; None where it has not begun. Under the lock."""
+        log = self.logs.get(place)
+        return None if log is None or log.offsets is None else log.offsets.committed
+
+    def new_log(self, place: Place) -> PartitionLog:
+        """The partition begins anew: its old offsets mean nothing now. Under the lock."""
+        self._next_base += _LOG_SPAN
+        log = self.logs[place] = PartitionLog(place, self._next_base)
+        return log
+
+    def admit(self, batch: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+        """As `InHand.admit`; all are new: see `Intake`."""
+        return list(batch), []
+
+    def finish(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """As `InHand.finish`."""
+        done = list(deliveries)
+        identities: list[Any] = [delivery.identity for delivery in done]
+        with self.lock:
+            if done and identities == list(range(identities[0], identities[0] + len(done))):
+                done[0].token.finish(identities[0], identities[0] + len(done))
+            else:
+                for delivery, identity in zip(done, identities, strict=True):
+                    delivery.token.finish(identity, identity + 1)
+        return done
+
+    def drop(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """As `InHand.drop`."""
+        dropped = list(deliveries)
+        with self.lock:
+            for delivery in dropped:
+                delivery.token.give_back(delivery.identity)
+        return dropped
+
+    def snapshot(self) -> list[Delivery]:
+        """Nothing: only the lanes have them."""
+        return []
+
+    def __len__(self) -> int:
+        with self.lock:
+            return sum(log.offsets.unfinished for log in self.logs.values() if log.offsets is not None)
+
+
+def journal_of(sub: Subscription) -> Journal:
+    """The subscription's journal, made by the first who asks: before anything is in hand."""
+    if not isinstance(sub.in_hand, Journal):
+        sub.in_hand = Journal()
+    return sub.in_hand

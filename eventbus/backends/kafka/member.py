@@ -12,8 +12,8 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Messag
 from ...errors import NotConnectedError
 from ...threads import Deadline
 from .connecting import new_client
-from .deliveries import KafkaDelivery
 from .forks import Consumer, keep
+from .intake import Intake
 from .journal import PartitionLog
 from .problems import ClientErrors, is_fatal, text_of
 from .topics import Place, is_pattern
@@ -35,7 +35,6 @@ COMMITTED_WITHIN = 2.0
 _LAST_COMMIT = 1.0
 
 _UNSUPPORTED = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)
-_new = KafkaDelivery.__new__
 
 
 class BeyondHelp(NotConnectedError):
@@ -52,15 +51,16 @@ class Member:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._logs = feed.logs
+        self._intake = Intake(feed.logs, feed.journal)
         self._paused = False
-        self._ending = False
+        self._ending = self._failed = False
         self._in_flight = 0
         self._next_commit = 0.0
         self._followed: Any = None
         options = feed.shared.options.consumer(
             feed.shared.instance if feed.sub.group is None else group_id(feed.sub.group, feed.sub.topic),
             protocol="classic" if feed.sub.group is None else feed.shared.protocol.name,
-            start="earliest" if feed.sub.group is None else feed.sub.start,
+            start="earliest",  # where "now" is, `_starts` says; a position that is gone must not skip what is left
         )
         errors = ClientErrors(f"{feed.shared.thread_name}-{feed.sub.topic}")
         self.consumer: Any = keep(new_client(Consumer, {**options, "on_commit": self._committed}, errors))
@@ -93,18 +93,25 @@ class Member:
         """Send the last commits and leave the group; where that would hang, only drop the consumer."""
         self._ending = True
         try:
-            self._commit_if_due(at_once=True)
-            deadline = Deadline(_LAST_COMMIT)
-            while self._in_flight and not deadline.over:
-                self.consumer.poll(0.02)
-            if not self._in_flight:  # with a commit on its way, close waits for a dead broker without end
-                self.consumer.close()
+            if not self._failed:  # the close of one that has failed for good never returns
+                self._leave()
         except (KafkaException, RuntimeError, BeyondHelp) as error:
             logger.debug("%r: leaving the group: %s", self._feed.sub, text_of(error))
         finally:
             self.consumer = None  # it refers to us by its callbacks: dropped now, not when the collector comes
         with self._feed.lock:
             self._feed.unsettled = False
+            for log in self._logs.values():
+                if log.owner is self:
+                    log.owner = None
+
+    def _leave(self) -> None:
+        self._commit_if_due(at_once=True)
+        deadline = Deadline(_LAST_COMMIT)
+        while self._in_flight and not deadline.over:
+            self.consumer.poll(0.02)
+        if not self._in_flight:  # with a commit on its way, close waits for a dead broker without end
+            self.consumer.close()
 
     def _fetch(self) -> None:
         try:
@@ -158,53 +165,22 @@ class Member:
 
     def _hand_over(self, messages: Sequence[Message]) -> None:
         feed = self._feed
-        batch: list[KafkaDelivery] = []
-        topic, partition, log = "", -1, None
         with feed.lock:
-            for message in messages:
-                error = message.error()
-                if error is not None:
-                    self._event(error)
-                    continue
-                if message.partition() != partition or message.topic() != topic:
-                    topic, partition = message.topic() or "", message.partition() or 0
-                    log = self._logs.get((topic, partition))
-                if log is None:  # taken away while this was fetched
-                    continue
-                offset = message.offset() or 0
-                mark = log.mark
-                if mark is None or offset < mark.position:
-                    log = self._begin(log, offset)
-                    mark = log.mark
-                if mark is not None and mark.hand_out(offset):
-                    delivery = _new(KafkaDelivery)
-                    delivery._message = message
-                    delivery.identity = log.base + offset
-                    delivery.token = log
-                    batch.append(delivery)
+            batch, errors = self._intake.take(messages)
         if batch:
             feed.room.clear()  # before: a resume that comes while the lanes take the batch is not lost
             feed.full = True
             if feed.deliver(batch):
                 feed.full = False
-
-    def _begin(self, log: PartitionLog, offset: int) -> PartitionLog:
-        """The first delivery of a log, or one from behind: then it is not the log that it was."""
-        journal = self._feed.journal
-        known = journal.acked.get(log.place, -1) if log.mark is None else log.mark.position
-        if offset < known:
-            logger.warning("%s [%d] goes on at %d, behind %d: the topic was made anew", *log.place, offset, known)
-            log = self._logs[log.place] = PartitionLog(log.place, journal.new_log(log.place))
-        log.begin(offset)
-        return log
+        for error in errors:
+            self._event(error)
 
     def _seek_back(self) -> None:
         back = [log for log in list(self._logs.values()) if log.rewind]
         for log in back:
             with self._feed.lock:
                 offset = log.go_back()
-            if offset is not None:
-                self._seek(log.place, offset)
+            self._seek(log.place, offset)
 
     def _seek(self, place: Place, offset: int) -> None:
         try:
@@ -226,18 +202,13 @@ class Member:
         self._followed = topics
 
     def _read_all(self, topics: Any) -> None:
-        journal = self._feed.journal
-        new = [
-            (topic, partition)
-            for topic, partitions in topics.items()
-            for partition in partitions
-            if (topic, partition) not in self._logs
-        ]
-        starts = {
-            place: journal.positions.get(place, (journal.begins or {}).get(place, OFFSET_BEGINNING)) for place in new
-        }
+        begins = self._feed.journal.begins or {}
+        places = [(topic, partition) for topic, partitions in topics.items() for partition in partitions]
+        starts = {place: begins.get(place, OFFSET_BEGINNING) for place in places if place not in self._logs}
+        with self._feed.lock:
+            starts |= {place: stand for place in starts if (stand := self._feed.journal.stand_in(place)) is not None}
         self._take(starts)
-        if new:
+        if starts:
             self.consumer.incremental_assign([TopicPartition(*place, offset) for place, offset in starts.items()])
 
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
@@ -270,7 +241,8 @@ class Member:
         journal = self._feed.journal
         with self._feed.lock:
             for place, offset in starts.items():
-                log = self._logs[place] = PartitionLog(place, journal.base_of(place))
+                log = self._logs[place] = journal.log_of(place)
+                log.assign(self)
                 if offset is not None and offset >= 0:
                     log.begin(offset)
 
@@ -292,6 +264,9 @@ class Member:
     def _give_up(self, partitions: list[TopicPartition]) -> list[PartitionLog]:
         with self._feed.lock:
             gone = [self._logs.pop((one.topic, one.partition), None) for one in partitions]
+            for log in gone:
+                if log is not None and log.owner is self:
+                    log.owner = None
         self._feed.sub.discard_unstarted(self._feed.is_foreign)
         return [log for log in gone if log is not None]
 
@@ -308,7 +283,6 @@ class Member:
             self._commit(list(self._logs.values()))
 
     def _commit(self, logs: Sequence[PartitionLog]) -> None:
-        journal = self._feed.journal
         offsets: list[TopicPartition] = []
         with self._feed.lock:
             for log in logs:
@@ -316,8 +290,6 @@ class Member:
                 if offset is not None:
                     log.requested = offset
                     offsets.append(TopicPartition(*log.place, offset))
-                    if self._feed.sub.group is None:
-                        journal.positions[log.place] = offset
             if not offsets or self._feed.sub.group is None:
                 return
             self._feed.unsettled = True
@@ -333,9 +305,11 @@ class Member:
             self._commit_failed(partitions, error)
             return
         failed = [one for one in partitions if one.error is not None]
-        for one in partitions:
-            if one.error is None:
-                self._feed.journal.acked[one.topic, one.partition] = one.offset
+        with self._feed.lock:
+            for one in partitions:
+                log = self._logs.get((one.topic, one.partition))
+                if log is not None and one.error is None:
+                    log.acked = max(log.acked, one.offset)
         if failed:
             self._commit_failed(failed, failed[0].error)
         self._note_settled()
@@ -360,6 +334,7 @@ class Member:
         if error.code() in _UNSUPPORTED and self._feed.shared.protocol.may_fall_back:
             raise ProtocolRefused(text_of(error))
         if is_fatal(error):
+            self._failed = True
             raise BeyondHelp(f"the consumer of {self._feed.sub.topic} failed for good: {text_of(error)}")
         if not error.retriable():
             self._feed.complain(NotConnectedError(f"{self._feed.sub.topic}: {text_of(error)}"))

@@ -139,6 +139,7 @@ def _inquire(broker: str, host: str, family: int, place: Any, context: ssl.SSLCo
             step = "it takes connections, and does not answer"
             if context is None:
                 return (yield from _ask(broker, sock, more))
+            sock.getpeername()  # raises where the link was reset: `wrap_socket` would leave its socket open
             with closing(context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)) as link:
                 yield from _patiently(link, link.do_handshake)
                 return (yield from _ask(broker, link, more))

@@ -20,7 +20,7 @@ from ...publishing.records import Record
 from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
 from ..base import Deliver, SessionContext
-from .connecting import CHECK_TOPIC, new_client
+from .connecting import new_client
 from .feed import Feed, Order, Shared
 from .forks import Producer, keep
 from .journal import journal_of
@@ -35,6 +35,8 @@ from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
+INTERNAL_TOPIC = "__consumer_offsets"
+"""What is asked for where no topic is in use: it exists wherever there was a group."""
 _HEALTHY_ENOUGH = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED})
 """What a topic may be without a reconnect having anything to mend."""
 
@@ -121,7 +123,7 @@ class KafkaSession:
     def attach(self, sub: Subscription, deliver: Deliver) -> None:
         """As `Session.attach`."""
         with self._lock:
-            if self._retired:
+            if self._retired or self._lost is not None:
                 raise SessionRetired(str(self._lost or "the session has ended"))
             if sub not in self._prepared:
                 raise SubscribeError(f"{sub!r} was not prepared")
@@ -141,12 +143,12 @@ class KafkaSession:
         self._with_feed(sub, lambda feed: feed.resume())
 
     def acknowledge(self, sub: Subscription, deliveries: Sequence[Delivery]) -> None:
-        """As `Session.acknowledge`."""
-        self._with_feed(sub, lambda feed: feed.acknowledge(deliveries))
+        """As `Session.acknowledge`: the journal, which is the subscription's `in_hand`, has noted them already."""
+        self._with_feed(sub, lambda feed: feed.note_done())
 
     def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
-        """As `Session.release`."""
-        self._with_feed(sub, lambda feed: feed.release(deliveries))
+        """As `Session.release`: noted already; they are fetched again, here or where their partition went."""
+        self._with_feed(sub, lambda feed: feed.note_done())
 
     # -- health ----------------------------------------------------------------------------------
 
@@ -154,7 +156,7 @@ class KafkaSession:
         """As `Session.probe`: metadata through the living producer, the threads, and progress."""
         if self._lost is not None:
             raise NotConnectedError(str(self._lost))
-        topic = self.outbox.known_topic or CHECK_TOPIC
+        topic = self._topic_to_ask_for()
         ask = partial(self.producer.list_topics, topic, timeout=timeout)
         try:
             metadata = self._interruptibly("probe", ask, timeout + 0.5, stop)
@@ -225,7 +227,9 @@ class KafkaSession:
                     places = [(topic, partition) for topic, partitions in found.items() for partition in partitions]
                     journal.begins = self.topics.ends(places, deadline.remaining())
                 if sub.group is not None and sub not in self._prepared:
-                    self.topics.check_group(group_id(sub.group, sub.topic), min(1.0, deadline.remaining()))
+                    group = group_id(sub.group, sub.topic)
+                    options = self._shared.options.consumer(group, protocol="classic", start="earliest")
+                    self.topics.check_group(options, sub.topic, min(1.0, deadline.remaining()))
                 self._prepared[sub] = found
             except TopicRefused as error:
                 refused[sub] = error
@@ -235,6 +239,13 @@ class KafkaSession:
         if is_pattern(sub.topic):
             return self.topics.matching(sub.topic, max(0.1, deadline.remaining()))
         return {sub.topic: self.topics.ensure(sub.topic, deadline.remaining(), self._stop)}
+
+    def _topic_to_ask_for(self) -> str:
+        """One that exists: for any other librdkafka would go on asking by itself, twice a second."""
+        for feed in self._running_feeds():
+            for topic in feed.topics:
+                return topic
+        return self.outbox.known_topic or INTERNAL_TOPIC
 
     def _interruptibly(self, what: str, call: Callable[[], Any], timeout: float, stop: StopToken) -> Any:
         return interruptibly(f"{self._name}-{what}", call, timeout, stop)

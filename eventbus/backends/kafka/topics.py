@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     NewTopic,
@@ -18,6 +18,7 @@ from ...config import KafkaConfig
 from ...errors import EventBusError, NotConnectedError
 from ...message import matches
 from ...threads import Deadline, StopToken
+from .forks import Consumer, keep
 from .problems import HOPELESS, text_of
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ ROUND = 2.0
 UNKNOWN_FOR = 1.0
 """Seconds that a topic may be unknown before we believe it: brokers learn of a new one at different times."""
 AGAIN = 0.05
+_ASK = 0.25
 
 
 def is_pattern(topic: str) -> bool:
@@ -118,17 +120,26 @@ class Topics:
             raise NotConnectedError("the session has ended")
         return self.admin
 
-    def check_group(self, group: str, timeout: float) -> None:
-        """TopicRefused when we may not use the group; a cluster that cannot say it in time is taken at its word later."""
-        request = [ConsumerGroupTopicPartitions(group)]
-        try:
-            futures = self._client().list_consumer_group_offsets(request, request_timeout=max(0.1, timeout))
-            self._result(futures[group], Deadline(timeout))
-        except _Refused as error:
-            if error.code == KafkaError.GROUP_AUTHORIZATION_FAILED:
-                raise TopicRefused(f"group {group}: {error}") from error
-        except NotConnectedError as error:
-            logger.debug("asking for group %s: %s", group, error)
+    @staticmethod
+    def check_group(options: dict[str, Any], topic: str, timeout: float) -> None:
+        """TopicRefused when we may not use the group of a consumer with these options.
+
+        A cluster that cannot say it in time is taken at its word later. It is a consumer that asks, and never
+        joins: librdkafka 2.16 aborts the process when an admin client asks for a group whose coordinator is not
+        there in time (librdkafka issues 3663 and 4605).
+        """
+        deadline = Deadline(timeout)
+        consumer: Any = keep(Consumer({**options, "error_cb": lambda error: None}))
+        while not deadline.over:
+            try:
+                consumer.committed([TopicPartition(topic, 0)], max(0.05, min(_ASK, deadline.remaining())))
+                return
+            except KafkaException as error:
+                event = consumer.poll(0)  # a refusal is told there only
+                said = error.args[0] if event is None else event.error()
+            if said is not None and said.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                raise TopicRefused(f"group {options['group.id']}: {text_of(said)}")
+            logger.debug("asking for group %s: %s", options["group.id"], text_of(said))
 
     def _metadata(self, topic: str, timeout: float, deadline: Deadline) -> Any:
         try:
