@@ -1,0 +1,259 @@
+"""What is in hand of a partition: nothing is lost, nothing is started twice, nothing is committed too early."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from eventbus.backends.kafka.deliveries import KafkaDelivery
+from eventbus.backends.kafka.intake import Intake
+from eventbus.backends.kafka.journal import Journal, PartitionLog
+from eventbus.backends.kafka.offsets import Offsets
+
+PLACE = ("orders", 0)
+LENGTH = 24
+
+
+class FakeMessage:
+    """As librdkafka hands one over."""
+
+    def __init__(self, offset: int, place: tuple[str, int] = PLACE, error: Any = None) -> None:
+        self._offset, self._place, self._error = offset, place, error
+
+    def error(self) -> Any:
+        return self._error
+
+    def offset(self) -> int:
+        return self._offset
+
+    def topic(self) -> str:
+        return self._place[0]
+
+    def partition(self) -> int:
+        return self._place[1]
+
+
+def offsets_of(batch: list[KafkaDelivery]) -> list[int]:
+    return [delivery.message.offset() or 0 for delivery in batch]
+
+
+class OnePartition(RuleBasedStateMachine):
+    """A partition that comes and goes, with lanes that finish in any order, give back, and are late."""
+
+    @initialize(gaps=st.sets(st.integers(0, LENGTH - 1), max_size=6))
+    def begin(self, gaps: set[int]) -> None:
+        self.stored = [offset for offset in range(LENGTH) if offset not in gaps]
+        self.journal = Journal()
+        self.lanes: dict[int, KafkaDelivery] = {}
+        self.done: set[int] = set()
+        """Handled, here or by another member."""
+        self.group = 0
+        """What the broker has as committed."""
+        self.member: object | None = None
+        self.logs: dict[tuple[str, int], PartitionLog] = {}
+        self.fetch_from = 0
+
+    # -- what may happen -------------------------------------------------------------------------
+
+    @precondition(lambda self: self.member is None)
+    @rule(more=st.integers(0, 5))
+    def assigned(self, more: int) -> None:
+        """It is ours, after another member has done some more (or none)."""
+        if more and not self.lanes:  # what runs here may be done there as well: that is no business of the log
+            for offset in [one for one in self.stored if self.group <= one < self.group + more]:
+                self.done.add(offset)
+            self.group = min(LENGTH, self.group + more)
+        self.member = object()
+        with self.journal.lock:
+            log = self.journal.log_of(PLACE)
+            log.assign(self.member)
+        self.logs = {PLACE: log}
+        self.fetch_from = self.group
+
+    @precondition(lambda self: self.member is not None)
+    @rule(count=st.integers(1, 8))
+    def fetched(self, count: int) -> None:
+        """Some messages come; what the log lets through goes to the lanes."""
+        ahead = [offset for offset in self.stored if offset >= self.fetch_from][:count]
+        if not ahead:
+            return
+        with self.journal.lock:
+            batch, errors = Intake(self.logs, self.journal).take([FakeMessage(one) for one in ahead])  # type: ignore[list-item]
+        assert not errors
+        self.fetch_from = ahead[-1] + 1
+        for delivery, offset in zip(batch, offsets_of(batch), strict=True):
+            assert offset not in self.lanes, "started twice at once"
+            assert offset not in self.done, "handled again though it is known to be done"
+            self.lanes[offset] = delivery
+        assert self.logs[PLACE] is self.journal.logs[PLACE], "taken for a topic that was made anew"
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data())
+    def finished(self, data: st.DataObject) -> None:
+        """A lane is done with some, in any order."""
+        chosen = data.draw(st.lists(st.sampled_from(sorted(self.lanes)), min_size=1, max_size=5, unique=True))
+        self.journal.finish([self.lanes.pop(offset) for offset in chosen])
+        self.done.update(chosen)
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data())
+    def given_back(self, data: st.DataObject) -> None:
+        """A lane will not handle some."""
+        chosen = data.draw(st.lists(st.sampled_from(sorted(self.lanes)), min_size=1, max_size=5, unique=True))
+        self.journal.drop([self.lanes.pop(offset) for offset in chosen])
+
+    @precondition(lambda self: self.member is not None)
+    @rule()
+    def went_back(self) -> None:
+        """The owner looks after what was given back."""
+        with self.journal.lock:
+            if self.logs[PLACE].rewind:
+                self.fetch_from = self.logs[PLACE].go_back()
+
+    @precondition(lambda self: self.member is not None)
+    @rule(acked=st.booleans())
+    def committed(self, acked: bool) -> None:
+        """The owner commits; the broker's answer may be lost."""
+        log = self.logs[PLACE]
+        with self.journal.lock:
+            offset = log.committable
+            if offset is None:
+                return
+            log.requested = offset
+            if acked:
+                log.acked = max(log.acked, offset)
+                self.group = max(self.group, offset)
+        assert all(one in self.done for one in self.stored if one < offset), "committed past what is not done"
+
+    @precondition(lambda self: self.member is not None)
+    @rule()
+    def taken_away(self) -> None:
+        self.logs[PLACE].owner = None
+        self.logs, self.member = {}, None
+
+    # -- what must hold --------------------------------------------------------------------------
+
+    @invariant()
+    def it_knows_what_the_lanes_have(self) -> None:
+        log = self.journal.logs.get(PLACE)
+        if log is not None and log.offsets is not None:
+            assert log.offsets.unfinished >= 0
+            assert log.offsets.committed <= log.offsets.position
+
+    def teardown(self) -> None:
+        """Left in peace, everything is handled and committed to the end."""
+        if not hasattr(self, "journal"):
+            return
+        if self.member is None:
+            self.assigned(0)
+        for _ in range(4):
+            self.went_back()
+            while any(offset >= self.fetch_from for offset in self.stored):
+                self.fetched(7)
+            if self.lanes:
+                self.journal.finish([delivery for _, delivery in sorted(self.lanes.items())])
+                self.done |= self.lanes.keys()
+                self.lanes.clear()
+        assert self.done >= set(self.stored), f"lost: {sorted(set(self.stored) - self.done)}"
+        log = self.logs[PLACE]
+        assert not log.busy
+        if self.stored and log.offsets is not None:
+            assert log.offsets.committed > max(self.stored) or self.group > max(self.stored)
+
+
+TestOnePartition = OnePartition.TestCase
+TestOnePartition.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=10), st.randoms())
+def test_runs_with_gaps_finished_in_any_order_end_at_the_position(runs: list[tuple[int, int]], chance: Any) -> None:
+    offsets, at, handed = Offsets(0), 0, list[int]()
+    for gap, length in runs:
+        offsets.hand_out(at + gap, at + gap + length)
+        handed += range(at + gap, at + gap + length)
+        at += gap + length
+    chance.shuffle(handed)
+    left = set(handed)
+    for offset in handed:
+        assert offsets.committed == min(left)
+        assert offsets.unfinished == len(left)
+        offsets.finish(offset, offset + 1)
+        left.discard(offset)
+        offsets.finish(offset, offset + 1)  # again: nothing happens
+    assert (offsets.committed, offsets.unfinished) == (at, 0)
+
+
+def taking(*offsets: int) -> tuple[Journal, Intake, dict[tuple[str, int], PartitionLog]]:
+    """A journal whose partition is assigned, and has handed out and finished these."""
+    journal = Journal()
+    with journal.lock:
+        log = journal.log_of(PLACE)
+        log.assign(object())
+        logs = {PLACE: log}
+        intake = Intake(logs, journal)
+        batch, _ = intake.take([FakeMessage(offset) for offset in offsets])  # type: ignore[list-item]
+    journal.finish(batch)
+    return journal, intake, logs
+
+
+def test_a_topic_that_was_made_anew_is_read_from_its_beginning() -> None:
+    journal, intake, logs = taking(0, 1, 2, 3)
+    old = logs[PLACE]
+    with journal.lock:
+        batch, _ = intake.take([FakeMessage(0), FakeMessage(1)])  # type: ignore[list-item]
+    assert offsets_of(batch) == [0, 1]
+    assert logs[PLACE] is journal.logs[PLACE] is not old
+    assert batch[0].identity != old.base, "an identity of the topic that was"
+
+
+def test_so_is_one_that_was_made_anew_while_it_was_not_ours() -> None:
+    journal, _, logs = taking(0, 1, 2, 3)
+    logs[PLACE].acked = 4
+    with journal.lock:
+        logs[PLACE].assign(object())
+        batch, _ = Intake(logs, journal).take([FakeMessage(0), FakeMessage(1)])  # type: ignore[list-item]
+    assert offsets_of(batch) == [0, 1]
+
+
+def test_what_was_done_and_not_committed_comes_again_and_is_only_committed() -> None:
+    journal, _, logs = taking(0, 1, 2, 3)
+    with journal.lock:
+        logs[PLACE].assign(object())
+        assert logs[PLACE].committable is None, "where the group stands is not known yet"
+        batch, _ = Intake(logs, journal).take([FakeMessage(2), FakeMessage(3), FakeMessage(4)])  # type: ignore[list-item]
+        assert (offsets_of(batch), logs[PLACE].committable) == ([4], 4)
+    assert journal.duplicates == 2
+
+
+def test_what_the_broker_has_deleted_is_not_waited_for() -> None:
+    journal, intake, logs = taking()
+    with journal.lock:
+        batch, _ = intake.take([FakeMessage(offset) for offset in range(3)])  # type: ignore[list-item]
+    journal.drop(batch[:1])
+    journal.finish(batch[1:])
+    with journal.lock:
+        assert logs[PLACE].go_back() == 0
+        batch, _ = intake.take([FakeMessage(7)])  # type: ignore[list-item]
+        assert offsets_of(batch) == [7]
+        assert logs[PLACE].committable == 7
+        assert not logs[PLACE].rewind
+
+
+def test_errors_among_the_messages_pass_nothing_over() -> None:
+    journal, intake, _ = taking()
+    with journal.lock:
+        batch, errors = intake.take([FakeMessage(0), FakeMessage(-1, error="eof"), FakeMessage(1)])  # type: ignore[list-item]
+    assert (offsets_of(batch), errors) == ([0, 1], ["eof"])
+
+
+def test_partitions_that_are_not_ours_are_left_out_wherever_they_stand() -> None:
+    journal, intake, _ = taking()
+    other = ("orders", 1)
+    messages = [FakeMessage(0), FakeMessage(1, other), FakeMessage(1), FakeMessage(2, other), FakeMessage(2)]
+    with journal.lock:
+        batch, _ = intake.take(messages)  # type: ignore[arg-type]
+    assert offsets_of(batch) == [0, 1, 2]
+    assert {delivery.token.place for delivery in batch} == {PLACE}
