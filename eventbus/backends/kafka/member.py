@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from ...errors import NotConnectedError
-from ...threads import Deadline
+from ...threads import Deadline, spawn
 from .connecting import new_client
 from .forks import Consumer, keep
 from .intake import Intake
@@ -33,6 +33,8 @@ REVOKE_GRACE = 1.0
 """Seconds that handlers have to end when a partition goes to somebody else, before he may handle it too."""
 COMMITTED_WITHIN = 2.0
 _LAST_COMMIT = 1.0
+OUTLAST = 90.0
+"""Seconds after which a consumer whose last commit is not answered is dropped: librdkafka gives up after 45."""
 
 _UNSUPPORTED = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)
 
@@ -53,7 +55,7 @@ class Member:
         self._logs = feed.logs
         self._intake = Intake(feed.logs, feed.journal)
         self._paused = False
-        self._ending = self._failed = False
+        self._ending = self._failed = self._outlasting = False
         self._in_flight = 0
         self._next_commit = 0.0
         self._followed: Any = None
@@ -90,7 +92,7 @@ class Member:
                 self._fetch()
 
     def end(self) -> None:
-        """Send the last commits and leave the group; where that would hang, only drop the consumer."""
+        """Send the last commits and leave the group; where that takes long, others go on with it."""
         self._ending = True
         try:
             if not self._failed:  # the close of one that has failed for good never returns
@@ -110,8 +112,26 @@ class Member:
         deadline = Deadline(_LAST_COMMIT)
         while self._in_flight and not deadline.over:
             self.consumer.poll(0.02)
-        if not self._in_flight:  # with a commit on its way, close waits for a dead broker without end
+        if self._in_flight:
+            self._outlasting = True
+            spawn("eventbus.kafka-leaving", self._outlast, self.consumer)
+        else:
             self.consumer.close()
+
+    def _outlast(self, consumer: Any) -> None:
+        """Leave the group once the last commit is answered, on a thread that nobody waits for.
+
+        librdkafka neither closes nor drops a consumer with a commit on its way to a broker that is gone: that hangs
+        for 45 s, without a look whether the broker has come back, and the group is not left.
+        """
+        deadline = Deadline(OUTLAST)
+        try:
+            while self._in_flight and not deadline.over:
+                consumer.poll(POLL)
+            if not self._in_flight:
+                consumer.close()
+        except (KafkaException, RuntimeError) as error:
+            logger.debug("%r: leaving the group late: %s", self._feed.sub, text_of(error))
 
     def _fetch(self) -> None:
         try:
@@ -212,6 +232,8 @@ class Member:
             self.consumer.incremental_assign([TopicPartition(*place, offset) for place, offset in starts.items()])
 
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        if self._outlasting:
+            return
         starts = self._starts(partitions)
         self._take({(one.topic, one.partition): starts.get((one.topic, one.partition)) for one in partitions})
         for one in partitions:
@@ -248,6 +270,8 @@ class Member:
 
     def _revoked(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         """Partitions go to somebody else: what is not started is dropped, what runs has a moment to end."""
+        if self._outlasting:
+            return
         gone = self._give_up(partitions)
         if not self._ending:
             deadline = Deadline(REVOKE_GRACE)
@@ -259,7 +283,8 @@ class Member:
 
     def _lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         """Partitions have gone to somebody else already."""
-        self._give_up(partitions)
+        if not self._outlasting:
+            self._give_up(partitions)
 
     def _give_up(self, partitions: list[TopicPartition]) -> list[PartitionLog]:
         with self._feed.lock:

@@ -32,8 +32,6 @@ BUSY = 200
 QUIET = 0.02
 RESEND_EVERY = 0.25
 """Seconds between two tries for records that came back from a living producer."""
-CLOSING_GRACE = 0.2
-"""Seconds that librdkafka has at least to end a client, when a close has no time left."""
 _LAST_FLUSH = 0.15
 _EMPTY_WITHIN = 3.0
 _CLOSE_WITHIN = 1.0
@@ -212,7 +210,7 @@ class Outbox:
         self.produce = _refuse
         self._hint.set()
         closing = spawn(f"{self._thread.name}-closing", self._close)
-        return join_all([self._thread, closing], max(CLOSING_GRACE, deadline.remaining()))
+        return join_all([self._thread, closing], deadline.remaining())
 
     def _close(self) -> None:
         self._quietly(self.producer.purge)

@@ -35,6 +35,8 @@ from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
+CLOSING_GRACE = 0.3
+"""Seconds that librdkafka has at least to end its clients, when a close has no time left."""
 INTERNAL_TOPIC = "__consumer_offsets"
 """What is asked for where no topic is in use: it exists wherever there was a group."""
 _HEALTHY_ENOUGH = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED})
@@ -199,7 +201,7 @@ class KafkaSession:
 
     def close(self, timeout: float) -> tuple[str, ...]:
         """As `Session.close`."""
-        deadline = Deadline(timeout)
+        deadline = Deadline(max(timeout, CLOSING_GRACE))
         self._retire()
         unfinished = list(self.outbox.close(deadline.share(0.5)))
         unfinished += join_all([feed.thread for feed in self._all_feeds()], deadline.remaining())
