@@ -1,21 +1,22 @@
-"""Long outage rounds on a real server: `make soak`. Exit code 1 if a promise was broken.
+"""Long outage rounds on real servers: `make soak`. Exit code 1 if a promise was broken.
 
 recovery   kill -9 and restart, again and again: how long until the first message is handled again
 confirmed  kill -9 under confirmed JetStream publishes from four threads: nothing lost, nothing twice
 leaks      hundreds of reconnects leave threads, file descriptors and memory as they were
+
+Those are about NATS; the parts whose names begin with `kafka-` are explained in `scripts/soak_kafka.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import math
-import os
 import random
 import statistics
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,9 +28,12 @@ if not __package__:  # run as a file, not as a module
 
 from eventbus import EventBus, Message, PublishError
 from eventbus.testing import NatsServer, wait_until
-from eventbus.testing.leaks import open_descriptors
+from eventbus.testing.servers.process import ServerUnavailable
 from scripts.bench.raw import RawNats, make_stream, read_stream
 from scripts.bench.stage import Worker
+from scripts.soak_kafka import KAFKA_PARTS
+from scripts.soaking.holdings import Holdings, settled
+from scripts.soaking.recovery import OUTAGES
 
 SHORTEST, LONGEST = 0.2, 5.0
 """Seconds of downtime."""
@@ -235,24 +239,6 @@ def _judge_confirmed(each: int, stored: Sequence[bytes], handled: Counter[bytes]
     return good
 
 
-@frozen
-class Holdings:
-    """What this process holds."""
-
-    threads: int
-    descriptors: int
-    objects: int
-    memory: int
-
-    @classmethod
-    def now(cls) -> Holdings:
-        """Count."""
-        gc.collect()
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        objects = len(gc.get_objects())
-        return cls(threading.active_count(), len(open_descriptors()), objects, pages * os.sysconf("SC_PAGE_SIZE"))
-
-
 def leaks(options: argparse.Namespace) -> bool:
     """One core and one JetStream bus, each with a subscription, through reconnect after reconnect."""
     print(f"leaks: {options.reconnects} x kill -9 and restart, a core and a JetStream bus")
@@ -267,9 +253,9 @@ def leaks(options: argparse.Namespace) -> bool:
         for number in range(1, options.reconnects + 1):
             _reconnect(server, handled, number)
             if number == warm:
-                before = _settled(None)
+                before = settled(None)
                 print(f"  after {number}: {before}", flush=True)
-        after = _settled(before)
+        after = settled(before)
         print(f"  after {options.reconnects}: {after}", flush=True)
     assert before is not None
     return _judge_leaks(before, after, options.reconnects - warm)
@@ -289,17 +275,6 @@ def _reconnect(server: NatsServer, handled: dict[EventBus, Callable[[], int]], n
         before = count()
         bus.publish("soak.leaks", b"x")
         wait_until(lambda count=count, before=before: count() > before, GIVE_UP)  # type: ignore[misc]
-
-
-def _settled(wanted: Holdings | None) -> Holdings:
-    """What is held once replaced sessions have had their seconds to close."""
-    found = Holdings.now()
-    for _ in range(14):
-        if wanted and found.threads <= wanted.threads and found.descriptors <= wanted.descriptors:
-            break
-        time.sleep(0.5)
-        found = Holdings.now()
-    return found
 
 
 def _judge_leaks(before: Holdings, after: Holdings, reconnects: int) -> bool:
@@ -324,26 +299,62 @@ def _verdict(good: bool) -> str:
     return "PASS" if good else "MISS"
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {"recovery": recovery, "confirmed": confirmed, "leaks": leaks}
+NATS_PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {
+    "recovery": recovery,
+    "confirmed": confirmed,
+    "leaks": leaks,
+}
+PARTS = {**NATS_PARTS, **KAFKA_PARTS}
+BACKENDS = {"nats": NATS_PARTS, "kafka": KAFKA_PARTS, None: PARTS}
 
 
 def main() -> int:
     """Run the parts; 1 if one of them found a promise broken."""
+    options = _options()
+    started = time.monotonic()
+    print(f"seed {options.seed}", flush=True)
+    good = []
+    for name, part in BACKENDS[options.backend].items():
+        if options.only and name not in options.only:
+            continue
+        began = time.monotonic()
+        try:
+            good.append(part(options))
+        except ServerUnavailable as error:
+            if options.only or options.backend:
+                raise
+            print(f"{name} is left out: {error}", flush=True)
+        except Exception:  # the others are of interest all the same
+            traceback.print_exc()
+            print(f"FAIL {name}: it did not come to its end", flush=True)
+            good.append(False)
+        print(f"  {name} took {time.monotonic() - began:.0f} s", flush=True)
+    kept = bool(good) and all(good)
+    print(f"{_verdict(kept)} in {time.monotonic() - started:.0f} s")
+    return 0 if kept else 1
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30, help="outages per kind of NATS (30)")
     parser.add_argument("--messages", type=int, default=20_000, help="confirmed publishes (20000)")
     parser.add_argument("--reconnects", type=int, default=200, help="for the leaks (200)")
+    parser.add_argument("--samples", type=int, default=3, help="outages of each length for kafka-recovery (3)")
+    parser.add_argument(
+        "--outages", type=float, nargs="+", metavar="SECONDS", help=f"for kafka-recovery {(*map(int, OUTAGES),)}"
+    )
+    parser.add_argument("--away", type=float, default=15.0, help="seconds without a node for kafka-nodes (15)")
+    parser.add_argument("--nodes", type=int, default=3, help="how many of the three are taken away (3)")
+    parser.add_argument("--swaps", type=int, default=50, help="for kafka-swaps (50)")
     parser.add_argument("--seed", type=int, default=None, help="for the downtimes; printed, to repeat them")
+    parser.add_argument("--backend", choices=[name for name in BACKENDS if name], help="its parts only")
     parser.add_argument("--only", action="append", choices=PARTS, help="one part; may be given again")
     options = parser.parse_args()
     options.seed = random.randrange(10**6) if options.seed is None else options.seed
-    if min(options.rounds, options.messages // THREADS, options.reconnects) < 1:
+    counts = (options.rounds, options.messages // THREADS, options.reconnects, options.samples, options.swaps)
+    if min(counts) < 1:
         parser.error("counts must be positive")
-    started = time.monotonic()
-    print(f"seed {options.seed}", flush=True)
-    good = [part(options) for name, part in PARTS.items() if not options.only or name in options.only]
-    print(f"{_verdict(all(good))} in {time.monotonic() - started:.0f} s")
-    return 0 if all(good) else 1
+    return options
 
 
 if __name__ == "__main__":

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from attrs import field, frozen
-
+from scripts.bench.kafka_rows import KAFKA_ROWS
+from scripts.bench.row import Row
 from scripts.bench.stage import Stage
 
 _MIB = 1024 * 1024
 _DEFAULT: Mapping[str, Any] = {}
-
-Measure = Callable[[Stage, str, str, int, int, Mapping[str, Any]], float]
-
-
-@frozen(kw_only=True)
-class Row:
-    """One claim. `target`: the least ratio against the peer (without one: messages per second), None: for
-    information. `peer_settings`: those that the peer is tried with; the fastest is measured against.
-    """
-
-    name: str
-    title: str
-    measure: Measure
-    ours: str
-    peer: str | None = None
-    target: float | None = None
-    count: int
-    size: int = 128
-    peer_settings: tuple[Mapping[str, Any], ...] = field(default=(_DEFAULT,))
 
 
 def _loops(*settings: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
@@ -43,7 +24,7 @@ def _loops(*settings: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 _BUFFERS = _loops(*({"pending_size": size} for size in (2 * _MIB, 512 * 1024, 128 * 1024, 8 * _MIB)))
 _WINDOWS = _loops(*({"window": size} for size in (256, 512, 1000, 4000, 16_000)))
 
-ROWS = (
+_NATS_ROWS = (
     Row(
         name="core-publish",
         title="core publish_nowait + flush",
@@ -150,6 +131,7 @@ ROWS = (
     ),
 )
 
+ROWS = (*_NATS_ROWS, *KAFKA_ROWS)
 IMPORT = "import"
 IMPORT_ROUNDS = 10
 IMPORT_TARGET = 0.1

@@ -68,11 +68,11 @@ class Worker:
 
 
 class Stage:
-    """One server for all rows. Every method measures once and returns messages per second."""
+    """One nats-server for all its rows. Every method measures once and returns messages per second."""
 
     def __init__(self, server: NatsServer) -> None:
         self._server = server
-        self.server_version = str(server.monitor("varz")["version"])
+        self.versions = (f"nats-server {server.monitor('varz')['version']}",)
 
     def publish(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
         """Core NATS: a worker publishes; the server's own counter says that it got everything."""

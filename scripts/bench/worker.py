@@ -1,23 +1,28 @@
 """One measurement in a process of its own: `python -m scripts.bench.worker SIDE VERB JSON`.
 
-It prints one JSON object: `seconds` for `count` messages, or what the verb says. A worker that
-receives prints the line "ready" first. A measurement that did not do its whole work fails.
+SIDE: a module of this package with `VERBS`, such as `peer` or `kafka_ours`. It prints one JSON object:
+`seconds` for `count` messages, or what the verb says. A worker that receives prints the line "ready" first.
+A measurement that did not do its whole work fails.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 from attrs import field, frozen
 
 from scripts.bench.raw import RawNats, only_consumer
+from scripts.bench.sampling import begin, sampled
 
 LIMIT = 120.0
 """Seconds after which a measurement has failed."""
@@ -28,7 +33,7 @@ WARM_UP, WARM_UPS = "warm.up", 20_000
 
 @frozen(kw_only=True)
 class Job:
-    """What to do. `settings`: how the peer is to be tuned; ours runs on its defaults."""
+    """What to do. `settings`: how the load is made and the peer is to be tuned; ours runs on its defaults."""
 
     host: str = ""
     port: int = 0
@@ -41,6 +46,16 @@ class Job:
     def url(self) -> str:
         """The server's URL."""
         return f"nats://{self.host}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """The server's host and port, as Kafka's clients want them."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def kafka_url(self) -> str:
+        """The server's URL, if it is one of Kafka."""
+        return f"kafka://{self.address}"
 
     @property
     def stream(self) -> str:
@@ -127,6 +142,7 @@ def say_ready() -> None:
 def timed(work: Callable[[], object]) -> dict[str, Any]:
     """The seconds that some work takes. The collector starts from a clean slate."""
     gc.collect()
+    begin()
     start = time.monotonic()
     work()
     return {"start": start, "seconds": time.monotonic() - start}
@@ -135,13 +151,11 @@ def timed(work: Callable[[], object]) -> dict[str, Any]:
 def main() -> None:
     """Do one job and end at once: how fast a client closes is not measured here."""
     side, verb, text = sys.argv[1:4]
-    if side == "ours":
-        from scripts.bench.ours import VERBS
-    elif side == "peer":
-        from scripts.bench.peer import VERBS
-    else:
-        from scripts.bench.load import VERBS
-    result = VERBS[verb](Job(**json.loads(text)))
+    verbs: dict[str, Verb] = importlib.import_module(f"scripts.bench.{side}").VERBS
+    job = Job(**json.loads(text))
+    profile = job.settings.get("profile")
+    with sampled(Path(profile)) if profile else nullcontext():
+        result = verbs[verb](job)
     print(json.dumps(result), flush=True)
     os._exit(0)
 

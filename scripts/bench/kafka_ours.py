@@ -1,0 +1,93 @@
+"""What is measured of the bus on Kafka: the public API on its default settings."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from eventbus import EventBus, Message, PublishNotSentError
+from scripts.bench.kafka_load import at_once, idle_latencies, percentile, shares, timed_calls
+from scripts.bench.sampling import begin
+from scripts.bench.worker import LIMIT, Job, Verb, timed
+
+
+def nowait(job: Job) -> dict[str, Any]:
+    """`publish_nowait` of everything from so many threads, then one `flush`."""
+    with EventBus(job.kafka_url) as bus:
+        _publish_all(bus, job, job.settings["warm_up"])
+        _flush(bus)
+
+        def work() -> None:
+            at_once(lambda count: _publish_all(bus, job, count), shares(job))
+            _flush(bus)
+
+        return timed(work)
+
+
+def sync(job: Job) -> dict[str, Any]:
+    """`publish`, each confirmed, from so many threads at a time; `p99` of the calls, too."""
+    topic, payload = job.topic, job.payload
+    with EventBus(job.kafka_url) as bus:
+        for _ in range(job.settings["warm_up"]):
+            bus.publish(topic, payload)
+        return timed_calls(job, lambda: bus.publish(topic, payload))
+
+
+def consume(job: Job) -> dict[str, Any]:
+    """A handler that reads everything of each message; from the first message to the last."""
+    count, seen, size = job.count, 0, 0
+    first = last = 0.0
+    complete = threading.Event()
+
+    def handler(message: Message) -> None:
+        nonlocal seen, size, first, last
+        _topic, _key, payload, _headers = message.topic, message.key, message.payload, message.headers
+        size += len(payload)
+        seen += 1
+        if seen == 1:
+            begin()
+            first = time.monotonic()
+        elif seen == count:
+            last = time.monotonic()
+            complete.set()
+
+    with EventBus(job.kafka_url) as bus:
+        bus.subscribe(job.topic, handler, group=job.settings["group"])
+        complete.wait(LIMIT)
+    job.expect("messages", seen)
+    job.expect("bytes, by the size", size // job.size)
+    return {"seconds": last - first}
+
+
+def latency(job: Job) -> dict[str, Any]:
+    """From the call of `publish` to the entry of the handler, on a bus that is idle otherwise."""
+    with EventBus(job.kafka_url) as bus:
+
+        def listen(arrived: Callable[[bytes], None]) -> None:
+            bus.subscribe(job.topic, lambda message: arrived(message.payload), group="bench")
+
+        found = idle_latencies(job, lambda payload: bus.publish(job.topic, payload), listen)
+    return {"seconds": percentile(found, 50), "p99": percentile(found, 99)}
+
+
+def _publish_all(bus: EventBus, job: Job, count: int) -> None:
+    """Publish so many; while as much is in flight as the default allows, wait a little."""
+    publish, topic, payload = bus.publish_nowait, job.topic, job.payload
+    for _ in range(count):
+        while True:
+            try:
+                publish(topic, payload)
+                break
+            except PublishNotSentError:
+                time.sleep(0.001)
+
+
+def _flush(bus: EventBus) -> None:
+    report = bus.flush(LIMIT)
+    if report.unanswered or report.failed:
+        raise RuntimeError(f"not everything was published: {report}")
+
+
+VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (nowait, sync, consume, latency)}

@@ -1,0 +1,121 @@
+"""The claims about Kafka, against confluent-kafka used directly with the same options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scripts.bench.kafka_stage import KafkaStage
+from scripts.bench.row import Row
+
+_SERVED: Mapping[str, Any] = {"serve": 128}
+_QUICK: Mapping[str, Any] = {"warm_up": 5_000}
+_CALM: Mapping[str, Any] = {"warm_up": 50}
+
+
+def _nowait(threads: int) -> Row:
+    return Row(
+        name=f"kafka-nowait-{threads}",
+        title=f"Kafka publish_nowait + flush, {threads} thread{'s' * (threads > 1)}",
+        measure=KafkaStage.store,
+        ours="nowait",
+        peer="nowait",
+        stage="kafka",
+        target=0.9,
+        count=300_000,
+        settings={**_QUICK, "threads": threads},
+        peer_settings=(_SERVED,),
+    )
+
+
+def _p99(threads: int) -> Row:
+    return Row(
+        name=f"kafka-p99-{threads}",
+        title=f"Kafka publish, p99 at {threads} thread{'s' * (threads > 1)}",
+        measure=KafkaStage.p99,
+        ours="sync",
+        peer="sync",
+        stage="kafka",
+        unit="s",
+        target=0.002,
+        absolute=True,
+        most=True,
+        count=1_500 if threads == 1 else 500 * threads,
+        settings={**_CALM, "threads": threads},
+    )
+
+
+KAFKA_ROWS = (
+    _nowait(1),
+    _nowait(4),
+    _nowait(8),
+    Row(
+        name="kafka-nowait-documented",
+        title="the same, 1 thread, against poll(0) each",
+        measure=KafkaStage.store,
+        ours="nowait",
+        peer="nowait",
+        stage="kafka",
+        count=300_000,
+        settings={**_QUICK, "threads": 1},
+        peer_settings=({"serve": 1},),
+    ),
+    Row(
+        name="kafka-sync-16",
+        title="Kafka publish, 16 threads, against flush each",
+        measure=KafkaStage.store,
+        ours="sync",
+        peer="sync",
+        stage="kafka",
+        target=2.0,
+        count=12_000,
+        settings={**_CALM, "threads": 16},
+    ),
+    _p99(1),
+    _p99(16),
+    Row(
+        name="kafka-consume",
+        title="Kafka consume, against poll + store",
+        measure=KafkaStage.consume,
+        ours="consume",
+        peer="consume",
+        stage="kafka",
+        target=1.0,
+        count=300_000,
+        peer_settings=({"batch": 0},),
+    ),
+    Row(
+        name="kafka-consume-text",
+        title="the same, key and headers as text on both",
+        measure=KafkaStage.consume,
+        ours="consume",
+        peer="consume",
+        stage="kafka",
+        count=300_000,
+        peer_settings=({"batch": 0, "decode": True},),
+    ),
+    Row(
+        name="kafka-consume-batch",
+        title="Kafka consume, against consume(500) + store",
+        measure=KafkaStage.consume,
+        ours="consume",
+        peer="consume",
+        stage="kafka",
+        target=0.7,
+        count=300_000,
+        peer_settings=({"batch": 500},),
+    ),
+    Row(
+        name="kafka-latency",
+        title="Kafka publish to handler, idle, p50",
+        measure=KafkaStage.latency,
+        ours="latency",
+        peer="latency",
+        stage="kafka",
+        unit="s",
+        target=0.010,
+        absolute=True,
+        most=True,
+        count=150,
+    ),
+)
