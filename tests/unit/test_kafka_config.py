@@ -222,7 +222,7 @@ def test_what_each_client_gets_by_default() -> None:
     assert options.producer == common | {
         "enable.idempotence": True,
         "acks": "all",
-        "linger.ms": 1,
+        "linger.ms": 0,
         "compression.type": "none",
         "message.timeout.ms": 0,
         "queue.buffering.max.messages": 2_000_000,
