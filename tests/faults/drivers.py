@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import pytest
 
 from eventbus import EventBus, EventBusConfig, HealthCheckConfig, MemoryConfig, ReconnectConfig, Subscription
+from eventbus.testing.leaks import open_descriptors
 from eventbus.testing.memory import MemoryOutages
 
 _numbers = itertools.count(1)
@@ -103,6 +104,10 @@ class Driver:
         """How many links the broker has open now."""
         raise NotImplementedError
 
+    def handles(self) -> int:
+        """How much of the operating system this process holds now."""
+        return len(open_descriptors())
+
     def known_of(self, bus: EventBus) -> object:
         """What the broker knows of a bus and its subscriptions: the settings that arrived."""
         raise NotImplementedError
@@ -110,6 +115,10 @@ class Driver:
     def unacknowledged(self, sub: Subscription) -> int:
         """How many messages handed out to this group have no acknowledgement."""
         raise NotImplementedError
+
+    def serves(self, sub: Subscription) -> bool:
+        """Whether the broker gives an active subscription its share: a group may take a moment to agree."""
+        return True
 
 
 class MemoryDriver(Driver):

@@ -151,13 +151,14 @@ class CallOutages(OutageBase):
             self.broker.kill()
             wait_until(lambda: bus.get_connection_state().phase is Phase.DISCONNECTED)
             return bus
-        bus = self.open(**patient)
         if where == "backoff":
+            bus = self.open(**{**patient, "connect_timeout": 0.5})
             self.broker.kill()
-            refused = "memory broker refuses" if self.backend == "memory" else ""
             wait_until(lambda: bus.get_reconnect_status().attempt == 1)
-            wait_until(lambda: refused in str(bus.get_connection_state().last_error))
-        elif where == "rebuild":
+            wait_until(lambda: isinstance(bus.get_connection_state().last_error, ConnectFailedError))
+            return bus
+        bus = self.open(**patient)
+        if where == "rebuild":
             self.broker.freeze()
             self.broker.cut()
             wait_until(lambda: bus.get_reconnect_status().attempt == 1)
@@ -165,6 +166,7 @@ class CallOutages(OutageBase):
             self.broker.freeze()
             wait_until(lambda: bus.get_reconnect_status().attempt == 1)
         else:
+            self.publish(bus, 1)  # a link that was never used may be replaced unseen
             self.broker.half_open()
             wait_until(lambda: self.broker.links() == 2)  # the candidate is there, the old one has its grace
         return bus
@@ -193,7 +195,8 @@ class CallOutages(OutageBase):
         bus = self.open(health_check={"enabled": False})
         sub = self.listen(bus)
         self.broker.kill()
-        wait_until(lambda: bus.get_connection_state().phase is Phase.DISCONNECTED)
+        if not bus.features.heals_itself:
+            wait_until(lambda: bus.get_connection_state().phase is Phase.DISCONNECTED)
         with self.within(1.0), pytest.raises(NotConnectedError):
             bus.reconnect(timeout=0.2)
         self.broker.restore()
@@ -216,7 +219,8 @@ class CallOutages(OutageBase):
         caller.start()
         wait_until(lambda: bus.get_reconnect_status().is_reconnecting)
         self.broker.cut()
-        wait_until(lambda: not bus.get_health_status().is_healthy)
+        if not bus.features.heals_itself:
+            wait_until(lambda: not bus.get_health_status().is_healthy)
         self.broker.thaw()
         caller.join(10.0)
         assert failed == []
@@ -224,7 +228,7 @@ class CallOutages(OutageBase):
 
     @pytest.mark.outage("g")
     def test_stopping_the_health_check_during_a_repair_leaves_the_link_alone(self) -> None:
-        bus = self.open(connect_timeout=5.0, health_check={"timeout": 2.0, "interval": 0.02})
+        bus = self.open(connect_timeout=5.0, health_check={"timeout": self.patience, "interval": 0.02})
         self.broker.refuse_topic(self.topic)
         self.broker.kill()
         self.wait_lost(bus)

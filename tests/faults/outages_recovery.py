@@ -13,7 +13,6 @@ from outages_base import OutageBase, Traffic, Watch
 
 from eventbus import EventBus, EventBusConfig, Phase, PublishNotSentError, PublishUnknownError, ReconnectExhaustedError
 from eventbus.testing import wait_until
-from eventbus.testing.leaks import open_descriptors
 
 
 class RecoveryOutages(OutageBase):
@@ -37,7 +36,7 @@ class RecoveryOutages(OutageBase):
         self.settle(sub, handled=2)
         self.assert_history()
         assert watch.phases == [Phase.RECONNECTING, Phase.CONNECTED]
-        assert [(event.how, event.reconnect_count) for event in watch.reconnects] == [("rebuilt", 1)]
+        assert [(event.how, event.reconnect_count) for event in watch.reconnects] == [(self.how(bus), 1)]
         assert watch.reconnects[0].downtime > 0.0
         assert watch.reconnects[0].attempts >= 1
 
@@ -146,8 +145,8 @@ class RecoveryOutages(OutageBase):
             assert (status.is_reconnecting, status.attempt) == (False, 0)
             assert bus.get_health_status().is_running
             wait_until(lambda round=round: len(watch.errors_of("connection")) == round)
-            with pytest.raises(PublishNotSentError) as caught:
-                bus.publish(self.topic, "never", timeout=0.05)
+            with pytest.raises(PublishUnknownError if bus.features.heals_itself else PublishNotSentError) as caught:
+                bus.publish(self.topic, self.history.payload("late", round), key="late", timeout=0.05)
             assert caught.value.id
             self.broker.restore()
             self.wait_back(bus, round)
@@ -208,28 +207,29 @@ class RecoveryOutages(OutageBase):
 
     @pytest.mark.outage("k")
     @pytest.mark.watchdog(120)
-    def test_two_hundred_reconnects_leave_everything_flat(self) -> None:
+    def test_hundreds_of_reconnects_leave_everything_flat(self) -> None:
         logger = logging.getLogger("eventbus")
         logger.setLevel(logging.CRITICAL)  # pytest keeps every record
         self.releases.append(lambda: logger.setLevel(logging.NOTSET))
+        warm_up, times = self.reconnects // 5, self.reconnects - self.reconnects // 5 - 5
         bus = self.open()
         sub = self.listen(bus, concurrency=2)
         bus.register_reconnect_callback(lambda event: None)
-        self._cut_times(bus, 40)
+        self._cut_times(bus, warm_up)
         before = self._footprint(bus)
         tracemalloc.start()
         try:
             self._cut_times(bus, 5)  # the present link's buffers are older than the tracing
             gc.collect()
             size = tracemalloc.get_traced_memory()[0]
-            self._cut_times(bus, 155)
+            self._cut_times(bus, times)
             after = self._footprint(bus)
             gc.collect()
             grown = tracemalloc.get_traced_memory()[0] - size
         finally:
             tracemalloc.stop()
         assert after == before
-        assert grown < 155 * 400, f"{grown} bytes in 155 reconnects"
+        assert grown < times * 400, f"{grown} bytes in {times} reconnects"
         self.publish(bus, 1)
         self.settle(sub, handled=1)
         self.assert_history()
@@ -245,7 +245,7 @@ class RecoveryOutages(OutageBase):
 
         def now() -> tuple[int, int, int]:
             names = [thread.name for thread in threading.enumerate() if thread.name.startswith(prefix)]
-            return len(names), len(open_descriptors()), self.broker.links()
+            return len(names), self.broker.handles(), self.broker.links()
 
         wait_until(lambda: self.broker.links() == 1)
         wait_until(lambda: not _threads_named(f"{prefix}closing"))
@@ -255,7 +255,7 @@ class RecoveryOutages(OutageBase):
 
     @pytest.mark.outage("l")
     def test_settings_are_the_same_after_a_rebuild(self) -> None:
-        bus = self.open(group="standard")
+        bus = self.open(group="standard", reconnect={"rebuild": "always"})
         subs = [
             self.listen(bus, start="latest", concurrency=2),
             self.listen(bus, f"{self.topic}.>", group="other"),
@@ -314,7 +314,7 @@ class RecoveryOutages(OutageBase):
     @pytest.mark.outage("p")
     @pytest.mark.parametrize("step", ["prepare", "attach", "publish"])
     def test_a_new_link_that_dies_on_the_way_loses_and_doubles_nothing(self, step: str) -> None:
-        bus = self.open()
+        bus = self.open_replacing()
         subs = [self.listen(bus), self.listen(bus, f"{self.topic}.>", group="rest")]
         self.publish(bus, 1)
         self.settle(*subs, handled=1)
@@ -328,7 +328,8 @@ class RecoveryOutages(OutageBase):
         wait_until(lambda: bus.get_health_status().is_healthy)
         self.settle(*subs, handled=1199)
         self.assert_history()
-        assert self.history.duplicates() == {}
+        if bus.features.deduplicates or not bus.features.heals_itself:
+            assert self.history.duplicates() == {}
         assert bus.get_connection_state().is_connected
         assert bus.get_statistics().in_flight == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,10 @@ from ...publishing.tally import Tally
 
 Report = Callable[[Any, "KafkaError | None", Message], None]
 """Called with a record and what its delivery report says."""
+
+
+GIVEN_UP = 1.0
+"""Seconds after which somebody who waits would have asked again."""
 
 
 class Bucket:
@@ -70,7 +75,8 @@ class Ledger:
         self._buckets = [self._bucket(finish), self._bucket(finish)]
         self.current = self._buckets[0]
         self._turn = 0
-        self._waiting: dict[int, int] = {}
+        self._waiting: dict[int, tuple[int, float]] = {}
+        """By number: the turn at which it was first asked for, and when it was asked for last."""
 
     @property
     def inside(self) -> int:
@@ -92,7 +98,11 @@ class Ledger:
 
         Called again and again with the same number: the first call says what has to leave. Not locked.
         """
-        needed = self._waiting.setdefault(number, self._turn)
+        now = time.monotonic()
+        needed, asked = self._waiting.get(number, (self._turn, now))
+        if now - asked > GIVEN_UP:  # by somebody else, who is gone
+            needed = self._turn
+        self._waiting[number] = needed, now
         self._advance()
         if self._turn > needed + 1 or (self._turn > needed and not self._older.inside):
             self._waiting.pop(number, None)
@@ -105,11 +115,11 @@ class Ledger:
 
     def _advance(self) -> None:
         """Let newcomers into the other bucket, once everyone has left that one."""
-        if not self._older.inside and max(self._waiting.values()) >= self._turn:
+        if not self._older.inside and max(turn for turn, _ in self._waiting.values()) >= self._turn:
             self._turn += 1
             self.current = self._buckets[self._turn % 2]
             # Whoever gave up waiting does not come back for his note.
-            self._waiting = {one: turn for one, turn in self._waiting.items() if turn + 1 >= self._turn}
+            self._waiting = {one: note for one, note in self._waiting.items() if note[0] + 1 >= self._turn}
 
     @staticmethod
     def _bucket(finish: Callable[[Bucket, Any, KafkaError | None, Message], None]) -> Bucket:

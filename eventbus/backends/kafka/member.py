@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
@@ -39,6 +40,14 @@ OUTLAST = 90.0
 _UNSUPPORTED = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)
 
 
+class _Stage(Enum):
+    FETCHING = "fetching"
+    PAUSED = "paused"
+    FAILED = "failed"
+    LEAVING = "leaving"
+    LEAVING_LATE = "leaving late"
+
+
 class BeyondHelp(NotConnectedError):
     """The consumer is of no use any more: another one has to be made."""
 
@@ -54,8 +63,7 @@ class Member:
         self._feed = feed
         self._logs = feed.logs
         self._intake = Intake(feed.logs, feed.journal)
-        self._paused = False
-        self._ending = self._failed = self._outlasting = False
+        self._stage = _Stage.FETCHING
         self._in_flight = 0
         self._next_commit = 0.0
         self._followed: Any = None
@@ -66,6 +74,11 @@ class Member:
         )
         errors = ClientErrors(f"{feed.shared.thread_name}-{feed.sub.topic}")
         self.consumer: Any = keep(new_client(Consumer, {**options, "on_commit": self._committed}, errors))
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the lanes are full for so long that nothing is fetched, while the membership goes on."""
+        return self._stage is _Stage.PAUSED
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -93,9 +106,10 @@ class Member:
 
     def end(self) -> None:
         """Send the last commits and leave the group; where that takes long, others go on with it."""
-        self._ending = True
+        failed = self._stage is _Stage.FAILED
+        self._stage = _Stage.LEAVING
         try:
-            if not self._failed:  # the close of one that has failed for good never returns
+            if not failed:  # the close of one that has failed for good never returns
                 self._leave()
         except (KafkaException, RuntimeError, BeyondHelp) as error:
             logger.debug("%r: leaving the group: %s", self._feed.sub, text_of(error))
@@ -113,8 +127,8 @@ class Member:
         while self._in_flight and not deadline.over:
             self.consumer.poll(0.02)
         if self._in_flight:
-            self._outlasting = True
-            spawn("eventbus.kafka-leaving", self._outlast, self.consumer)
+            self._stage = _Stage.LEAVING_LATE
+            spawn(f"{self._feed.shared.thread_name}-leaving", self._outlast, self.consumer)
         else:
             self.consumer.close()
 
@@ -157,7 +171,7 @@ class Member:
 
     def _wait_for_room(self) -> None:
         feed = self._feed
-        if feed.room.wait(0.02 if self._paused else FULL_PATIENCE) and not feed.full:
+        if feed.room.wait(0.02 if self.is_paused else FULL_PATIENCE) and not feed.full:
             return
         feed.room.clear()
         self._pause()
@@ -172,13 +186,13 @@ class Member:
             self._event(error.args[0])
 
     def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
+        if self._stage is _Stage.FETCHING:
+            self._stage = _Stage.PAUSED
             self.consumer.pause(_as_partitions(self._logs))
 
     def _unpause(self) -> None:
-        if self._paused:
-            self._paused = False
+        if self.is_paused:
+            self._stage = _Stage.FETCHING
             self.consumer.resume(_as_partitions(self._logs))
 
     # -- handing over ----------------------------------------------------------------------------
@@ -232,32 +246,34 @@ class Member:
             self.consumer.incremental_assign([TopicPartition(*place, offset) for place, offset in starts.items()])
 
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        if self._outlasting:
+        if self._stage is _Stage.LEAVING_LATE:
             return
         starts = self._starts(partitions)
         self._take({(one.topic, one.partition): starts.get((one.topic, one.partition)) for one in partitions})
         for one in partitions:
             one.offset = starts.get((one.topic, one.partition), one.offset)
         self.consumer.incremental_assign(partitions)
-        if self._paused:
+        if self.is_paused:
             self.consumer.pause(partitions)
         self._feed.sub.discard_unstarted(self._feed.is_foreign)
 
     def _starts(self, partitions: list[TopicPartition]) -> dict[Place, int]:
         """Where a group that begins "now" begins: where partitions ended when it was subscribed, or at the
-        beginning of those that came later. Not for partitions that it has a position in."""
+        beginning of those that came later, or whose committed offset the broker has lost. Not for partitions
+        that it has a position in."""
         if self._feed.sub.start != "latest" or not partitions:
             return {}
         try:
             known = self.consumer.committed(partitions, COMMITTED_WITHIN)
         except KafkaException as error:
             raise BeyondHelp(f"asking where the group stands: {text_of(error)}") from error
-        begins = self._feed.journal.begins or {}
-        return {
-            (one.topic, one.partition): begins.get((one.topic, one.partition), OFFSET_BEGINNING)
-            for one in known
-            if one.offset < 0
-        }
+        begins = dict(self._feed.journal.begins or {})
+        with self._feed.lock:
+            for place, log in self._feed.journal.logs.items():
+                if log.acked >= 0:
+                    begins.pop(place, None)
+        places = [(one.topic, one.partition) for one in known if one.offset < 0]
+        return {place: begins.get(place, OFFSET_BEGINNING) for place in places}
 
     def _take(self, starts: Any) -> None:
         journal = self._feed.journal
@@ -270,10 +286,10 @@ class Member:
 
     def _revoked(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         """Partitions go to somebody else: what is not started is dropped, what runs has a moment to end."""
-        if self._outlasting:
+        if self._stage is _Stage.LEAVING_LATE:
             return
         gone = self._give_up(partitions)
-        if not self._ending:
+        if self._stage is not _Stage.LEAVING:
             deadline = Deadline(REVOKE_GRACE)
             while self._any_busy(gone) and not deadline.over and self._feed.order.value < 3:
                 self._feed.acknowledged.wait(0.02)
@@ -283,7 +299,7 @@ class Member:
 
     def _lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         """Partitions have gone to somebody else already."""
-        if not self._outlasting:
+        if self._stage is not _Stage.LEAVING_LATE:
             self._give_up(partitions)
 
     def _give_up(self, partitions: list[TopicPartition]) -> list[PartitionLog]:
@@ -359,7 +375,7 @@ class Member:
         if error.code() in _UNSUPPORTED and self._feed.shared.protocol.may_fall_back:
             raise ProtocolRefused(text_of(error))
         if is_fatal(error):
-            self._failed = True
+            self._stage = _Stage.FAILED
             raise BeyondHelp(f"the consumer of {self._feed.sub.topic} failed for good: {text_of(error)}")
         if not error.retriable():
             self._feed.complain(NotConnectedError(f"{self._feed.sub.topic}: {text_of(error)}"))

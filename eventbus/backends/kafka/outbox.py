@@ -336,6 +336,7 @@ class Outbox:
                 seen = left
                 self._hint.wait(QUIET)
                 self._tell_stored()
+                self._send_returned()
                 continue
             seen = left
             self._hint.clear()

@@ -139,7 +139,6 @@ def _inquire(broker: str, host: str, family: int, place: Any, context: ssl.SSLCo
             step = "it takes connections, and does not answer"
             if context is None:
                 return (yield from _ask(broker, sock, more))
-            sock.getpeername()  # raises where the link was reset: `wrap_socket` would leave its socket open
             with closing(context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)) as link:
                 yield from _patiently(link, link.do_handshake)
                 return (yield from _ask(broker, link, more))
@@ -225,10 +224,18 @@ def _patiently(link: socket.socket, call: Any, *args: Any) -> Generator[_Waiting
             yield link, selectors.EVENT_WRITE
 
 
+class _Link(ssl.SSLSocket):
+    """Closed when it is forgotten: `wrap_socket` does that with a link that is reset in this moment."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def _context(tls: TlsConfig | bool | None) -> ssl.SSLContext | None:
     if tls is None or tls is False:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = _Link
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     if isinstance(tls, TlsConfig) and tls.certificate is not None:

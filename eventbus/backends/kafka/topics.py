@@ -89,7 +89,7 @@ class Topics:
     def all(self, timeout: float) -> dict[str, list[int]]:
         """All topics with their partitions."""
         try:
-            known = self._client().list_topics(timeout=timeout).topics
+            known = self._list_topics(timeout=timeout).topics
         except KafkaException as error:
             raise NotConnectedError(f"listing topics: {text_of(error.args[0])}") from error
         return {name: sorted(topic.partitions) for name, topic in known.items() if topic.error is None}
@@ -114,6 +114,13 @@ class Topics:
         return {
             (place.topic, place.partition): self._result(future, deadline).offset for place, future in answers.items()
         }
+
+    def _list_topics(self, *topic: str, timeout: float) -> Any:
+        try:
+            return self._client().list_topics(*topic, timeout=timeout)
+        except KafkaException as error:
+            # The client stands in the traceback, and ends only when it is forgotten: errors are kept for long.
+            raise error.with_traceback(None) from None
 
     def _client(self) -> Any:
         if self.admin is None:
@@ -143,7 +150,7 @@ class Topics:
 
     def _metadata(self, topic: str, timeout: float, deadline: Deadline) -> Any:
         try:
-            return self._client().list_topics(topic, timeout=max(0.05, timeout)).topics[topic]
+            return self._list_topics(topic, timeout=max(0.05, timeout)).topics[topic]
         except KafkaException as error:
             if error.args[0].code() in HOPELESS:
                 raise TopicRefused(f"topic {topic}: {text_of(error.args[0])}") from error

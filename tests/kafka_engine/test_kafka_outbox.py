@@ -1,0 +1,375 @@
+"""The outbox with a producer that does what it is told, and the two watchdogs with clocks that do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from eventbus.backends.kafka import outbox as outbox_module
+from eventbus.backends.kafka import progress as progress_module
+from eventbus.backends.kafka import watch as watch_module
+from eventbus.backends.kafka.outbox import BUSY, ID_HEADER, Outbox
+from eventbus.backends.kafka.problems import ClientErrors
+from eventbus.backends.kafka.progress import Progress
+from eventbus.backends.kafka.watch import Watch
+from eventbus.errors import (
+    NotConnectedError,
+    PublishNotSentError,
+    PublishRejectedError,
+    PublishUnknownError,
+    SessionRetired,
+)
+from eventbus.publishing.records import Record
+from eventbus.testing import wait_until
+
+TOO_LARGE = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
+PURGED = KafkaError(KafkaError._PURGE_QUEUE)
+TIMED_OUT = KafkaError(KafkaError.REQUEST_TIMED_OUT)
+FATAL = KafkaError(KafkaError._FATAL)
+
+
+class FakeProducer:
+    """What is produced waits for `answer`; reports are served by `poll` and `flush`, as in librdkafka."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ready = threading.Event()
+        self.queue: list[tuple[int, Any]] = []
+        self.seen: list[tuple[int, Any]] = []
+        self._reports: list[tuple[Any, Any]] = []
+        self.refuses: dict[int, BaseException] = {}
+        self.ids: list[str] = []
+
+    def produce(self, topic: str, value: bytes, key: Any, partition: int, report: Any, *rest: Any) -> None:
+        number = int(value)
+        if number in self.refuses:
+            raise self.refuses.pop(number)
+        with self._lock:
+            self.queue.append((number, report))
+            self.seen.append((number, report))
+            self.ids.append(dict(rest[-1])[ID_HEADER])
+
+    def answer(self, count: int | None = None, error: Any = None) -> None:
+        with self._lock:
+            answered, self.queue = self.queue[:count], [] if count is None else self.queue[count:]
+            self._reports += [(report, error) for _, report in answered]
+        self._ready.set()
+
+    def purge(self) -> None:
+        self.answer(error=PURGED)
+
+    def poll(self, timeout: float) -> int:
+        self._ready.wait(timeout)
+        with self._lock:
+            reports, self._reports = self._reports, []
+            self._ready.clear()
+        for report, error in reports:
+            report(error, SimpleNamespace(partition=lambda: 0, offset=lambda: 7))
+        return len(reports)
+
+    def flush(self, timeout: float) -> int:
+        self.poll(0.0)
+        return len(self)
+
+    def close(self) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return len(self.queue) + len(self._reports)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [number for number, _ in self.seen]
+
+
+class FakeAnswers:
+    origin = "o"
+
+    def __init__(self) -> None:
+        self.stored_count = 0
+        self.was_confirmed: list[int] = []
+        self.was_failed: list[tuple[int, Exception]] = []
+
+    def stored(self, count: int) -> None:
+        self.stored_count += count
+
+    def confirmed(self, record: Any, partition: int, offset: int) -> None:
+        self.was_confirmed.append(record[0])
+
+    def failed(self, record: Any, error: Exception) -> None:
+        self.was_failed.append((record[0], error))
+
+    def loaded(self) -> None:
+        pass
+
+
+class Box:
+    """An outbox that knows the topic t."""
+
+    def __init__(self) -> None:
+        self.producer: Any = FakeProducer()
+        self.answers: Any = FakeAnswers()
+        self.asked: list[str] = []
+        self.fatal: list[BaseException] = []
+        self.errors = ClientErrors("test")
+        self.outbox = Outbox(
+            self.producer, self.errors, "eventbus.test.reports", self.answers, self.asked.append, self.fatal.append
+        )
+        self.outbox.ready.add("t")
+
+    def publish(self, *numbers: int, topic: str = "t", waiter: Any = None) -> None:
+        for number in numbers:
+            self.outbox.publish(Record(number, topic, b"%d" % number, None, None, None, waiter))
+
+    def is_settled(self) -> bool:
+        return self.outbox.ledger.inside == 0 and self.outbox.unanswered_bytes == 0 == self.outbox.in_flight
+
+
+@pytest.fixture
+def box() -> Iterator[Box]:
+    made = Box()
+    yield made
+    assert made.outbox.close(5.0) == ()
+
+
+def test_every_way_to_an_answer_is_counted_once(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "RESEND_EVERY", 0.0)
+    box.publish(*range(300))
+    box.publish(300, waiter=object())
+    box.publish(301, 302)
+    assert box.outbox.unanswered_bytes == sum(len(str(number)) for number in range(303))
+    assert box.outbox.in_flight == 303
+    box.producer.answer(301)
+    wait_until(lambda: box.answers.stored_count == 300)
+    assert box.answers.was_confirmed == [300]
+    box.producer.answer(1, TOO_LARGE)
+    wait_until(lambda: box.answers.was_failed)
+    assert isinstance(box.answers.was_failed[0][1], PublishRejectedError)
+    box.producer.answer(1, TIMED_OUT)
+    wait_until(lambda: box.producer.numbers[-2:] == [302, 302], message="it is sent again")
+    assert box.producer.ids[-2:] == ["o-000000000302"] * 2
+    box.producer.answer()
+    wait_until(lambda: box.answers.stored_count == 301)
+    for error, kind in (
+        (KafkaException(TOO_LARGE), PublishRejectedError),
+        (KafkaException(TIMED_OUT), PublishNotSentError),
+        (BufferError(), PublishNotSentError),
+        (RuntimeError("closed"), SessionRetired),
+    ):
+        box.producer.refuses[400] = error
+        with pytest.raises(kind):
+            box.publish(400)
+    assert box.is_settled()
+    assert box.answers.stored_count == 301
+
+
+def test_what_comes_back_is_sent_again_however_much_is_published(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While publishers serve the reports the thread for it stays away, but not from this."""
+    monkeypatch.setattr(outbox_module, "RESEND_EVERY", 0.0)
+    box.publish(0)
+    stop = threading.Event()
+
+    def keep_busy() -> None:
+        while not stop.is_set():
+            for _ in range(2 * BUSY):
+                box.outbox.ledger.current.enter()
+                box.outbox.ledger.current.leave()
+            stop.wait(0.001)
+
+    busy = threading.Thread(target=keep_busy, daemon=True)
+    busy.start()
+    try:
+        stop.wait(0.1)
+        box.producer.answer(1, TIMED_OUT)
+        box.outbox.look_for_reports()
+        wait_until(lambda: box.producer.numbers == [0, 0], 2.0)
+    finally:
+        stop.set()
+        busy.join(5.0)
+
+
+def test_records_wait_for_their_topic_in_order(box: Box) -> None:
+    box.publish(1, 2, topic="new")
+    box.publish(3)
+    box.publish(4, topic="other")
+    assert box.asked == ["new", "other"]
+    assert box.producer.numbers == [3]
+    box.producer.refuses[2] = KafkaException(TOO_LARGE)
+    box.outbox.topic_ready("new")
+    assert box.producer.numbers == [3, 1]
+    assert [number for number, _ in box.answers.was_failed] == [2]
+    box.publish(5, topic="new")
+    assert box.producer.numbers == [3, 1, 5]
+    box.outbox.topic_refused("other", NotConnectedError("no"))
+    assert isinstance(box.answers.was_failed[-1][1], PublishRejectedError)
+    box.producer.answer()
+    wait_until(box.is_settled)
+
+
+@pytest.mark.parametrize("error", [BufferError(), KafkaException(TIMED_OUT)])
+def test_a_topic_stays_held_while_the_producer_takes_nothing(box: Box, error: BaseException) -> None:
+    box.publish(1, 2, topic="new")
+    box.producer.refuses[1] = error
+    box.outbox.topic_ready("new")
+    assert (box.producer.numbers, box.outbox.held_topics) == ([], ["new"])
+    box.publish(3, topic="new")
+    box.outbox.topic_ready("new")
+    assert (box.producer.numbers, box.outbox.held_topics) == ([1, 2, 3], [])
+
+
+def test_everything_without_an_answer_is_handed_back_in_order(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "RESEND_EVERY", 60.0)
+    box.publish(1, 2)
+    box.publish(3, topic="new")
+    box.publish(4, 5)
+    box.producer.answer(1)
+    box.outbox._resend_at = float("inf")
+    box.producer.answer(1, TIMED_OUT)
+    wait_until(lambda: box.outbox._returned)
+    assert [record[0] for record in box.outbox.abandon()] == [2, 3, 4, 5]
+    assert box.answers.stored_count == 1
+    assert box.outbox.abandon() == []
+    assert box.outbox.unanswered_bytes == 0
+    for topic in ("t", "new", "newer"):
+        with pytest.raises(SessionRetired):
+            box.publish(6, topic=topic)
+
+
+def test_a_report_that_comes_after_the_end_is_an_unknown_answer(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "_EMPTY_WITHIN", 0.05)
+    monkeypatch.setattr(FakeProducer, "purge", lambda self: None)
+    box.publish(1)
+    assert box.outbox.abandon() == []
+    box.producer.answer(error=PURGED)
+    box.producer.poll(0.0)
+    assert isinstance(box.answers.was_failed[0][1], PublishUnknownError)
+
+
+def test_a_fatal_error_is_told_once_and_shuts_the_door(box: Box) -> None:
+    box.publish(1)
+    box.producer.answer(error=FATAL)
+    wait_until(lambda: box.fatal)
+    box.errors.note(FATAL)
+    with pytest.raises(SessionRetired):
+        box.publish(2)
+    assert len(box.fatal) == 1
+    assert [record[0] for record in box.outbox.abandon()] == [1]
+
+
+# -- watchdogs -----------------------------------------------------------------------------------
+
+
+class Clock:
+    """In place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(progress_module, "time", made)
+    monkeypatch.setattr(watch_module, "time", made)
+    return made
+
+
+def test_publishes_stall_while_the_broker_answers_and_none_of_them_is(clock: Clock) -> None:
+    outbox: Any = SimpleNamespace(answered=0, in_flight=1, thread_alive=True)
+    progress = Progress(outbox, 30.0)
+    progress.check()
+    clock.now += 29
+    progress.check()
+    outbox.answered += 1
+    clock.now += 29
+    progress.check()
+    clock.now += 29
+    progress.excuse()  # a probe failed
+    clock.now += 29
+    progress.check()
+    clock.now += 1
+    with pytest.raises(NotConnectedError, match="1 publishes wait and none was answered for 30 s"):
+        progress.check()
+    outbox.in_flight = 0
+    progress.check()
+    outbox.thread_alive = False
+    with pytest.raises(NotConnectedError, match="died"):
+        progress.check()
+
+
+class Feeding:
+    """A consumer that stands at 5 in one partition, of which `end` is known."""
+
+    def __init__(self) -> None:
+        self.end = 5
+        self.rebuilt = 0
+        self.positions = lambda: {("t", 0): 5}
+        self.full = self.busy = self.reachable = False
+        self.reachable = True
+        self.sub: Any = SimpleNamespace(topic="t", group="g")
+        self.asked = 0
+
+    def rebuild(self, cause: Exception) -> None:
+        self.rebuilt += 1
+
+    def ends(self, places: Any, timeout: float) -> dict[Any, int]:
+        self.asked += 1
+        if not self.reachable:
+            raise NotConnectedError("no answer")
+        return {("t", 0): self.end}
+
+
+def looks(clock: Clock, feed: Any, count: int = 1, watch: Any = None) -> Any:
+    """As the thread of the watch does, every 3 seconds."""
+    watch = watch or Watch("test", feed, lambda: [feed], 30.0)
+    for _ in range(count):
+        watch._guarded(watch._look_for_stalls)
+        clock.now += 3
+    return watch
+
+
+def test_an_idle_consumer_is_left_alone_though_a_message_is_on_its_way(clock: Clock) -> None:
+    feed = Feeding()
+    watch = looks(clock, feed, 100)
+    assert 5 <= feed.asked <= 10, "it is cheap"
+    feed.end = 6
+    while not feed.asked % 2:
+        looks(clock, feed, watch=watch)
+    asked = feed.asked
+    while feed.asked == asked:
+        looks(clock, feed, watch=watch)
+    feed.end = 5
+    looks(clock, feed, 30, watch)
+    assert feed.rebuilt == 0
+
+
+def test_a_consumer_that_stays_behind_is_replaced_once(clock: Clock) -> None:
+    feed = Feeding()
+    watch = looks(clock, feed)
+    feed.end = 6
+    looks(clock, feed, 10, watch)
+    assert feed.rebuilt == 0, "30 s are not over"
+    looks(clock, feed, 2, watch)
+    assert feed.rebuilt == 1
+    looks(clock, feed, 50, watch)
+    assert feed.rebuilt == 1
+
+
+@pytest.mark.parametrize("excuse", ["busy", "full", "unreachable"])
+def test_a_consumer_with_an_excuse_is_not_replaced(clock: Clock, excuse: str) -> None:
+    feed = Feeding()
+    feed.end = 6
+    if excuse == "unreachable":
+        feed.reachable = False
+    else:
+        setattr(feed, excuse, True)
+    looks(clock, feed, 50)
+    assert feed.rebuilt == 0
