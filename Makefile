@@ -21,7 +21,7 @@ $(STAMP): setup.cfg setup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev,bench]'
 	@touch $@
 
-demo: $(STAMP) ## a real server, killed and frozen under load: nothing confirmed is lost
+demo: $(STAMP) ## a real server, killed and frozen under load: nothing confirmed is lost (BACKEND=kafka: Apache Kafka)
 	$(BIN)/python scripts/demo.py --backend $(BACKEND)
 
 test: $(STAMP) ## all tests, on real brokers
@@ -41,7 +41,7 @@ fmt: $(STAMP) ## format in place
 	$(BIN)/ruff check $(RUFF) $(RUFF_RULES) --fix --quiet eventbus tests scripts || true
 	$(BIN)/ruff format $(RUFF) eventbus tests scripts
 
-bench: $(STAMP) ## speed as ratios against nats-py, measured in the same run
+bench: $(STAMP) ## speed as ratios against nats-py and raw confluent-kafka, measured in the same run
 	$(BIN)/python -m scripts.bench
 
 soak: $(STAMP) ## long outage rounds
