@@ -207,17 +207,18 @@ def handle(message):
     if message.text() == "late":
         gate.wait(30)
     handled.append(1)
-bus.subscribe("exits.now", handle, group="g")
-bus.subscribe("exits.>", lambda message: None, group="g")
-bus.publish("exits.now", "x")
-bus.publish("exits.now", "late")
+topic = sys.argv[2]
+bus.subscribe(topic, handle, group=topic)
+bus.subscribe("exits.>", lambda message: None, group=topic)
+bus.publish(topic, "x")
+bus.publish(topic, "late")
 while not handled:
     threading.Event().wait(0.01)
 print("ready", flush=True)
 sys.stdin.readline()
 gate.set()
 for number in range(1000):
-    bus.publish_nowait("exits.now", "x")
+    bus.publish_nowait(topic, "x")
 bus.stop_health_check()
 print("stopped", flush=True)
 """
@@ -225,7 +226,7 @@ print("stopped", flush=True)
 
 @pytest.mark.parametrize("state", ["up", *STATES])
 def test_a_process_that_only_stops_the_health_check_exits(outage: Outage, state: str) -> None:
-    command = [sys.executable, "-c", EXITING, outage.server.url]
+    command = [sys.executable, "-c", EXITING, outage.server.url, f"exits.{state}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

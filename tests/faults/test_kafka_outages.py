@@ -18,7 +18,7 @@ from eventbus import EventBus, Phase, PublishUnknownError
 from eventbus.testing import KafkaServer, wait_until
 from eventbus.testing.plugin import skip_or_fail
 
-CORE = "no backend has a part in it, and two restarts cost 5 s: shown on memory and NATS"
+CORE = "the backend has no part in it, and restarts take their time: shown on memory and NATS"
 
 
 @pytest.mark.kafka
@@ -28,9 +28,11 @@ class TestKafkaOutages(OutageSuite):
     reconnects = 25
     patience = 0.8
     left_out: ClassVar = {
-        "test_killed_and_restored_on_default_settings": "20 s a round: tests/integration/test_kafka_event_bus.py does it",
+        "test_killed_and_restored_on_default_settings": "20 s a round: see tests/integration/test_kafka_event_bus.py",
         "test_registered_twice_is_called_once_and_unregistered_never": CORE,
         "test_a_callback_that_raises_disturbs_nobody": CORE,
+        "test_start_stop_and_close_may_be_repeated": CORE,
+        "test_unsubscribed_during_the_outage_stays_away": CORE,
     }
     server: ClassVar[KafkaServer]
 

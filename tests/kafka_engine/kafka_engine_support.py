@@ -8,6 +8,7 @@ import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any
 
 from eventbus import (
@@ -189,7 +190,7 @@ class Load:
 
 
 def _inversion(numbers: list[int]) -> list[int]:
-    for place, (one, other) in enumerate(zip(numbers, numbers[1:], strict=False)):
+    for place, (one, other) in enumerate(pairwise(numbers)):
         if other < one:
             return numbers[max(0, place - 2) : place + 4]
     return []

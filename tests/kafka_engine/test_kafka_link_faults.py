@@ -1,4 +1,4 @@
-"""The link to the brokers fails in every way it can; nothing is lost, and clients are replaced only where they must be."""
+"""The link to the brokers fails in every way it can: nothing is lost, and clients are replaced only where needed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_black_hole_is_seen_by_the_health_check_and_heals_without_a_swap(mock:
         began = time.monotonic()
         wait_until(lambda: is_unhealthy(bus), 5.0)
         assert time.monotonic() - began < INTERVAL + TIMEOUT + 0.5
-        lasting(2.5)
+        lasting(1.5)
         cluster.proxies[0].accept()
         assert load.more() < 2.0
         wait_until(lambda: bus.get_connection_state().phase is Phase.CONNECTED, 10.0)
@@ -78,7 +78,8 @@ def test_half_open_clients_are_replaced_soon(mock: Make, open_bus: Buses) -> Non
         cluster.proxies[0].cut()  # what the old clients wait for: else their end takes socket.timeout.ms
     load.check(duplicates=300)
     assert [event.how for event in load.reconnects] == ["rebuilt"]
-    assert not set(clients) & set(clients_of(bus))
+    now = clients_of(bus)
+    assert not any(client in now for client in clients)
 
 
 def test_lost_answers_lose_nothing_and_double_little(
@@ -180,16 +181,18 @@ def test_while_no_candidate_connects_the_waits_grow_and_a_stop_ends_them(
     assert load.reconnects == []
 
 
-@pytest.mark.slow
-def test_a_slow_broker_is_not_answered_with_new_clients_again_and_again(mock: Make, open_bus: Buses) -> None:
+def test_a_slow_broker_is_not_answered_with_new_clients_again_and_again(
+    mock: Make, open_bus: Buses, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A17: each answer takes longer than a probe, and than the grace of an old session."""
+    monkeypatch.setattr(supervisor, "HEAL_GRACE", 0.1)
     cluster = mock(1)
     bus = open_bus(cluster)
     load = Load(bus, pace=0.02)
     load.subscribe()
     with load.running():
-        cluster.delay(1.6)
-        lasting(7.0)
+        cluster.delay(0.7)
+        lasting(5.0)
         assert is_unhealthy(bus)
         rebuilt = [event for event in load.reconnects if event.how == "rebuilt"]
         assert len(rebuilt) <= 1

@@ -22,7 +22,7 @@ from eventbus.backends.kafka.problems import ClientErrors
 from eventbus.errors import SessionRetired
 from eventbus.publishing.records import Record
 
-SECONDS = 3.0
+SECONDS = 2.0
 """Of one exploration: most of what can go wrong is found in the first one."""
 PURGED = KafkaError(KafkaError._PURGE_QUEUE)
 

@@ -1,0 +1,169 @@
+"""Three brokers, of which one dies or freezes under load: nothing is lost, nothing is replaced, and it goes on."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("confluent_kafka")
+
+from history import History
+from kafka_driver import native_clients
+from outages_base import Traffic
+
+from eventbus import EventBus, ReconnectEvent
+from eventbus.testing import KafkaCluster, KafkaServer, wait_until
+from eventbus.testing.plugin import skip_or_fail
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+
+FROZEN_FOR = 15.0 if os.environ.get("EVENTBUS_SOAK") else 6.0
+PUBLISHERS = 6
+IMPATIENT = {"interval": 0.5, "timeout": 0.5}
+_numbers = itertools.count(1)
+
+
+class Work:
+    """Two processes' worth of buses on the cluster: one publishes, both handle."""
+
+    def __init__(self, cluster: KafkaCluster, **options: Any) -> None:
+        self.cluster = cluster
+        self.name = f"cluster{next(_numbers)}"
+        self.topic = f"{self.name}.orders"
+        self.history = History()
+        self.buses = [self._open(number, options) for number in range(2)]
+        self._sessions = [self._session(bus) for bus in self.buses]
+        wait_until(lambda: all(self._has_partitions(bus) for bus in self.buses), 20.0)
+        self._clients = [session.clients for session in self._sessions]
+
+    def _open(self, number: int, options: dict[str, Any]) -> EventBus:
+        bus = EventBus({"url": self.cluster.url, "name": f"{self.name}-{number}", "partitions": 6, **options})
+        bus.open(timeout=10.0)
+        bus.subscribe(self.topic, self.history.handler, group=self.name, concurrency=2)
+        return bus
+
+    def traffic(self) -> Traffic:
+        return Traffic(self.buses[0], self.history, self.topic, threads=PUBLISHERS)
+
+    def check(self) -> None:
+        """Nothing was lost or overtaken."""
+        wait_until(lambda: self.history.all_handled, 30.0, message=lambda: str(self.history.check(once=False)))
+        assert self.history.check(once=False) == []
+        for bus in self.buses:
+            wait_until(lambda bus=bus: bus.get_health_status().is_healthy)
+
+    @property
+    def kept_clients(self) -> bool:
+        """Whether all was done by the clients that began."""
+        return all(
+            self._session(bus) is session
+            and all(one is other for one, other in zip(session.clients, clients, strict=True))
+            for bus, session, clients in zip(self.buses, self._sessions, self._clients, strict=True)
+        )
+
+    def close(self) -> None:
+        self._clients.clear()  # an admin client ends when it is forgotten
+        for bus in self.buses:
+            bus.close(5.0)
+
+    @staticmethod
+    def _session(bus: EventBus) -> Any:
+        return bus._supervisor.session
+
+    def _has_partitions(self, bus: EventBus) -> bool:
+        (feed,) = self._session(bus)._feeds.values()
+        return bool(feed.logs)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[KafkaCluster]:
+    with skip_or_fail():
+        cluster = KafkaCluster(3).start()
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def make_work(cluster: KafkaCluster, _no_leaks: None) -> Iterator[Callable[..., Work]]:
+    made: list[Work] = []
+
+    def make(**options: Any) -> Work:
+        made.append(Work(cluster, **options))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for server in cluster.running:
+            server.thaw()
+        cluster.start()
+        for work in made:
+            work.close()
+        wait_until(lambda: native_clients() == 0, message=lambda: f"{native_clients()} clients of librdkafka are left")
+
+
+def pause(seconds: float) -> None:
+    """How long an outage lasts; nothing is synchronised by it."""
+    threading.Event().wait(seconds)
+
+
+@pytest.mark.watchdog(120)
+def test_each_node_may_die_under_load(cluster: KafkaCluster, make_work: Callable[..., Work]) -> None:
+    """One after the other: the leader of a partition, the group's coordinator and the controller are among them."""
+    work = make_work(health_check=IMPATIENT)
+    with work.traffic() as traffic:
+        traffic.more(60)
+        for server in cluster.servers:
+            server.kill()
+            for _ in range(3):
+                traffic.more(60)
+            server.start()
+            cluster.wait_in_sync()
+        traffic.more(60)
+    work.check()
+    assert work.kept_clients
+
+
+@pytest.mark.watchdog(120)
+@pytest.mark.parametrize("who", ["leader", "coordinator"])
+def test_a_node_may_freeze_under_load(cluster: KafkaCluster, make_work: Callable[..., Work], who: str) -> None:
+    work = make_work()
+    freeze_under_load(cluster, work, who)
+    assert work.kept_clients
+    assert all(bus.get_statistics().reconnects == 0 for bus in work.buses)
+
+
+@pytest.mark.watchdog(120)
+def test_an_impatient_bus_replaces_its_clients_once_at_most(
+    cluster: KafkaCluster, make_work: Callable[..., Work]
+) -> None:
+    """Every probe of a client may go to the node that is frozen: then it looks as if nobody answered."""
+    work = make_work(health_check=IMPATIENT)
+    events: list[ReconnectEvent] = []
+    for bus in work.buses:
+        bus.register_reconnect_callback(events.append)
+    freeze_under_load(cluster, work, "leader")
+    assert sum(event.how == "rebuilt" for event in events) <= len(work.buses)
+
+
+def freeze_under_load(cluster: KafkaCluster, work: Work, who: str) -> None:
+    def found() -> KafkaServer | None:
+        return cluster.partition_leader(work.topic) if who == "leader" else cluster.group_coordinator(work.name)
+
+    with work.traffic() as traffic:
+        traffic.more(60)
+        frozen = wait_until(found)
+        frozen.freeze()
+        pause(FROZEN_FOR)
+        traffic.more(60)  # through the others
+        frozen.thaw()
+        cluster.wait_in_sync()
+        traffic.more(60)
+    work.check()
