@@ -101,6 +101,7 @@ class OutageBase:
     """The fixtures. A subclass names its backend and gives a driver.
 
     not_applicable: for a case letter, why this backend cannot show it.
+    growth: bytes that a reconnect may leave; far less than a session.
     slack: seconds added to the measured bounds, for brokers in another process.
     reconnects: how many of them case (k) looks at.
     patience: seconds that probes of a slow broker have; where a dead one costs them all, fewer.
@@ -113,6 +114,7 @@ class OutageBase:
     backend: ClassVar[str]
     not_applicable: ClassVar[Mapping[str, str]] = {}
     slack: ClassVar[float] = 0.0
+    growth: ClassVar[int] = 400
     reconnects: ClassVar[int] = 200
     patience: ClassVar[float] = 2.0
     left_out: ClassVar[Mapping[str, str]] = {}

@@ -26,6 +26,7 @@ class TestKafkaOutages(OutageSuite):
     backend = "kafka"
     slack = 1.0  # librdkafka's threads hear of an end once a second
     reconnects = 25
+    growth = 2000
     patience = 0.8
     left_out: ClassVar = {
         "test_killed_and_restored_on_default_settings": "20 s a round: see tests/integration/test_kafka_event_bus.py",

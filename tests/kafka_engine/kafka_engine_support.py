@@ -32,8 +32,10 @@ THRESHOLD = 3
 CLASSIC = {"session.timeout.ms": 2000, "heartbeat.interval.ms": 200}
 
 
-def config(mock: MockKafka, *, kafka: dict[str, Any] | None = None, **bus: Any) -> EventBusConfig:
-    """Everything as fast as it goes. kafka: fields of KafkaConfig."""
+def config(
+    mock: MockKafka, *, kafka: dict[str, Any] | None = None, threshold: int = THRESHOLD, **bus: Any
+) -> EventBusConfig:
+    """Everything as fast as it goes. kafka: fields of KafkaConfig. threshold: failed probes until a reconnect."""
     kafka = dict(kafka or {})
     protocol = kafka.setdefault("group_protocol", "consumer")
     consumer = {"fetch.wait.max.ms": 10, **(CLASSIC if protocol == "classic" else {}), **kafka.pop("consumer", {})}
@@ -41,7 +43,7 @@ def config(mock: MockKafka, *, kafka: dict[str, Any] | None = None, **bus: Any) 
         **{"brokers": mock.bootstrap, "create_topics": False, "stall_timeout": 1.5, **kafka, "consumer": consumer}
     )
     health = HealthCheckConfig(interval=INTERVAL, timeout=TIMEOUT, retry_interval=RETRY)
-    reconnect = ReconnectConfig(initial_backoff=0.05, max_backoff=0.2, failure_threshold=THRESHOLD, max_attempts=None)
+    reconnect = ReconnectConfig(initial_backoff=0.05, max_backoff=0.2, failure_threshold=threshold, max_attempts=None)
     return EventBusConfig(**{"backend": backend, "health_check": health, "reconnect": reconnect, **bus})
 
 

@@ -88,7 +88,7 @@ def test_lost_answers_lose_nothing_and_double_little(
     """A4: what arrived without an answer is sent again by a new producer, with the same id."""
     monkeypatch.setattr(supervisor, "HEAL_GRACE", 0.3)
     cluster = mock(1, proxied=True)
-    bus = open_bus(cluster)
+    bus = open_bus(cluster, threshold=1)
     load = Load(bus)
     load.subscribe()
     with load.running():
@@ -162,7 +162,7 @@ def test_while_no_candidate_connects_the_waits_grow_and_a_stop_ends_them(
 
     monkeypatch.setattr(Supervisor, "_pause", noting)
     cluster = mock(1)
-    bus = open_bus(cluster, connect_timeout=0.3)
+    bus = open_bus(cluster, connect_timeout=0.3, threshold=1)
     load = Load(bus)
     load.subscribe()
     with load.running():
@@ -187,12 +187,12 @@ def test_a_slow_broker_is_not_answered_with_new_clients_again_and_again(
     """A17: each answer takes longer than a probe, and than the grace of an old session."""
     monkeypatch.setattr(supervisor, "HEAL_GRACE", 0.1)
     cluster = mock(1)
-    bus = open_bus(cluster)
+    bus = open_bus(cluster, threshold=1)
     load = Load(bus, pace=0.02)
     load.subscribe()
     with load.running():
         cluster.delay(0.7)
-        lasting(5.0)
+        lasting(4.0)
         assert is_unhealthy(bus)
         rebuilt = [event for event in load.reconnects if event.how == "rebuilt"]
         assert len(rebuilt) <= 1
@@ -207,7 +207,7 @@ def test_clients_that_heal_themselves_are_not_replaced_twice_within_the_pace_lim
     assert healing.REPLACE_EVERY == 30.0
     monkeypatch.setattr(supervisor, "HEAL_GRACE", 0.3)
     cluster = mock(1, proxied=True)
-    bus = open_bus(cluster)
+    bus = open_bus(cluster, threshold=1)
     load = Load(bus)
     load.subscribe()
     with load.running():
