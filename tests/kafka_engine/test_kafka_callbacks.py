@@ -139,7 +139,10 @@ def test_a_close_from_any_callback_ends_the_bus(mock: Make, place: str) -> None:
             bus.publish_nowait("nowhere", b"")
         else:
             bus.register_reconnect_callback(close)
-            bus.reconnect(10.0)
+            try:
+                bus.reconnect(10.0)
+            except (NotConnectedError, ClosedError):
+                pass  # the callback was faster than the call
         assert closed.wait(10.0)
         """,
     )

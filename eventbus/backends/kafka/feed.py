@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
 
 from attrs import frozen
 
@@ -18,6 +17,7 @@ from ..base import Deliver
 from .journal import PartitionLog, journal_of
 from .member import BeyondHelp, Member, ProtocolRefused
 from .options import ClientOptions
+from .orders import Order
 from .protocol import GroupProtocol
 from .topics import Place
 
@@ -29,15 +29,6 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
 COMPLAIN_EVERY = 30.0
 """Seconds before the same trouble is reported again."""
-
-
-class Order(Enum):
-    """What the owner thread is to do: fetch; only acknowledge; leave once nothing is in hand; leave now."""
-
-    FETCH = 0
-    ACKNOWLEDGE = 1
-    LEAVE = 2
-    END = 3
 
 
 @frozen
@@ -87,8 +78,7 @@ class Feed:
     def obey(self, order: Order) -> None:
         """Give the owner an order; one that asks for less than an earlier one is ignored."""
         with self.lock:
-            if order.value > self.order.value:
-                self.order = order
+            self.order = max(self.order, order)
         self.room.set()
         self._wake.set()
 
@@ -184,7 +174,7 @@ class Feed:
             if time.monotonic() - began > LONGEST_PAUSE:
                 pause = FIRST_PAUSE
             deadline = Deadline(pause)
-            while not deadline.over and self.order.value < Order.LEAVE.value:
+            while not deadline.over and self.order < Order.LEAVE:
                 self.pause(min(0.5, deadline.remaining()))
             pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -220,7 +210,7 @@ class Feed:
 
     def _retire(self, member: Member) -> None:
         """End a consumer; where another one follows, on a thread of its own that is not waited for long."""
-        if self.order.value >= Order.LEAVE.value:
+        if self.order >= Order.LEAVE:
             member.end()
             return
         reaper = spawn(f"{threading.current_thread().name}-closing", member.end)

@@ -16,6 +16,7 @@ from .connecting import new_client
 from .forks import Consumer, keep
 from .intake import Intake
 from .journal import PartitionLog
+from .orders import Order
 from .problems import ClientErrors, is_fatal, text_of
 from .topics import Place, is_pattern
 
@@ -87,16 +88,16 @@ class Member:
         feed = self._feed
         while True:
             feed.beat = time.monotonic()
-            order = feed.order.value
-            if order >= 2 and (order == 3 or not feed.busy):
+            order = feed.order
+            if order is Order.END or (order is Order.LEAVE and not feed.busy):
                 return
             cause = feed.asked_to_rebuild()
             if cause is not None:
                 raise BeyondHelp(str(cause))
             self._follow()
             self._seek_back()
-            self._commit_if_due(at_once=order > 0)
-            if order > 0:
+            self._commit_if_due(at_once=order > Order.FETCH)
+            if order > Order.FETCH:
                 self._keep_membership()
             elif feed.full:
                 self._wait_for_room()
@@ -291,7 +292,7 @@ class Member:
         gone = self._give_up(partitions)
         if self._stage is not _Stage.LEAVING:
             deadline = Deadline(REVOKE_GRACE)
-            while self._any_busy(gone) and not deadline.over and self._feed.order.value < 3:
+            while self._any_busy(gone) and not deadline.over and self._feed.order < Order.END:
                 self._feed.acknowledged.wait(0.02)
                 self._feed.acknowledged.clear()
             self._commit(gone)

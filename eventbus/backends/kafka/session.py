@@ -21,11 +21,12 @@ from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
 from ..base import Deliver, SessionContext
 from .connecting import new_client
-from .feed import Feed, Order, Shared
+from .feed import Feed, Shared
 from .forks import Producer, keep
 from .journal import journal_of
 from .member import group_id
 from .options import ClientOptions
+from .orders import Order
 from .outbox import Outbox
 from .problems import ClientErrors, text_of
 from .progress import Progress

@@ -1,0 +1,14 @@
+"""What a consumer's thread is told to do."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Order(IntEnum):
+    """Fetch; only acknowledge; leave once nothing is in hand; leave now. Each overrules those before it."""
+
+    FETCH = 0
+    ACKNOWLEDGE = 1
+    LEAVE = 2
+    END = 3
