@@ -259,11 +259,10 @@ def test_a_commit_that_failed_is_repeated(mock: Make, open_bus: Buses) -> None:
 # -- partitions that move ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_revoked_partition_takes_only_its_own_deliveries_along(mock: Make, open_bus: Buses, protocol: str) -> None:
+def test_a_revoked_partition_takes_only_its_own_deliveries_along(mock: Make, open_bus: Buses) -> None:
     cluster = mock(1, partitions=2)
-    first = open_bus(cluster, kafka={"group_protocol": protocol})
-    second = open_bus(cluster, kafka={"group_protocol": protocol}, name="second")
+    first = open_bus(cluster)
+    second = open_bus(cluster, name="second")
     slow, fast = Inbox(is_open=False), Inbox()
     first.subscribe("t", slow.handle, group="g")
     numbered(first, 600)

@@ -39,6 +39,7 @@ def test_refused_for_a_while_the_clients_come_back_by_themselves(mock: Make, ope
     assert clients_of(bus) == clients
     assert {event.how for event in load.reconnects} <= {"healed"}
     assert bool(load.reconnects) is (seconds > 2), "the longer one is an outage that callbacks are told of"
+    assert not [event for event in load.errors if "none was answered" in str(event.error)], "an outage is no stall"
 
 
 def test_a_black_hole_is_seen_by_the_health_check_and_heals_without_a_swap(mock: Make, open_bus: Buses) -> None:

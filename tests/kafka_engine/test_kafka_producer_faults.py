@@ -13,8 +13,10 @@ import pytest
 from confluent_kafka import KafkaError
 from kafka_engine_support import INTERVAL, Buses, Load, clients_of, lasting, session_of, threads_and_descriptors
 
-from eventbus import EventBus, EventBusConfig, KafkaConfig, PublishRejectedError
+from eventbus import EventBus, EventBusConfig, HealthCheckConfig, KafkaConfig, NotConnectedError, PublishRejectedError
+from eventbus.backends.kafka.progress import Progress
 from eventbus.testing import MockKafka, wait_until
+from eventbus.threads import StopToken
 
 Make = Callable[..., MockKafka]
 
@@ -56,22 +58,8 @@ def test_a_producer_that_stalls_while_the_broker_answers_is_replaced(mock: Make,
     assert "none was answered" in str(load.reconnects[0].cause)
 
 
-def test_an_outage_is_no_stall(mock: Make, open_bus: Buses) -> None:
-    cluster = mock(1)
-    bus = open_bus(cluster, kafka={"stall_timeout": 0.7})
-    load = Load(bus)
-    load.subscribe()
-    with load.running():
-        cluster.refuse()
-        lasting(1.5)
-        cluster.accept()
-        load.more()
-    load.check()
-    assert not [event for event in load.errors if "none was answered" in str(event.error)]
-
-
 @pytest.mark.watchdog(100)
-@pytest.mark.parametrize(("latency", "swaps"), [(0.0, 30), (0.03, 10)])
+@pytest.mark.parametrize(("latency", "swaps"), [(0.0, 30), (0.03, 8)])
 def test_eight_publishers_lose_and_turn_round_nothing_over_many_swaps(
     mock: Make, open_bus: Buses, latency: float, swaps: int
 ) -> None:
@@ -117,6 +105,7 @@ def no_more(before: tuple[int, int], allowance: int) -> bool:
     return all(now <= then + allowance for now, then in zip(threads_and_descriptors(), before, strict=True))
 
 
+@pytest.mark.skipif(not SOAK, reason="EVENTBUS_SOAK is not set: 30 reconnects are counted with the publishers")
 @pytest.mark.watchdog(150)
 def test_threads_and_descriptors_stay_as_many_over_reconnects_with_consumers(mock: Make, open_bus: Buses) -> None:
     """A22."""
@@ -130,7 +119,7 @@ def test_threads_and_descriptors_stay_as_many_over_reconnects_with_consumers(moc
         load.more()
         gc.collect()
         before = threads_and_descriptors()
-        for _ in range(200 if SOAK else 30):
+        for _ in range(200):
             bus.reconnect(10.0)
         load.more()
         wait_until(lambda: no_more(before, 3), 15.0, message=lambda: f"{before} {threads_and_descriptors()}")
@@ -225,10 +214,10 @@ def test_a_probe_at_rest_costs_one_request_and_makes_no_topic(mock: Make, open_b
     for published in (False, True):
         if published:
             bus.publish("t", b"")
-        wait_until(lambda: asked_in(cluster, 0.6).keys() == {"Metadata"}, 10.0, message="the clients settle down")
-        asked = asked_in(cluster, 6 * INTERVAL)
+        wait_until(lambda: asked_in(cluster, 0.5).keys() == {"Metadata"}, 10.0, message="the clients settle down")
+        asked = asked_in(cluster, 5 * INTERVAL)
         assert asked.keys() == {"Metadata"}
-        assert 4 <= asked["Metadata"] <= 7
+        assert 3 <= asked["Metadata"] <= 6
     assert set(session_of(bus).topics.all(2.0)) == {"t", "__consumer_offsets"}
 
 
@@ -251,3 +240,20 @@ def test_a_broker_far_away_is_connected_to(mock: Make) -> None:
     with EventBus(EventBusConfig(backend=backend)) as bus:
         assert bus.publish("t", b"", timeout=5.0).confirmed
         cluster.delay(0.0)
+
+
+def test_a_probe_that_fails_is_an_excuse_for_publishes_that_wait(
+    mock: Make, open_bus: Buses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage is no stall, however long it lasts."""
+    excused: list[bool] = []
+    monkeypatch.setattr(Progress, "excuse", lambda self: excused.append(True))
+    cluster = mock(1)
+    bus = open_bus(cluster, health_check=HealthCheckConfig(enabled=False))
+    session = session_of(bus)
+    session.probe(2.0, StopToken())
+    assert not excused
+    cluster.refuse()
+    with pytest.raises(NotConnectedError):
+        session.probe(0.2, StopToken())
+    assert excused

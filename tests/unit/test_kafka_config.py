@@ -17,6 +17,7 @@ from eventbus import ConfigError, EventBusConfig, KafkaConfig, TlsConfig
 from eventbus.backends.kafka.connecting import new_client
 from eventbus.backends.kafka.options import ClientOptions
 from eventbus.backends.kafka.problems import ClientErrors, is_fatal, is_permanent, is_refusal, text_of
+from eventbus.backends.kafka.topics import Topics
 
 KINDS = ("common", "producer", "consumer", "admin")
 
@@ -559,3 +560,20 @@ def test_many_threads_may_note_at_once(caplog: pytest.LogCaptureFixture) -> None
         thread.join(10.0)
     assert len(told) == 1
     assert len(caplog.records) == 1
+
+
+def test_an_admin_client_that_was_not_answered_is_replaced_until_the_session_ends() -> None:
+    made: list[object] = []
+
+    def make() -> Any:
+        made.append(object())
+        return made[-1]
+
+    topics = Topics(make, KafkaConfig())
+    first = topics.admin
+    topics.renew()
+    assert topics.admin is made[1] is not first
+    topics.close()
+    topics.renew()
+    assert topics.admin is None
+    assert len(made) == 2

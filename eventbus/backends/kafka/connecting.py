@@ -17,7 +17,7 @@ from .problems import ClientErrors, is_fatal, text_of
 from .reach import examine, speaks
 
 _ASK = 0.25
-_LONGEST_ASK = 2.0
+_LONGEST_ASK = 1.5
 """Each question waits twice as long as the one before: a far or busy broker takes its time for each answer."""
 _PAUSE = 0.02
 _LAST_LOOK = 0.05

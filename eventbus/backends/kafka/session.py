@@ -67,7 +67,8 @@ class KafkaSession:
         self._feeds: dict[Subscription, Feed] = {}
         self._leaving: list[Feed] = []
         self._prepared: dict[Subscription, Mapping[str, Sequence[int]]] = {}
-        self.topics = Topics(keep(new_client(AdminClient, options.admin, ClientErrors(f"{self._name}-admin"))), config)
+        admin_errors = ClientErrors(f"{self._name}-admin")
+        self.topics = Topics(lambda: keep(new_client(AdminClient, options.admin, admin_errors)), config)
         self._shared = Shared(
             options=options,
             thread_name=f"{self._name}",

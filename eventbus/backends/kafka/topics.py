@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
@@ -46,15 +46,24 @@ class TopicRefused(EventBusError):
 class Topics:
     """Questions about topics, asked through an admin client. All methods are thread-safe, and block."""
 
-    def __init__(self, admin: AdminClient, config: KafkaConfig) -> None:
-        self.admin: Any = admin
+    def __init__(self, make_client: Callable[[], AdminClient], config: KafkaConfig) -> None:
+        self._make_client = make_client
+        self._closed = False
+        self.admin: Any = make_client()
         self._create = config.create_topics
         self._partitions = config.partitions or -1
         self._replication = config.replication_factor or -1
 
     def close(self) -> None:
         """Drop the client; what is asked from now on is not answered."""
+        self._closed = True
         self.admin = None
+
+    def renew(self) -> None:
+        """Replace the client: one that was not answered for long may be at fault itself, and nobody probes it."""
+        self.admin = None if self._closed else self._make_client()
+        if self._closed:  # meanwhile
+            self.admin = None
 
     def ensure(self, topic: str, timeout: float, stop: StopToken) -> list[int]:
         """The topic's partitions, once it is there with a leader for each; it is created if that is allowed.

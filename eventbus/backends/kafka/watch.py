@@ -85,6 +85,7 @@ class Watch:
                 self._outbox.topic_refused(topic, error)
             except NotConnectedError as error:
                 logger.info("%s: %s", self._name, error)
+                self._topics.renew()
             except Stopped:
                 return False
             else:
