@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -81,10 +82,13 @@ def _prove(producer: Producer, config: KafkaConfig, errors: ClientErrors, deadli
     patience = _ASK
     while True:
         left = deadline.remaining() - diagnosis
-        cause = _answered(producer, min(patience, left), stop)
+        cause = _answered(producer, min(patience, left), stop, again=patience > _ASK)
+        try:
+            producer.poll(0)  # the callback runs in here only
+        except KafkaException as error:  # fatal: the brokers are too old
+            raise ConnectFailedError(text_of(error), server_spoke=True) from error
         if cause is None:
             return
-        producer.poll(0)  # the callback runs in here only
         if errors.refused is not None:
             grace = grace or Deadline(_GRACE if len(config.brokers) > 1 else 0.0)
             if grace.over or left <= _PAUSE:
@@ -100,10 +104,9 @@ def _prove(producer: Producer, config: KafkaConfig, errors: ClientErrors, deadli
     raise failure
 
 
-def _answered(producer: Producer, timeout: float, stop: StopToken) -> KafkaError | None:
+def _answered(producer: Producer, timeout: float, stop: StopToken, *, again: bool = False) -> KafkaError | None:
     """None, or why there is no answer. Stopped at once."""
-    # In the metadata that a client asks for by itself: to ask for a topic that is not there would go on for ever.
-    ask = partial(producer.cluster_id, timeout=max(0.01, timeout))
+    ask = partial(_cluster_id, producer, max(0.01, timeout), again)
     try:
         if interruptibly("eventbus.kafka-connecting", ask, timeout + 1.0, stop):
             return None
@@ -113,6 +116,18 @@ def _answered(producer: Producer, timeout: float, stop: StopToken) -> KafkaError
         cause: KafkaError = error.args[0]
         return cause
     return KafkaError(KafkaError._TIMED_OUT)
+
+
+def _cluster_id(producer: Producer, timeout: float, again: bool) -> str | None:
+    """In the metadata that a client asks for by itself: to ask for a topic that is not there would go on for ever.
+
+    A broker that has just started may answer that it knows of no broker, and librdkafka leaves it at that: again.
+    """
+    if again:
+        timeout /= 2
+        with suppress(KafkaException):
+            producer.list_topics(timeout=timeout)
+    return producer.cluster_id(timeout=timeout)
 
 
 def _refusal(error: KafkaError, config: KafkaConfig) -> str:
