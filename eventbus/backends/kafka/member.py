@@ -16,6 +16,7 @@ from .connecting import new_client
 from .forks import Consumer, keep
 from .intake import Intake
 from .journal import PartitionLog
+from .leaving import close
 from .orders import Order
 from .problems import ClientErrors, is_fatal, text_of
 from .topics import Place, is_pattern
@@ -68,9 +69,10 @@ class Member:
         self._in_flight = 0
         self._next_commit = 0.0
         self._followed: Any = None
+        self._protocol = "classic" if feed.sub.group is None else feed.shared.protocol.name
         options = feed.shared.options.consumer(
             feed.shared.instance if feed.sub.group is None else group_id(feed.sub.group, feed.sub.topic),
-            protocol="classic" if feed.sub.group is None else feed.shared.protocol.name,
+            protocol=self._protocol,
             start="earliest",  # where "now" is, `_starts` says; a position that is gone must not skip what is left
         )
         errors = ClientErrors(f"{feed.shared.thread_name}-{feed.sub.topic}")
@@ -131,7 +133,7 @@ class Member:
             self._stage = _Stage.LEAVING_LATE
             spawn(f"{self._feed.shared.thread_name}-leaving", self._outlast, self.consumer)
         else:
-            self.consumer.close()
+            close(self.consumer, self._protocol)
 
     def _outlast(self, consumer: Any) -> None:
         """Leave the group once the last commit is answered, on a thread that nobody waits for.
@@ -144,7 +146,7 @@ class Member:
             while self._in_flight and not deadline.over:
                 consumer.poll(POLL)
             if not self._in_flight:
-                consumer.close()
+                close(consumer, self._protocol)
         except (KafkaException, RuntimeError) as error:
             logger.debug("%r: leaving the group late: %s", self._feed.sub, text_of(error))
 
