@@ -245,3 +245,21 @@ def test_one_hung_broker_of_three_does_not_stop_the_others(mock: Make, open_bus:
         cluster.proxies[2].accept()
     load.check(duplicates=500)
     assert max(gaps) < 3.0
+
+
+def test_a_partition_without_a_leader_holds_up_no_other(mock: Make, open_bus: Buses) -> None:
+    """Not even with the first publish to the topic, nor with a subscription."""
+    cluster = mock(1)
+    cluster.create_topic("half", 2)
+    cluster.set_leader("half", 1, None)
+    bus = open_bus(cluster)
+    seen: list[str] = []
+    bus.subscribe("half", lambda message: seen.append(message.key or ""), group="g")
+    receipts = {str(key): bus.publish_async("half", b"x", key=str(key)) for key in range(20)}
+    wait_until(lambda: seen, 15.0)
+    stored = {key for key, receipt in receipts.items() if receipt.done()}
+    assert 0 < len(stored) < 20
+    assert {receipts[key].result().partition for key in stored} == {0}
+    cluster.set_leader("half", 1, 1)
+    assert {receipt.result(15.0).partition for receipt in receipts.values()} == {0, 1}
+    wait_until(lambda: sorted(seen) == sorted(receipts), 15.0)

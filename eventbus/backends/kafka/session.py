@@ -31,7 +31,7 @@ from .outbox import Outbox
 from .problems import ClientErrors, text_of
 from .progress import Progress
 from .protocol import GroupProtocol
-from .topics import TopicRefused, Topics, is_pattern
+from .topics import AGAIN, LEADERLESS_FOR, Place, TopicRefused, Topics, TopicUnready, is_pattern
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -185,10 +185,10 @@ class KafkaSession:
         consumers = [feed.consumer for feed in self._running_feeds()]
         return (self.producer, self.topics.admin, *consumers)
 
-    def abandon(self) -> list[Record]:
+    def abandon(self, patience: float = 0.0) -> list[Record]:
         """As `Session.abandon`; the groups are left."""
         self._retire()
-        return self.outbox.abandon()
+        return self.outbox.abandon(patience)
 
     def drain(self, timeout: float) -> None:
         """As `Session.drain`: fetch no more, and have all acknowledgements confirmed."""
@@ -229,20 +229,31 @@ class KafkaSession:
                 journal = journal_of(sub)
                 if journal.begins is None and (sub.group is None or sub.start == "latest"):
                     places = [(topic, partition) for topic, partitions in found.items() for partition in partitions]
-                    journal.begins = self.topics.ends(places, deadline.remaining())
+                    journal.begins = self._ends(places, deadline)
                 if sub.group is not None and sub not in self._prepared:
                     group = group_id(sub.group, sub.topic)
                     options = self._shared.options.consumer(group, protocol="classic", start="earliest")
                     self.topics.check_group(options, sub.topic, min(1.0, deadline.remaining()))
                 self._prepared[sub] = found
-            except TopicRefused as error:
+            except (TopicRefused, TopicUnready) as error:  # the others run
                 refused[sub] = error
         return refused
+
+    def _ends(self, places: Sequence[Place], deadline: Deadline) -> dict[Place, int]:
+        leaderless = Deadline(min(LEADERLESS_FOR, deadline.share(0.5)))
+        while True:
+            try:
+                return self.topics.ends(places, deadline.remaining())
+            except TopicUnready:  # leaders may be changing
+                if leaderless.over:
+                    raise
+            self._stop.wait(AGAIN)
+            self._stop.check()
 
     def _find(self, sub: Subscription, deadline: Deadline) -> Mapping[str, Sequence[int]]:
         if is_pattern(sub.topic):
             return self.topics.matching(sub.topic, max(0.1, deadline.remaining()))
-        return {sub.topic: self.topics.ensure(sub.topic, deadline.remaining(), self._stop)}
+        return {sub.topic: self.topics.ensure(sub.topic, deadline.share(0.5), self._stop)}
 
     def _topic_to_ask_for(self) -> str:
         """One that exists: for any other librdkafka would go on asking by itself, twice a second."""

@@ -31,6 +31,8 @@ ROUND = 2.0
 UNKNOWN_FOR = 1.0
 """Seconds that a topic may be unknown before we believe it: brokers learn of a new one at different times."""
 AGAIN = 0.05
+LEADERLESS_FOR = 2.0
+"""Seconds that a topic's other partitions are waited for when some have a leader: a node may be down for long."""
 _ASK = 0.25
 
 
@@ -41,6 +43,10 @@ def is_pattern(topic: str) -> bool:
 
 class TopicRefused(EventBusError):
     """The topic cannot be had, however long one waits."""
+
+
+class TopicUnready(NotConnectedError):
+    """The cluster answers, but the topic does not work now."""
 
 
 class Topics:
@@ -66,17 +72,21 @@ class Topics:
             self.admin = None
 
     def ensure(self, topic: str, timeout: float, stop: StopToken) -> list[int]:
-        """The topic's partitions, once it is there with a leader for each; it is created if that is allowed.
+        """The topic's partitions, once it is there with leaders; it is created if that is allowed.
 
-        TopicRefused: it never will be. NotConnectedError: not within `timeout` seconds. Stopped.
+        Partitions that have no leader while others have one are waited for a little: librdkafka keeps what is
+        meant for them. TopicRefused: it never will be. TopicUnready: not within `timeout` seconds; NotConnectedError:
+        there is no answer. Stopped.
         """
         deadline = Deadline(timeout)
         unknown = Deadline(min(UNKNOWN_FOR, timeout / 2))
+        leaderless = Deadline(min(LEADERLESS_FOR, timeout / 2))
         created = False
         while True:
             metadata = self._metadata(topic, min(ROUND, deadline.remaining()), deadline)
             error = metadata.error
-            if error is None and metadata.partitions and all(one.leader >= 0 for one in metadata.partitions.values()):
+            led = [one.leader >= 0 for one in metadata.partitions.values()] if error is None else []
+            if led and (all(led) or (any(led) and leaderless.over)):
                 return sorted(metadata.partitions)
             if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 if self._create and not created:
@@ -86,8 +96,8 @@ class Topics:
             elif error is not None and error.code() in HOPELESS:
                 raise TopicRefused(f"topic {topic}: {text_of(error)}")
             if deadline.over:
-                why = "partitions without a leader" if error is None else text_of(error)
-                raise NotConnectedError(f"topic {topic} is not ready within {timeout:g} s: {why}")
+                why = "no partition has a leader" if error is None else text_of(error)
+                raise TopicUnready(f"topic {topic} is not ready within {timeout:g} s: {why}")
             stop.wait(AGAIN)
             stop.check()
 
@@ -113,7 +123,10 @@ class Topics:
         }
 
     def ends(self, places: Iterable[Place], timeout: float) -> dict[Place, int]:
-        """Where partitions end now: the offset of the next message. NotConnectedError without an answer."""
+        """Where partitions end now: the offset of the next message.
+
+        TopicUnready: the cluster cannot say it of all of them. NotConnectedError without an answer.
+        """
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked = {TopicPartition(topic, partition): latest for topic, partition in places}
         if not asked:
@@ -195,7 +208,7 @@ class Topics:
             raise NotConnectedError("no answer from the cluster in time") from error
 
 
-class _Refused(NotConnectedError):
+class _Refused(TopicUnready):
     """The cluster answered with an error."""
 
     def __init__(self, error: KafkaError) -> None:

@@ -11,7 +11,7 @@ from ...errors import NotConnectedError
 from ...threads import Stopped, StopToken, spawn
 from .feed import Feed
 from .outbox import Outbox
-from .topics import Place, TopicRefused, Topics, is_pattern
+from .topics import Place, TopicRefused, Topics, TopicUnready, is_pattern
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ class Watch:
             except TopicRefused as error:
                 self._wanted.pop(topic, None)
                 self._outbox.topic_refused(topic, error)
+            except TopicUnready as error:
+                logger.info("%s: %s", self._name, error)
             except NotConnectedError as error:
                 logger.info("%s: %s", self._name, error)
                 self._topics.renew()
