@@ -296,13 +296,14 @@ class EventBus:
     def reconnect(self, timeout: float | None = None) -> None:
         """Replace the connection now, even a healthy one, and wait for it up to `timeout` seconds.
 
-        ConnectFailedError or NotConnectedError when that fails; a running health check goes on trying.
+        NotConnectedError when that fails; a running health check goes on trying. ClosedError: closed meanwhile.
         """
         self._gate.check()
         if self._supervisor.phases.phase in (Phase.NEW, Phase.CONNECTING):
             raise NotConnectedError("the bus is not open: call open() first")
         limit = seconds(timeout, self.config.connect_timeout)
         if not self._monitor.reconnect_now(limit):
+            self._gate.check()  # closed meanwhile
             state = self.get_connection_state()
             raise NotConnectedError(
                 f"{self.config.name}: not reconnected within {limit:g} s ({state.last_error})"

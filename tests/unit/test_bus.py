@@ -9,10 +9,12 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from eventbus import (
+    ClosedError,
     ErrorEvent,
     EventBus,
     EventBusConfig,
@@ -157,6 +159,18 @@ def test_health_check_failure_handling(make: Make, broker: MemoryOutages, caplog
     back = [record for record in caplog.records if "connected again" in record.getMessage()]
     assert [record.levelname for record in back] == ["INFO"]
     assert [event.source for event in errors] == ["health"] * 3
+
+
+def test_a_close_during_reconnect_is_what_reconnect_tells(make: Make, broker: MemoryOutages) -> None:
+    bus = make()
+    bus.open()
+    broker.refuse()
+    with ThreadPoolExecutor(1) as pool:
+        reconnected = pool.submit(bus.reconnect, 10.0)
+        wait_until(lambda: bus.get_connection_state().phase is Phase.RECONNECTING)
+        bus.close(5.0)
+        with pytest.raises(ClosedError):
+            reconnected.result(5.0)
 
 
 def test_open_twice_and_use_as_a_context(make: Make) -> None:
