@@ -130,8 +130,12 @@ class Session(Protocol):
     def probe(self, timeout: float, stop: StopToken) -> str:
         """Broker round trip, consumer loops alive, progress; says what it found, raises what is wrong."""
 
-    def abandon(self) -> list[Record]:
-        """Stop using the link; hand back unanswered records in order. They get no answer from it any more."""
+    def abandon(self, patience: float = 0.0) -> list[Record]:
+        """Stop using the link; hand back unanswered records in order. They get no answer from it any more.
+
+        What is handed back may have been stored: while answers go on coming, up to `patience` seconds are spent on
+        those that are due. Nothing new is taken meanwhile.
+        """
 
     def drain(self, timeout: float) -> None:
         """Stop all deliveries and send out acknowledgements; bounded."""

@@ -31,6 +31,8 @@ Refusal = Callable[[str], Exception]
 
 SLICE = 500
 """Records given to a new session between two looks at the lock."""
+LAST_ANSWERS = 2.0
+"""Seconds that a session which is replaced in good health has to answer what is on its way."""
 
 _waiter_of = itemgetter(6)
 
@@ -239,7 +241,7 @@ class Pending:
         """Abandon a session: its unanswered records wait here, in order, for the next one."""
         self._handovers += 1
         self.on_session(None)
-        records = session.abandon()
+        records = session.abandon(LAST_ANSWERS)
         with self._lock:
             self.session = None
             self._merge(records)

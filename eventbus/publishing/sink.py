@@ -54,5 +54,5 @@ class Sink(Protocol):
     def unanswered(self, up_to: int) -> int:
         """As `Session.unanswered`."""
 
-    def abandon(self) -> list[Record]:
+    def abandon(self, patience: float = 0.0) -> list[Record]:
         """As `Session.abandon`."""

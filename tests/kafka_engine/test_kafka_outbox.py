@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -220,6 +221,23 @@ def test_a_topic_stays_held_while_the_producer_takes_nothing(box: Box, error: Ba
     box.publish(3, topic="new")
     box.outbox.topic_ready("new")
     assert (box.producer.numbers, box.outbox.held_topics) == ([1, 2, 3], [])
+
+
+@pytest.mark.parametrize(("patience", "back"), [(0.0, [2, 3, 4, 5, 6]), (10.0, [4, 5, 6])])
+def test_a_broker_at_work_may_go_on_answering_before_the_rest_is_handed_back(
+    box: Box, monkeypatch: pytest.MonkeyPatch, patience: float, back: list[int]
+) -> None:
+    answers = iter([1, 1, 1, 0, 3])
+
+    def flush(timeout: float) -> int:
+        with suppress(SessionRetired):
+            box.publish(6)  # refused from the second time on, which is not an answer
+        box.producer.answer(next(answers, 0))
+        return FakeProducer.flush(box.producer, timeout)
+
+    monkeypatch.setattr(box.producer, "flush", flush)
+    box.publish(*range(1, 6))
+    assert [record[0] for record in box.outbox.abandon(patience)] == back
 
 
 def test_everything_without_an_answer_is_handed_back_in_order(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,8 @@ SOAK = bool(os.environ.get("EVENTBUS_SOAK"))
 def test_a_producer_that_failed_for_good_is_replaced_at_once(mock: Make, open_bus: Buses) -> None:
     """A5."""
     cluster = mock(1)
-    bus = open_bus(cluster)
+    # One at a time: the mock, unlike Kafka, stores what comes behind a request that was out of order.
+    bus = open_bus(cluster, kafka={"producer": {"max.in.flight": 1}})
     load = Load(bus, sync_every=10)
     load.subscribe()
     with load.running():
@@ -77,7 +78,7 @@ def test_eight_publishers_lose_and_turn_round_nothing_over_many_swaps(
         for _ in range(50 if SOAK else swaps):
             bus.reconnect(10.0)
         cluster.delay(0.0)
-    load.check(duplicates=10_000 if latency else 2000, timeout=30.0)
+    load.check(duplicates=200, timeout=30.0)  # where a busy machine is silent for 0.15 s
     wait_until(lambda: no_more(before, 3), 10.0, message=lambda: f"{before} {threads_and_descriptors()}")
 
 

@@ -66,6 +66,9 @@ class FakeProducer:
         with self._changed:
             self.queue.append(args[4])
 
+    def __len__(self) -> int:
+        return len(self.queue)
+
     def purge(self) -> None:
         with self._changed:
             self._stopping = True

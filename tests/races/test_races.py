@@ -129,7 +129,7 @@ class Sink:
     def unanswered(self, up_to: int) -> int:
         return len(self.taken)
 
-    def abandon(self) -> list[Record]:
+    def abandon(self, patience: float = 0.0) -> list[Record]:
         with self.lock:
             self.retired = True
             taken, self.taken = self.taken, []

@@ -50,7 +50,7 @@ class FakeSink:
             read, self.taken = self.taken[:count], self.taken[count:]
             return read
 
-    def abandon(self) -> list[Record]:
+    def abandon(self, patience: float = 0.0) -> list[Record]:
         with self.lock:
             self.retired = True
             taken, self.taken = self.taken, []

@@ -296,7 +296,7 @@ def test_while_records_are_handed_over_nobody_is_told_that_all_is_settled() -> N
     pending.place(record_of(pending))
 
     class Looks(FakeSink):
-        def abandon(self) -> list[Record]:
+        def abandon(self, patience: float = 0.0) -> list[Record]:
             records = session.abandon()
             seen.append(pending.wait_settled(0.0))
             return records

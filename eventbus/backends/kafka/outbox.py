@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -180,14 +181,15 @@ class Outbox:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def abandon(self) -> list[Record]:
-        """As `Session.abandon`: what a healthy broker still confirms within moments is not handed back."""
-        if self.fatal is None and not self._over:
+    def abandon(self, patience: float = 0.0) -> list[Record]:
+        """As `Session.abandon`; a broker is at work for as long as it answers anything within moments."""
+        if self.fatal is None and not self._over:  # while publishers go on: most of it is answered by now
             self._quietly(lambda: self.producer.flush(_LAST_FLUSH))
         with self._lock:
             if self._over:
                 return []
             self.produce = _refuse
+        self._drain(patience)
         deadline = Deadline(_EMPTY_WITHIN)
         while self.in_flight and not deadline.over:
             self._quietly(self.producer.purge)
@@ -202,6 +204,12 @@ class Outbox:
             logger.error("%d records did not come back from the producer; they are answered when they do", missing)
         self._tell_stored()
         return sorted((record for _, record in back), key=_number_of)
+
+    def _drain(self, patience: float) -> None:
+        deadline, left, before = Deadline(patience), len(self.producer), math.inf
+        while self.fatal is None and 0 < left < before and not deadline.over:
+            self._quietly(lambda: self.producer.flush(min(_LAST_FLUSH, deadline.remaining())))
+            before, left = left, len(self.producer)
 
     def close(self, timeout: float) -> tuple[str, ...]:
         """End the producer; names the threads that are not out after `timeout` seconds."""

@@ -216,7 +216,7 @@ class MemorySession:
             raise NotConnectedError("the fetching thread has died")
         return "memory broker answers"
 
-    def abandon(self) -> list[Record]:
+    def abandon(self, patience: float = 0.0) -> list[Record]:
         """Leave all groups and hand back what is unanswered."""
         with self._broker.lock:
             self._retired = True

@@ -145,7 +145,7 @@ class NatsSession:
     def _probe_more(self, deadline: Deadline, stop: StopToken) -> None:
         """What else must answer."""
 
-    def abandon(self) -> list[Record]:
+    def abandon(self, patience: float = 0.0) -> list[Record]:
         """As `Session.abandon`."""
         records = self._publisher.abandon()
         with self._lock:
