@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import KafkaError
 from kafka_engine_support import BROADCAST, Buses, Load, clients_of, lasting, session_of
 
-from eventbus import EventBus, Message, SubscriptionState
+from eventbus import EventBus, Message, NotConnectedError, SubscriptionState
 from eventbus.backends.kafka import member, watch
 from eventbus.backends.kafka.feed import Feed
 from eventbus.backends.kafka.forks import Consumer
@@ -60,6 +60,27 @@ class Inbox:
 
 
 # -- a consumer that is of no use any more -------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_consumer_that_never_learns_where_its_group_stands_is_replaced(
+    mock: Make, open_bus: Buses, protocol: str
+) -> None:
+    """The coordinator moves at the wrong moment: librdkafka says so once, and lets the partitions lie for ever."""
+    cluster = mock(1)
+    bus = open_bus(cluster, kafka={"group_protocol": protocol})
+    inbox = Inbox()
+    bus.subscribe("t", inbox.handle, group="g")
+    numbered(bus, 10)
+    inbox.wait(range(10))
+    feed = feed_of(bus)
+    cluster.push_errors("OffsetFetch", *[KafkaError.NOT_COORDINATOR] * 2)
+    feed.rebuild(NotConnectedError("by the test"))
+    wait_until(lambda: feed.rebuilds)
+    numbered(bus, 10, 10)
+    inbox.wait(range(20))
+    assert feed.rebuilds > 1
+    assert sorted(inbox.got) == list(range(20))
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ FULL_PATIENCE = 0.5
 REVOKE_GRACE = 1.0
 """Seconds that handlers have to end when a partition goes to somebody else, before he may handle it too."""
 COMMITTED_WITHIN = 2.0
+NO_POSITION = "Failed to fetch committed offset"
+"""What librdkafka reports when it does not learn where to begin; it lets those partitions lie until they are assigned
+anew (rdkafka_assignment.c)."""
 _LAST_COMMIT = 1.0
 OUTLAST = 90.0
 """Seconds after which a consumer whose last commit is not answered is dropped: librdkafka gives up after 45."""
@@ -380,6 +383,8 @@ class Member:
         if is_fatal(error):
             self._stage = _Stage.FAILED
             raise BeyondHelp(f"the consumer of {self._feed.sub.topic} failed for good: {text_of(error)}")
+        if NO_POSITION in error.str():
+            raise BeyondHelp(f"{self._feed.sub.topic}: {text_of(error)}")
         if not error.retriable():
             self._feed.complain(NotConnectedError(f"{self._feed.sub.topic}: {text_of(error)}"))
 
