@@ -421,8 +421,8 @@ class CallOutages(OutageBase):
         watch = Watch(bus)
         before = self.broker.logins()
         self.broker.change_password()
-        wait_until(lambda: isinstance(bus.get_connection_state().last_error, AuthenticationError))
-        assert bus.get_connection_state().phase is Phase.DISCONNECTED
+        wait_until(lambda: bus.get_connection_state().phase is Phase.DISCONNECTED, message=self.describe)
+        assert isinstance(bus.get_connection_state().last_error, AuthenticationError)
         wait_until(lambda: any(isinstance(error, AuthenticationError) for error in watch.errors_of("connection")))
         started = time.monotonic()
         wait_until(lambda: self.broker.logins() - before >= 3)
