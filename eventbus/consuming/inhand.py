@@ -35,7 +35,7 @@ class InHand:
         self._remembered = remembered
         self.duplicates = 0
 
-    def admit(self, batch: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+    def admit(self, batch: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
         """Split a batch into what is new (now in hand) and what was finished already."""
         fresh: list[Delivery] = []
         again: list[Delivery] = []
@@ -62,7 +62,7 @@ class InHand:
                     fresh.append(delivery)
         return fresh, again
 
-    def finish(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+    def finish(self, deliveries: Iterable[Delivery]) -> Sequence[Delivery]:
         """These are done: return them with their newest tokens, to be acknowledged."""
         done: list[Delivery] = []
         with self._lock:

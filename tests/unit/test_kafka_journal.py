@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from confluent_kafka import KafkaError, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -12,28 +14,16 @@ from eventbus.backends.kafka.deliveries import KafkaDelivery
 from eventbus.backends.kafka.intake import Intake
 from eventbus.backends.kafka.journal import Journal, PartitionLog
 from eventbus.backends.kafka.offsets import Offsets
+from eventbus.backends.kafka.runs import Run
 
 PLACE = ("orders", 0)
+OTHERS = [("orders", 1), ("bills", 0)]
+EOF = KafkaError(KafkaError._PARTITION_EOF)
 LENGTH = 24
 
 
-class FakeMessage:
-    """As librdkafka hands one over."""
-
-    def __init__(self, offset: int, place: tuple[str, int] = PLACE, error: Any = None) -> None:
-        self._offset, self._place, self._error = offset, place, error
-
-    def error(self) -> Any:
-        return self._error
-
-    def offset(self) -> int:
-        return self._offset
-
-    def topic(self) -> str:
-        return self._place[0]
-
-    def partition(self) -> int:
-        return self._place[1]
+def made(offset: int, place: tuple[str, int] = PLACE, error: Any = None) -> Message:
+    return Message(topic=place[0], partition=place[1], offset=offset, error=error)
 
 
 def offsets_of(batch: list[KafkaDelivery]) -> list[int]:
@@ -81,7 +71,7 @@ class OnePartition(RuleBasedStateMachine):
         if not ahead:
             return
         with self.journal.lock:
-            batch, errors = Intake(self.logs, self.journal).take([FakeMessage(one) for one in ahead])  # type: ignore[list-item]
+            batch, errors = Intake(self.logs, self.journal).take([made(one) for one in ahead])
         assert not errors
         self.fetch_from = ahead[-1] + 1
         for delivery, offset in zip(batch, offsets_of(batch), strict=True):
@@ -194,7 +184,7 @@ def taking(*offsets: int) -> tuple[Journal, Intake, dict[tuple[str, int], Partit
         log.assign(object())
         logs = {PLACE: log}
         intake = Intake(logs, journal)
-        batch, _ = intake.take([FakeMessage(offset) for offset in offsets])  # type: ignore[list-item]
+        batch, _ = intake.take([made(offset) for offset in offsets])
     journal.finish(batch)
     return journal, intake, logs
 
@@ -203,7 +193,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning() -> None:
     journal, intake, logs = taking(0, 1, 2, 3)
     old = logs[PLACE]
     with journal.lock:
-        batch, _ = intake.take([FakeMessage(0), FakeMessage(1)])  # type: ignore[list-item]
+        batch, _ = intake.take([made(0), made(1)])
     assert offsets_of(batch) == [0, 1]
     assert logs[PLACE] is journal.logs[PLACE] is not old
     assert batch[0].identity != old.base, "an identity of the topic that was"
@@ -214,7 +204,7 @@ def test_so_is_one_that_was_made_anew_while_it_was_not_ours() -> None:
     logs[PLACE].acked = 4
     with journal.lock:
         logs[PLACE].assign(object())
-        batch, _ = Intake(logs, journal).take([FakeMessage(0), FakeMessage(1)])  # type: ignore[list-item]
+        batch, _ = Intake(logs, journal).take([made(0), made(1)])
     assert offsets_of(batch) == [0, 1]
 
 
@@ -223,7 +213,7 @@ def test_what_was_done_and_not_committed_comes_again_and_is_only_committed() -> 
     with journal.lock:
         logs[PLACE].assign(object())
         assert logs[PLACE].committable is None, "where the group stands is not known yet"
-        batch, _ = Intake(logs, journal).take([FakeMessage(2), FakeMessage(3), FakeMessage(4)])  # type: ignore[list-item]
+        batch, _ = Intake(logs, journal).take([made(2), made(3), made(4)])
         assert (offsets_of(batch), logs[PLACE].committable) == ([4], 4)
     assert journal.duplicates == 2
 
@@ -231,12 +221,12 @@ def test_what_was_done_and_not_committed_comes_again_and_is_only_committed() -> 
 def test_what_the_broker_has_deleted_is_not_waited_for() -> None:
     journal, intake, logs = taking()
     with journal.lock:
-        batch, _ = intake.take([FakeMessage(offset) for offset in range(3)])  # type: ignore[list-item]
+        batch, _ = intake.take([made(offset) for offset in range(3)])
     journal.drop(batch[:1])
     journal.finish(batch[1:])
     with journal.lock:
         assert logs[PLACE].go_back() == 0
-        batch, _ = intake.take([FakeMessage(7)])  # type: ignore[list-item]
+        batch, _ = intake.take([made(7)])
         assert offsets_of(batch) == [7]
         assert logs[PLACE].committable == 7
         assert not logs[PLACE].rewind
@@ -245,15 +235,77 @@ def test_what_the_broker_has_deleted_is_not_waited_for() -> None:
 def test_errors_among_the_messages_pass_nothing_over() -> None:
     journal, intake, _ = taking()
     with journal.lock:
-        batch, errors = intake.take([FakeMessage(0), FakeMessage(-1, error="eof"), FakeMessage(1)])  # type: ignore[list-item]
-    assert (offsets_of(batch), errors) == ([0, 1], ["eof"])
+        batch, errors = intake.take([made(0), made(1, error=EOF), made(1)])
+    assert (offsets_of(batch), errors) == ([0, 1], [EOF])
 
 
 def test_partitions_that_are_not_ours_are_left_out_wherever_they_stand() -> None:
     journal, intake, _ = taking()
     other = ("orders", 1)
-    messages = [FakeMessage(0), FakeMessage(1, other), FakeMessage(1), FakeMessage(2, other), FakeMessage(2)]
+    messages = [made(0), made(1, other), made(1), made(2, other), made(2)]
     with journal.lock:
-        batch, _ = intake.take(messages)  # type: ignore[arg-type]
+        batch, _ = intake.take(messages)
     assert offsets_of(batch) == [0, 1, 2]
     assert {delivery.token.place for delivery in batch} == {PLACE}
+
+
+RUNS = st.lists(
+    st.builds(
+        lambda begin, count, place, error: [made(begin + one, place, error) for one in range(count)],
+        st.integers(0, 8),
+        st.integers(1, 4),
+        st.sampled_from([PLACE, PLACE, *OTHERS]),
+        st.sampled_from([None, None, None, EOF]),
+    ),
+    min_size=1,
+    max_size=3,
+).map(lambda runs: [message for run in runs for message in run])
+
+
+@given(st.lists(RUNS, min_size=1, max_size=4))
+def test_a_run_that_is_taken_as_one_is_as_if_one_by_one(batches: list[list[Message]]) -> None:
+    together, apart = twin(), twin()
+    for batch in batches:
+        assert shown(*together.take(batch)) == shown(*apart._one_by_one(batch))
+    for place, log in together._logs.items():
+        other = apart._logs[place]
+        assert (log.known, log._fetched, log.base) == (other.known, other._fetched, other.base)
+        assert (log.offsets is None, len(together._journal)) == (other.offsets is None, len(apart._journal))
+    assert together._journal.duplicates == apart._journal.duplicates
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_offsets_that_go_on_in_another_partition_are_no_run(other: tuple[str, int]) -> None:
+    batch, _ = twin(PLACE, other).take([made(0), made(1), made(2, other), made(3, other)])
+    assert [one.token.place for one in batch] == [PLACE, PLACE, other, other]
+    assert [one.topic for one in batch] == [PLACE[0]] * 2 + [other[0]] * 2
+
+
+def twin(*places: tuple[str, int]) -> Intake:
+    """Of a consumer that has these partitions, or two of three."""
+    journal = Journal()
+    with journal.lock:
+        logs = {place: journal.log_of(place) for place in places or (PLACE, OTHERS[0])}
+        for log in logs.values():
+            log.assign(journal)
+    return Intake(logs, journal)
+
+
+def shown(batch: list[KafkaDelivery], errors: list[KafkaError]) -> Any:
+    return [(one.message, one.topic, one.identity, one.token.place) for one in batch], errors
+
+
+def test_a_run_is_a_sequence_whose_parts_are_runs() -> None:
+    log = Journal().new_log(PLACE)
+    messages = [made(offset) for offset in range(5, 10)]
+    run = Run(messages, PLACE[0], log, log.base + 5)
+    assert [one.identity - log.base for one in run] == [5, 6, 7, 8, 9]
+    assert (run[0].message, run[-1].message, run[-1].identity) == (messages[0], messages[-1], log.base + 9)
+    part = run[1:3]
+    assert (part.first, part.end, len(part)) == (log.base + 6, log.base + 8, 2)
+    assert shown([*run[2:]], []) == shown([*run][2:], [])
+    assert not run[5:]
+    with pytest.raises(IndexError):
+        run[5]
+    with pytest.raises(ValueError, match="gaps"):
+        run[::2]

@@ -10,6 +10,7 @@ from ...consuming.inhand import InHand
 from ...consuming.subscriptions import Subscription
 from ...message import Delivery
 from .offsets import Offsets
+from .runs import Run
 from .topics import Place
 
 _LOG_SPAN = 1 << 48
@@ -169,20 +170,21 @@ class Journal(InHand):
         log = self.logs[place] = PartitionLog(place, self._next_base)
         return log
 
-    def admit(self, batch: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+    def admit(self, batch: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
         """As `InHand.admit`; all are new: see `Intake`."""
-        return list(batch), []
+        return batch, ()
 
-    def finish(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+    def finish(self, deliveries: Iterable[Delivery]) -> Sequence[Delivery]:
         """As `InHand.finish`."""
+        if isinstance(deliveries, Run):
+            with self.lock:
+                deliveries.log.finish(deliveries.first, deliveries.end)
+            return deliveries
         done = list(deliveries)
         identities: list[Any] = [delivery.identity for delivery in done]
         with self.lock:
-            if done and identities == list(range(identities[0], identities[0] + len(done))):
-                done[0].token.finish(identities[0], identities[0] + len(done))
-            else:
-                for delivery, identity in zip(done, identities, strict=True):
-                    delivery.token.finish(identity, identity + 1)
+            for delivery, identity in zip(done, identities, strict=True):
+                delivery.token.finish(identity, identity + 1)
         return done
 
     def drop(self, deliveries: Iterable[Delivery]) -> list[Delivery]:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL = 0.1
-FETCH = 500
-"""Messages taken at once, at most."""
+FETCH = 256
+"""Messages taken at once, at most: what is taken until the lanes are full does not yet call Python's collector."""
 COMMIT_EVERY = 0.1
 FULL_PATIENCE = 0.5
 """Seconds that full lanes are waited for before the partitions are paused: pausing drops what was fetched ahead."""
