@@ -8,6 +8,7 @@ RUFF = --line-length 120 --target-version py310
 RUFF_RULES = --select E,F,W,I,B,UP,SIM,RUF,PL,C90 --ignore PLC0415,PLR0911,PLR0913,PLR0917,PLR2004,PLW2901
 MATRIX ?= python3.10 python3.11 python3.12 python3.13
 BACKEND ?= nats
+WORKERS ?= 2
 
 .PHONY: help install demo test test-fast lint type fmt bench soak matrix clean
 
@@ -24,8 +25,8 @@ $(STAMP): setup.cfg setup.py
 demo: $(STAMP) ## a real server, killed and frozen under load: nothing confirmed is lost (BACKEND=kafka: Apache Kafka)
 	$(BIN)/python scripts/demo.py --backend $(BACKEND)
 
-test: $(STAMP) ## all tests, on real brokers
-	$(PYTEST)
+test: $(STAMP) ## all tests, on real brokers; in two processes, for most of them wait (WORKERS=0: in one)
+	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 test-fast: $(STAMP) ## the tests that need no server
 	$(PYTEST) tests/unit tests/races

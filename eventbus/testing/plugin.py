@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 #: Which servers were used, by what they are.
 _used = pytest.StashKey[dict[str, str]]()
+_REPORT = "eventbus servers"
 
 
 @contextlib.contextmanager
@@ -145,6 +146,19 @@ def eventbus_leaks() -> Iterator[LeakGuard]:
 
     with LeakGuard() as guard:
         yield guard
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where pytest-xdist spreads the tests: what a worker used goes to who reports."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output[_REPORT] = session.config.stash.get(_used, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Collect what a worker of pytest-xdist has used."""
+    node.config.stash.setdefault(_used, {}).update(getattr(node, "workeroutput", {}).get(_REPORT, {}))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
