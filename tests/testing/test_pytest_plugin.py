@@ -57,8 +57,11 @@ def run(directory: Path, text: str, *arguments: str, **environment: str) -> tupl
 
 
 @pytest.mark.nats
-def test_the_fixtures_work_together(tmp_path: Path) -> None:
-    code, output = run(tmp_path, USES, "-W", "error")
+@pytest.mark.parametrize("spread", [(), ("-p", "xdist", "-n", "1")], ids=["here", "in a worker"])
+def test_the_fixtures_work_together(tmp_path: Path, spread: tuple[str, ...]) -> None:
+    if spread:
+        pytest.importorskip("xdist")
+    code, output = run(tmp_path, USES, "-W", "error", *spread)
     assert code == 0, output
     assert "eventbus: tests used NATS: " in output
 
