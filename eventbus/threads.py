@@ -204,7 +204,7 @@ def interruptibly(name: str, call: Callable[[], _Result], timeout: float, stop: 
 
     `Stopped` as soon as a stop is asked for, TimeoutError after `timeout` seconds: the call then goes on unheard.
     """
-    done = threading.Event()
+    done, unheard = threading.Event(), threading.Event()
     results: list[_Result] = []
     errors: list[BaseException] = []
 
@@ -215,14 +215,18 @@ def interruptibly(name: str, call: Callable[[], _Result], timeout: float, stop: 
             errors.append(error)
         finally:
             done.set()
+            if unheard.is_set():
+                errors.clear()  # its traceback and what was called hold each other until the collector comes
 
     stop.check()
     spawn(name, run)
     with stop.interrupts(done.set):
         in_time = done.wait(min(timeout, threading.TIMEOUT_MAX))
     if errors:
-        raise errors[0]
+        raise errors.pop()
     if results:
         return results[0]
+    unheard.set()
+    errors.clear()
     stop.check()
     raise TimeoutError(f"no result within {timeout:g} s" if not in_time else "the call ended without a result")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import threading
 import time
+import weakref
+from functools import partial
 from queue import SimpleQueue
 
 import pytest
@@ -329,3 +332,24 @@ def test_a_call_that_cannot_be_interrupted_gives_its_result_its_error_or_no_answ
     stopped.set()
     with pytest.raises(Stopped):
         interruptibly("eventbus.never", lambda: pytest.fail("it began"), 5.0, stopped)
+
+
+def test_what_fails_unheard_keeps_nothing_alive() -> None:
+    """A client that a call was stopped in ends with the call, and not when the collector comes."""
+
+    class Client:
+        def ask(self, answer: threading.Event) -> None:
+            answer.wait(5.0)
+            raise OSError("closed")
+
+    client, answer = Client(), threading.Event()
+    left = weakref.ref(client)
+    gc.disable()
+    try:
+        with pytest.raises(TimeoutError):
+            interruptibly("eventbus.asking", partial(client.ask, answer), 0.01, StopToken())
+        del client
+        answer.set()
+        wait_until(lambda: left() is None)
+    finally:
+        gc.enable()
