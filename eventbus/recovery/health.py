@@ -188,7 +188,10 @@ class HealthMonitor:
 
     def _first_pause(self) -> float:
         at_work = self._supervisor.phases.phase is Phase.CONNECTED and self._supervisor.lost is None
-        return self._check.interval if at_work else 0.0
+        return self._until_next_look() if at_work else 0.0
+
+    def _until_next_look(self) -> float:
+        return self._retry_interval if self._supervisor.has_late else self._check.interval
 
     def _guarded_tick(self, stop: StopToken) -> float:
         try:
@@ -253,7 +256,7 @@ class HealthMonitor:
         self._end_forced()
         if connected:
             self._note_success("reconnected")
-            return self._check.interval
+            return self._until_next_look()
         if self._supervisor.phases.phase is Phase.RECONNECTING:  # another thread's episode
             return self._retry_interval
         return self._pace_of_looking()

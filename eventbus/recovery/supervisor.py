@@ -81,6 +81,11 @@ class Supervisor:
         session = self._session
         return None if session is None else session.lost
 
+    @property
+    def has_late(self) -> bool:
+        """Whether subscriptions wait that were added while the session was being made, or while it healed."""
+        return any(sub.state is SubscriptionState.PENDING for sub in self._subscriptions.unattached(self._session))
+
     # -- first connect ---------------------------------------------------------------------------
 
     def connect(self, timeout: float, stop: StopToken) -> None:
@@ -338,8 +343,7 @@ class Supervisor:
         return True
 
     def _attach_late(self) -> None:
-        """Subscriptions that were added while the session was being made, or while it healed."""
-        if any(sub.state is SubscriptionState.PENDING for sub in self._subscriptions.unattached(self._session)):
+        if self.has_late:
             self.repair()
 
     def _pause(self, seconds: float, stop: StopToken, last: BaseException) -> None:

@@ -256,6 +256,31 @@ def test_subscriptions_deliver_before_pending_publishes_go_out(make: Make, backe
     assert sub.state is SubscriptionState.ACTIVE
 
 
+def test_a_late_subscription_that_is_not_attached_at_once_does_not_wait_for_the_next_probe(
+    make: Make, backend: FakeBackend
+) -> None:
+    bus = make(check={"interval": 30.0, "retry_interval": 0.02}, failure_threshold=1)
+    bus.open()
+    session = backend.sessions[0]
+    backend.always = ConnectFailedError("refused")
+    session.fault = NotConnectedError("no answer")
+    bus._monitor.poke()
+    wait_until(lambda: state(bus) is Phase.RECONNECTING)
+    sub = bus.subscribe("t", print, group="g")
+    failures = iter([NotConnectedError("not prepared in time")] * 2)
+
+    def prepare(subs, timeout):
+        for failure in failures:
+            raise failure
+        return {}
+
+    session.prepare = prepare  # type: ignore[method-assign]
+    session.fault = None
+    wait_until(lambda: sub.state is SubscriptionState.ACTIVE)
+    assert state(bus) is Phase.CONNECTED
+    assert list(failures) == []
+
+
 # -- ends ----------------------------------------------------------------------------------------
 
 
