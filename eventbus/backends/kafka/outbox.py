@@ -183,13 +183,16 @@ class Outbox:
 
     def abandon(self, patience: float = 0.0) -> list[Record]:
         """As `Session.abandon`; a broker is at work for as long as it answers anything within moments."""
+        answered = self.ledger.left
         if self.fatal is None and not self._over:  # while publishers go on: most of it is answered by now
             self._quietly(lambda: self.producer.flush(_LAST_FLUSH))
+        at_work = self.ledger.left > answered or not len(self.producer)
         with self._lock:
             if self._over:
                 return []
             self.produce = _refuse
-        self._drain(patience)
+        if at_work:
+            self._drain(patience)
         deadline = Deadline(_EMPTY_WITHIN)
         while self.in_flight and not deadline.over:
             self._quietly(self.producer.purge)
