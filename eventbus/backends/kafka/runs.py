@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from confluent_kafka import Message
 
+from ...consuming.batches import LazyBatch
 from .deliveries import KafkaDelivery
 
 if TYPE_CHECKING:
@@ -15,13 +16,8 @@ if TYPE_CHECKING:
 _new = KafkaDelivery.__new__
 
 
-class Run(Sequence[KafkaDelivery]):
-    """Makes each delivery when it is its turn, so that one dies before the next is born.
-
-    A batch made at once costs a third more: so many new objects keep calling Python's collector, which looks through
-    everything else that the process has.
-    first, end: the identities, from that of the first delivery to behind that of the last.
-    """
+class Run(LazyBatch[KafkaDelivery]):
+    """first, end: the identities, from that of the first delivery to behind that of the last."""
 
     __slots__ = ("_messages", "end", "first", "log", "topic")
 
@@ -46,17 +42,6 @@ class Run(Sequence[KafkaDelivery]):
             yield delivery
             identity += 1
 
-    @overload
-    def __getitem__(self, index: int) -> KafkaDelivery: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Run: ...
-
-    def __getitem__(self, index: int | slice) -> KafkaDelivery | Run:
-        if isinstance(index, slice):
-            places = range(len(self))[index]
-            if places.step != 1:
-                raise ValueError("a run has no gaps")
-            return Run(self._messages[index], self.topic, self.log, self.first + places.start)
-        place = range(len(self))[index]
-        return next(iter(self[place : place + 1]))
+    def part(self, start: int, stop: int) -> Run:
+        """As `LazyBatch.part`."""
+        return Run(self._messages[start:stop], self.topic, self.log, self.first + start)

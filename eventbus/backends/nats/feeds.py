@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from ...consuming.batches import LazyBatch
 from ...consuming.subscriptions import Subscription
 from ...message import Delivery, matches
 from ..base import Deliver
@@ -16,7 +18,7 @@ _new = NatsDelivery.__new__
 
 
 class Feed:
-    """What both kinds have: a batch in the making, and the flag that says the lanes are full."""
+    """What both kinds have: the way to the lanes, and the flag that says they are full."""
 
     def __init__(self, connection: Connection, sub: Subscription, deliver: Deliver) -> None:
         self.sub = sub
@@ -25,7 +27,6 @@ class Feed:
         self._connection = connection
         self._dirty = connection.dirty
         self._deliver = deliver
-        self._batch: list[Delivery] = []
 
     def wants(self, topic: str) -> bool:
         """Whether a message that the server sent here is for this subscription."""
@@ -54,6 +55,33 @@ class Feed:
         """Give back what will not be handled here."""
 
 
+class CoreBatch(LazyBatch[NatsDelivery]):
+    """fields: of all messages, one after another: topic, payload, header block. arrived: when, as `time.time`."""
+
+    __slots__ = ("_arrived", "_fields")
+
+    def __init__(self, fields: Sequence[Any], arrived: float) -> None:
+        self._fields = fields
+        self._arrived = arrived
+
+    def __len__(self) -> int:
+        return len(self._fields) // 3
+
+    def __iter__(self) -> Iterator[NatsDelivery]:
+        arrived, each = self._arrived, iter(self._fields)
+        for topic, payload, block in zip(each, each, each, strict=True):
+            delivery = _new(NatsDelivery)
+            delivery.topic = topic
+            delivery.payload = payload
+            delivery._block = block
+            delivery._arrived = arrived
+            yield delivery
+
+    def part(self, start: int, stop: int) -> CoreBatch:
+        """As `LazyBatch.part`."""
+        return CoreBatch(self._fields[3 * start : 3 * stop], self._arrived)
+
+
 class CoreFeed(Feed):
     """A plain SUB, in a queue group if the subscription has a group."""
 
@@ -62,6 +90,7 @@ class CoreFeed(Feed):
     def __init__(self, connection: Connection, sub: Subscription, deliver: Deliver) -> None:
         super().__init__(connection, sub, deliver)
         self._arrived = 0.0
+        self._fields: list[Any] = []
         self._sid = connection.subscribe(sub.topic, self, sub.group or "")
 
     def sids(self) -> list[int]:
@@ -74,22 +103,17 @@ class CoreFeed(Feed):
 
     def add(self, topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:
         """Collect one message."""
-        batch = self._batch
-        if not batch:
+        fields = self._fields
+        if not fields:
             self._dirty.append(self)
             self._arrived = time.time()
-        delivery = _new(NatsDelivery)
-        delivery.topic = topic
-        delivery.payload = payload
-        delivery._block = block
-        delivery._arrived = self._arrived
-        batch.append(delivery)
+        fields += (topic, payload, block)
 
     def flush(self) -> None:
         """Hand over what one read has brought; full lanes drop and count it themselves."""
-        batch, self._batch = self._batch, []
+        fields, self._fields = self._fields, []
         if not self.closed:
-            self._deliver(batch)
+            self._deliver(CoreBatch(fields, self._arrived))
 
 
 def _drop(topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:

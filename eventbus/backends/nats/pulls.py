@@ -53,6 +53,7 @@ class PullFeed(Feed):
 
     def __init__(self, connection: Connection, sub: Subscription, deliver: Deliver, repair: Repair) -> None:
         super().__init__(connection, sub, deliver)
+        self._batch: list[Delivery] = []
         self.pulls: dict[str, Pull] = {}
         self.repairing = False
         self.reported = ""

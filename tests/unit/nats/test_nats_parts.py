@@ -15,6 +15,7 @@ from eventbus.backends.nats.addresses import Server, ServerPool, parse_server
 from eventbus.backends.nats.deliveries import JetStreamDelivery, NatsDelivery, read_fields, sequence_of
 from eventbus.backends.nats.durables import MAX_NAME, conflicts, durable_name, first_wanted
 from eventbus.backends.nats.encoding import CoreEncoder, JetStreamEncoder
+from eventbus.backends.nats.feeds import CoreBatch
 from eventbus.backends.nats.pubacks import Verdict, parse_ack
 from eventbus.backends.nats.pulls import answers
 from eventbus.backends.nats.pynats import missing_names
@@ -308,3 +309,25 @@ print('pkg_resources' in sys.modules, p.Dial.__mro__[1].__name__)
 def test_what_is_missing_from_pynats2_is_named():
     assert missing_names(SimpleNamespace())[:2] == ["INFO_RE", "PONG_RE"]
     assert "_socket" in missing_names(SimpleNamespace())
+
+
+# -- batches --------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.binary(max_size=3), max_size=6), st.slices(6), st.integers(-7, 6))
+def test_a_batch_of_core_messages_is_like_a_list(payloads: list[bytes], part: slice, index: int) -> None:
+    fields = [field for payload in payloads for field in ("t", payload, None)]
+    batch = CoreBatch(fields, 7.0)
+    assert [(one.topic, one.payload, one.key) for one in batch] == [("t", payload, None) for payload in payloads]
+    assert len(batch) == len(payloads)
+    if part.step in (None, 1):
+        assert [one.payload for one in batch[part]] == payloads[part]
+        assert all(one.timestamp.timestamp() == 7.0 for one in batch[part] if one.timestamp)
+    else:
+        with pytest.raises(ValueError, match="gaps"):
+            batch[part]
+    if -len(payloads) <= index < len(payloads):
+        assert batch[index].payload == payloads[index]
+    else:
+        with pytest.raises(IndexError):
+            batch[index]
