@@ -5,11 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from kafka_engine_support import INTERVAL, THRESHOLD, TIMEOUT, Buses, Load, clients_of, lasting, session_of
 
-from eventbus import EventBus, Phase, PublishNotSentError
+from eventbus import (
+    EventBus,
+    KafkaConfig,
+    NotConnectedError,
+    Phase,
+    PublishNotSentError,
+    SubscribeError,
+    SubscriptionState,
+)
+from eventbus.backends.kafka.topics import Topics, TopicUnready
 from eventbus.recovery import healing, supervisor
 from eventbus.recovery.supervisor import Supervisor
 from eventbus.testing import MockKafka, wait_until
@@ -74,7 +86,8 @@ def test_half_open_clients_are_replaced_soon(mock: Make, open_bus: Buses) -> Non
         began = time.monotonic()
         cluster.proxies[0].half_open()
         wait_until(lambda: load.reconnects, 15.0)
-        assert time.monotonic() - began < THRESHOLD * (INTERVAL + TIMEOUT) + 2.0
+        grace = healing.HEAL_PROBE + healing.HEAL_GRACE  # in which the old clients might come back
+        assert time.monotonic() - began < THRESHOLD * (INTERVAL + TIMEOUT) + grace + 3.0
         load.more(timeout=10.0)
         cluster.proxies[0].cut()  # what the old clients wait for: else their end takes socket.timeout.ms
     load.check(duplicates=300)
@@ -263,3 +276,34 @@ def test_a_partition_without_a_leader_holds_up_no_other(mock: Make, open_bus: Bu
     cluster.set_leader("half", 1, 1)
     assert {receipt.result(15.0).partition for receipt in receipts.values()} == {0, 1}
     wait_until(lambda: sorted(seen) == sorted(receipts), 15.0)
+
+
+def test_a_subscription_that_cannot_begin_without_a_leader_holds_up_no_other(mock: Make, open_bus: Buses) -> None:
+    """It begins "now", and where that is only the leader knows."""
+    cluster = mock(1)
+    cluster.create_topic("half", 2)
+    cluster.set_leader("half", 1, None)
+    bus = open_bus(cluster)
+    seen: list[str] = []
+    failing = bus.subscribe("t", print, group="other")
+    bus.reconnect(10.0)
+    wait_until(lambda: failing.state is SubscriptionState.ACTIVE)
+    with pytest.raises(SubscribeError, match="half"):
+        bus.subscribe("half", lambda message: seen.append(message.text()), group="g", start="latest")
+    cluster.set_leader("half", 1, 1)
+    bus.subscribe("half", lambda message: seen.append(message.text()), group="g", start="latest")
+    bus.publish("half", "x")
+    wait_until(lambda: seen == ["x"])
+
+
+@pytest.mark.parametrize(
+    ("code", "is_answer"), [(KafkaError._TRANSPORT, False), (KafkaError.LEADER_NOT_AVAILABLE, True)]
+)
+def test_a_link_that_fails_while_it_asks_says_nothing_about_the_topic(code: int, is_answer: bool) -> None:
+    answer: Future[object] = Future()
+    answer.set_exception(KafkaException(KafkaError(code)))
+    admin = SimpleNamespace(list_offsets=lambda asked, **options: dict.fromkeys(asked, answer))
+    topics = Topics(lambda: admin, KafkaConfig(brokers="a:1"))  # type: ignore[arg-type, return-value]
+    with pytest.raises(NotConnectedError) as caught:
+        topics.ends([("t", 0)], 1.0)
+    assert isinstance(caught.value, TopicUnready) is is_answer

@@ -203,7 +203,10 @@ class Topics:
         try:
             return future.result(max(0.05, deadline.remaining()))
         except KafkaException as error:
-            raise _Refused(error.args[0]) from error
+            cause: KafkaError = error.args[0]
+            if cause.code() < 0:  # librdkafka's own: the link, or the time
+                raise NotConnectedError(text_of(cause)) from error
+            raise _Refused(cause) from error
         except FutureTimeout as error:
             raise NotConnectedError("no answer from the cluster in time") from error
 
