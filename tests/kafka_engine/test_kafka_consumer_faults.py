@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError
 from kafka_engine_support import BROADCAST, Buses, Load, clients_of, lasting, session_of
 
 from eventbus import EventBus, Message, NotConnectedError, SubscriptionState
-from eventbus.backends.kafka import member, watch
+from eventbus.backends.kafka import member
 from eventbus.backends.kafka.feed import Feed
 from eventbus.backends.kafka.forks import Consumer
 from eventbus.testing import MockKafka, TcpProxy, wait_until
@@ -113,31 +113,6 @@ def test_a_consumer_that_failed_for_good_is_replaced_alone(
     load.check(duplicates=500)
     assert load.reconnects == []
     assert any("failed for good" in str(event.error) for event in load.errors)
-
-
-def test_a_consumer_that_fetches_nothing_is_replaced_once(
-    mock: Make, open_bus: Buses, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The stall that no probe sees."""
-    monkeypatch.setattr(watch, "DISCOVER_EVERY", 0.2)
-    cluster = mock(1, partitions=1)
-    bus = open_bus(cluster, kafka={"stall_timeout": 0.7})
-    inbox = Inbox()
-    bus.subscribe("t", inbox.handle, group="g")
-    numbered(bus, 10)
-    inbox.wait(range(10))
-    feed = feed_of(bus)
-    lasting(1.0)
-    assert feed.rebuilds == 0, "it has nothing to do"
-    cluster.push_answers(1, "Fetch", (0, 60.0))
-    lasting(0.1)
-    numbered(bus, 10, start=10)
-    inbox.wait(range(20))
-    assert feed.rebuilds == 1
-    assert sorted(inbox.got) == list(range(20))
-    lasting(1.2)
-    assert feed.rebuilds == 1
-    assert bus.get_health_status().is_healthy
 
 
 def recorder(recorded: list[list[int]]) -> type[Consumer]:

@@ -12,12 +12,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from eventbus.backends.kafka import outbox as outbox_module
-from eventbus.backends.kafka import progress as progress_module
-from eventbus.backends.kafka import watch as watch_module
 from eventbus.backends.kafka.outbox import BUSY, ID_HEADER, Outbox
 from eventbus.backends.kafka.problems import ClientErrors
-from eventbus.backends.kafka.progress import Progress
-from eventbus.backends.kafka.watch import Watch
 from eventbus.errors import (
     NotConnectedError,
     PublishNotSentError,
@@ -280,114 +276,3 @@ def test_a_fatal_error_is_told_once_and_shuts_the_door(box: Box) -> None:
 
 
 # -- watchdogs -----------------------------------------------------------------------------------
-
-
-class Clock:
-    """In place of the module `time`."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(progress_module, "time", made)
-    monkeypatch.setattr(watch_module, "time", made)
-    return made
-
-
-def test_publishes_stall_while_the_broker_answers_and_none_of_them_is(clock: Clock) -> None:
-    outbox: Any = SimpleNamespace(answered=0, in_flight=1, thread_alive=True)
-    progress = Progress(outbox, 30.0)
-    progress.check()
-    clock.now += 29
-    progress.check()
-    outbox.answered += 1
-    clock.now += 29
-    progress.check()
-    clock.now += 29
-    progress.excuse()  # a probe failed
-    clock.now += 29
-    progress.check()
-    clock.now += 1
-    with pytest.raises(NotConnectedError, match="1 publishes wait and none was answered for 30 s"):
-        progress.check()
-    outbox.in_flight = 0
-    progress.check()
-    outbox.thread_alive = False
-    with pytest.raises(NotConnectedError, match="died"):
-        progress.check()
-
-
-class Feeding:
-    """A consumer that stands at 5 in one partition, of which `end` is known."""
-
-    def __init__(self) -> None:
-        self.end = 5
-        self.rebuilt = 0
-        self.positions = lambda: {("t", 0): 5}
-        self.full = self.busy = self.reachable = False
-        self.reachable = True
-        self.sub: Any = SimpleNamespace(topic="t", group="g")
-        self.asked = 0
-
-    def rebuild(self, cause: Exception) -> None:
-        self.rebuilt += 1
-
-    def ends(self, places: Any, timeout: float) -> dict[Any, int]:
-        self.asked += 1
-        if not self.reachable:
-            raise NotConnectedError("no answer")
-        return {("t", 0): self.end}
-
-
-def looks(clock: Clock, feed: Any, count: int = 1, watch: Any = None) -> Any:
-    """As the thread of the watch does, every 3 seconds."""
-    watch = watch or Watch("test", feed, lambda: [feed], 30.0)
-    for _ in range(count):
-        watch._guarded(watch._look_for_stalls)
-        clock.now += 3
-    return watch
-
-
-def test_an_idle_consumer_is_left_alone_though_a_message_is_on_its_way(clock: Clock) -> None:
-    feed = Feeding()
-    watch = looks(clock, feed, 100)
-    assert 5 <= feed.asked <= 10, "it is cheap"
-    feed.end = 6
-    while not feed.asked % 2:
-        looks(clock, feed, watch=watch)
-    asked = feed.asked
-    while feed.asked == asked:
-        looks(clock, feed, watch=watch)
-    feed.end = 5
-    looks(clock, feed, 30, watch)
-    assert feed.rebuilt == 0
-
-
-def test_a_consumer_that_stays_behind_is_replaced_once(clock: Clock) -> None:
-    feed = Feeding()
-    watch = looks(clock, feed)
-    feed.end = 6
-    looks(clock, feed, 10, watch)
-    assert feed.rebuilt == 0, "30 s are not over"
-    looks(clock, feed, 2, watch)
-    assert feed.rebuilt == 1
-    looks(clock, feed, 50, watch)
-    assert feed.rebuilt == 1
-
-
-@pytest.mark.parametrize("excuse", ["busy", "full", "unreachable"])
-def test_a_consumer_with_an_excuse_is_not_replaced(clock: Clock, excuse: str) -> None:
-    feed = Feeding()
-    feed.end = 6
-    if excuse == "unreachable":
-        feed.reachable = False
-    else:
-        setattr(feed, excuse, True)
-    looks(clock, feed, 50)
-    assert feed.rebuilt == 0

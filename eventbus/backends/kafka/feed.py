@@ -118,10 +118,10 @@ class Feed:
         with self.lock:
             return any(log.busy for log in self.logs.values())
 
-    def positions(self) -> dict[Place, int]:
-        """Where it stands in the partitions of which something was delivered."""
-        with self.lock:
-            return {place: log.offsets.position for place, log in self.logs.items() if log.offsets is not None}
+    def standing(self, seconds: float) -> dict[Place, int]:
+        """Where it has not moved for so many seconds although it could have: see `Standstill`."""
+        member = self._member
+        return {} if member is None else member.standstill.for_longer_than(seconds)
 
     def settled(self) -> bool:
         """Whether the broker has confirmed all acknowledgements."""

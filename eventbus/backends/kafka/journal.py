@@ -101,6 +101,11 @@ class PartitionLog:
             self.offsets.finish(offset, offset + 1)
 
     @property
+    def begun(self) -> bool:
+        """Whether it is known where the present owner began."""
+        return self._begun
+
+    @property
     def committable(self) -> int | None:
         """The offset to commit; None when there is nothing new."""
         if self.offsets is None or not self._begun:

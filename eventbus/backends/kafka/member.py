@@ -12,6 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Messag
 
 from ...errors import NotConnectedError
 from ...threads import Deadline, spawn
+from .commits import Commits
 from .connecting import new_client
 from .forks import Consumer, keep
 from .intake import Intake
@@ -19,6 +20,7 @@ from .journal import PartitionLog
 from .leaving import close
 from .orders import Order
 from .problems import ClientErrors, is_fatal, text_of
+from .standstill import Standstill
 from .topics import Place, is_pattern
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ logger = logging.getLogger(__name__)
 POLL = 0.1
 FETCH = 256
 """Messages taken at once, at most: what is taken until the lanes are full does not yet call Python's collector."""
-COMMIT_EVERY = 0.1
 FULL_PATIENCE = 0.5
 """Seconds that full lanes are waited for before the partitions are paused: pausing drops what was fetched ahead."""
 REVOKE_GRACE = 1.0
@@ -69,8 +70,8 @@ class Member:
         self._logs = feed.logs
         self._intake = Intake(feed.logs, feed.journal)
         self._stage = _Stage.FETCHING
-        self._in_flight = 0
-        self._next_commit = 0.0
+        self._commits = Commits(feed, feed.logs)
+        self.standstill = Standstill(feed.logs, feed.lock)
         self._followed: Any = None
         self._protocol = "classic" if feed.sub.group is None else feed.shared.protocol.name
         options = feed.shared.options.consumer(
@@ -79,7 +80,7 @@ class Member:
             start="earliest",  # where "now" is, `_starts` says; a position that is gone must not skip what is left
         )
         errors = ClientErrors(f"{feed.shared.thread_name}-{feed.sub.topic}")
-        self.consumer: Any = keep(new_client(Consumer, {**options, "on_commit": self._committed}, errors))
+        self.consumer: Any = keep(new_client(Consumer, {**options, "on_commit": self._commits.answered}, errors))
 
     @property
     def is_paused(self) -> bool:
@@ -101,7 +102,7 @@ class Member:
                 raise BeyondHelp(str(cause))
             self._follow()
             self._seek_back()
-            self._commit_if_due(at_once=order > Order.FETCH)
+            self._commits.send_if_due(self.consumer, at_once=order > Order.FETCH)
             if order > Order.FETCH:
                 self._keep_membership()
             elif feed.full:
@@ -109,6 +110,7 @@ class Member:
             else:
                 self._unpause()  # the room may have come while full lanes were being polled for
                 self._fetch()
+            self.standstill.look(self.consumer)
 
     def end(self) -> None:
         """Send the last commits and leave the group; where that takes long, others go on with it."""
@@ -128,11 +130,11 @@ class Member:
                     log.owner = None
 
     def _leave(self) -> None:
-        self._commit_if_due(at_once=True)
+        self._commits.send_if_due(self.consumer, at_once=True)
         deadline = Deadline(_LAST_COMMIT)
-        while self._in_flight and not deadline.over:
+        while self._commits.in_flight and not deadline.over:
             self.consumer.poll(0.02)
-        if self._in_flight:
+        if self._commits.in_flight:
             self._stage = _Stage.LEAVING_LATE
             spawn(f"{self._feed.shared.thread_name}-leaving", self._outlast, self.consumer)
         else:
@@ -146,9 +148,9 @@ class Member:
         """
         deadline = Deadline(OUTLAST)
         try:
-            while self._in_flight and not deadline.over:
+            while self._commits.in_flight and not deadline.over:
                 consumer.poll(POLL)
-            if not self._in_flight:
+            if not self._commits.in_flight:
                 close(consumer, self._protocol)
         except (KafkaException, RuntimeError) as error:
             logger.debug("%r: leaving the group late: %s", self._feed.sub, text_of(error))
@@ -160,11 +162,13 @@ class Member:
                 return
             first = self.consumer.poll(POLL)
             if first is None:
+                self.standstill.drained = True
                 return
             batch = [first]
             try:
                 # With a time to wait it would wait for a full batch: 500 ms where this takes 3.
                 batch += self.consumer.consume(FETCH, 0)
+                self.standstill.drained |= len(batch) <= FETCH
             finally:  # a callback in there may fail: the first one must not be passed over
                 self._hand_over(batch)
         except KafkaException as error:
@@ -300,7 +304,7 @@ class Member:
             while self._any_busy(gone) and not deadline.over and self._feed.order < Order.END:
                 self._feed.acknowledged.wait(0.02)
                 self._feed.acknowledged.clear()
-            self._commit(gone)
+            self._commits.send(self.consumer, gone)
         self.consumer.incremental_unassign(partitions)
 
     def _lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
@@ -320,60 +324,6 @@ class Member:
     def _any_busy(self, logs: Sequence[PartitionLog]) -> bool:
         with self._feed.lock:
             return any(log.busy for log in logs)
-
-    # -- committing ------------------------------------------------------------------------------
-
-    def _commit_if_due(self, *, at_once: bool) -> None:
-        now = time.monotonic()
-        if at_once or now >= self._next_commit:
-            self._next_commit = now + COMMIT_EVERY
-            self._commit(list(self._logs.values()))
-
-    def _commit(self, logs: Sequence[PartitionLog]) -> None:
-        offsets: list[TopicPartition] = []
-        with self._feed.lock:
-            for log in logs:
-                offset = log.committable
-                if offset is not None:
-                    log.requested = offset
-                    offsets.append(TopicPartition(*log.place, offset))
-            if not offsets or self._feed.sub.group is None:
-                return
-            self._feed.unsettled = True
-        try:
-            self.consumer.commit(offsets=offsets, asynchronous=True)
-            self._in_flight += 1
-        except KafkaException as error:
-            self._commit_failed(offsets, error.args[0])
-
-    def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
-        self._in_flight -= 1
-        if error is not None:
-            self._commit_failed(partitions, error)
-            return
-        failed = [one for one in partitions if one.error is not None]
-        with self._feed.lock:
-            for one in partitions:
-                log = self._logs.get((one.topic, one.partition))
-                if log is not None and one.error is None:
-                    log.acked = max(log.acked, one.offset)
-        if failed:
-            self._commit_failed(failed, failed[0].error)
-        self._note_settled()
-
-    def _commit_failed(self, partitions: Sequence[TopicPartition], error: KafkaError | None) -> None:
-        """Not stored: asked for again, as long as the partition is ours."""
-        logger.info("%r: a commit failed and is repeated: %s", self._feed.sub, text_of(error))
-        with self._feed.lock:
-            for one in partitions:
-                log = self._logs.get((one.topic, one.partition))
-                if log is not None:
-                    log.requested = -1
-        self._note_settled()
-
-    def _note_settled(self) -> None:
-        with self._feed.lock:
-            self._feed.unsettled = self._in_flight > 0
 
     # -- trouble ---------------------------------------------------------------------------------
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ...errors import NotConnectedError
 from ...threads import Stopped, StopToken, spawn
 from .feed import Feed
 from .outbox import Outbox
-from .topics import Place, TopicRefused, Topics, TopicUnready, is_pattern
+from .stalls import Stalls
+from .topics import TopicRefused, Topics, TopicUnready, is_pattern
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +29,10 @@ class Watch:
         self._name = name
         self._topics = topics
         self._feeds = feeds
-        self._stall_timeout = stall_timeout
         self._stop = StopToken()
         self._wake = threading.Event()
         self._wanted: dict[str, None] = {}
-        self._still: dict[Feed, _Still] = {}
+        self._stalls = Stalls(topics, stall_timeout)
         self.beat = time.monotonic()
 
     def start(self, outbox: Outbox) -> None:
@@ -64,7 +64,7 @@ class Watch:
             again = self._ensure_wanted()
             if time.monotonic() >= discover_at:
                 self._guarded(self._discover)
-                self._guarded(self._look_for_stalls)
+                self._guarded(lambda: self._stalls.look(self._feeds()))
                 discover_at = time.monotonic() + DISCOVER_EVERY
             self._wake.wait(ENSURE_AGAIN if again else max(0.05, discover_at - time.monotonic()))
             self._wake.clear()
@@ -107,45 +107,6 @@ class Watch:
             found = self._topics.among(everything, feed.sub.topic)
             if found != feed.topics:
                 feed.follow(found)
-
-    def _look_for_stalls(self) -> None:
-        """A consumer that stands still although there is something to fetch and nothing to handle is replaced."""
-        still: dict[Feed, _Still] = {}
-        for feed in self._feeds():
-            positions = {} if feed.full or feed.busy else feed.positions()
-            before = self._still.get(feed)
-            if before is None or before.positions != positions or not positions:
-                before = _Still(positions)
-            still[feed] = before
-            if before.since + self._stall_timeout <= time.monotonic() and before.behind(self._topics):
-                feed.rebuild(NotConnectedError(f"{feed.sub.topic}: nothing is fetched although there is something"))
-                before.told = True
-        self._still = still
-
-
-class _Still:
-    """A feed that does not move, since when, and whether that was acted upon."""
-
-    def __init__(self, positions: Mapping[Place, int]) -> None:
-        self.positions = positions
-        self.since = time.monotonic()
-        self.told = False
-        self._suspected = False
-
-    def behind(self, topics: Topics) -> bool:
-        """Whether messages wait where it stands, and did so at the look before: one may have come this moment.
-
-        Once is enough: markers of transactions look the same.
-        """
-        if self.told or not self.positions:
-            return False
-        since, self.since = self.since, time.monotonic()
-        suspected, self._suspected = self._suspected, False
-        ends = topics.ends(list(self.positions), 2.0)
-        if not any(ends.get(place, 0) > offset for place, offset in self.positions.items()):
-            return False
-        self.since, self._suspected = since, True  # to be looked at again with the next turn
-        return suspected
 
 
 def _follows(feed: Feed) -> bool:

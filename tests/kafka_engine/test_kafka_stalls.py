@@ -1,0 +1,299 @@
+"""What no probe sees: the broker answers, and yet publishes wait, or a consumer stands still in a partition."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaException, TopicPartition
+from kafka_engine_support import Buses, lasting, session_of
+
+from eventbus import EventBus, NotConnectedError
+from eventbus.backends.kafka import progress, stalls, standstill, watch
+from eventbus.backends.kafka.feed import Feed
+from eventbus.backends.kafka.member import Member
+from eventbus.backends.kafka.progress import Progress
+from eventbus.backends.kafka.stalls import Stalls
+from eventbus.backends.kafka.standstill import NEVER_FETCHED, Standstill
+from eventbus.backends.kafka.topics import TopicUnready
+from eventbus.testing import MockKafka, wait_until
+
+Make = Callable[..., MockKafka]
+
+
+class Clock:
+    """In place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (progress, stalls, standstill):
+        monkeypatch.setattr(module, "time", made)
+    return made
+
+
+# -- publishes -----------------------------------------------------------------------------------
+
+
+def test_publishes_stall_while_the_broker_answers_and_none_of_them_is(clock: Clock) -> None:
+    outbox: Any = SimpleNamespace(answered=0, in_flight=1, thread_alive=True)
+    progress = Progress(outbox, 30.0)
+    progress.check()
+    clock.now += 29
+    progress.check()
+    outbox.answered += 1
+    clock.now += 29
+    progress.check()
+    clock.now += 29
+    progress.excuse()  # a probe failed
+    clock.now += 29
+    progress.check()
+    clock.now += 1
+    with pytest.raises(NotConnectedError, match="1 publishes wait and none was answered for 30 s"):
+        progress.check()
+    outbox.in_flight = 0
+    progress.check()
+    outbox.thread_alive = False
+    with pytest.raises(NotConnectedError, match="died"):
+        progress.check()
+
+
+# -- what a consumer notes of itself -------------------------------------------------------------
+
+
+class Fetching:
+    """A consumer and its partitions: where it stands, and which end it saw. Of p1 nothing was delivered yet."""
+
+    def __init__(self) -> None:
+        self.positions = {("t", 0): 5, ("t", 1): -1001}
+        self.ends = {("t", 0): 5, ("t", 1): 0}
+        self.logs: Any = {
+            ("t", 0): SimpleNamespace(begun=True, busy=False),
+            ("t", 1): SimpleNamespace(begun=False, busy=False),
+        }
+        self.standstill = Standstill(self.logs, threading.Lock())
+
+    def position(self, asked: list[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition(one.topic, one.partition, self.positions[one.topic, one.partition]) for one in asked]
+
+    def get_watermark_offsets(self, asked: TopicPartition, *, cached: bool) -> tuple[int, int]:
+        end = self.ends.get((asked.topic, asked.partition))
+        if end is None:
+            raise KafkaException("unknown partition")
+        return 0, end
+
+    def lasting(self, clock: Clock, seconds: int, *, drained: bool = True) -> None:
+        for _ in range(seconds):
+            self.standstill.drained |= drained
+            self.standstill.look(self)
+            clock.now += 1
+
+
+def test_each_partition_stands_still_for_itself(clock: Clock) -> None:
+    fetching = Fetching()
+    fetching.lasting(clock, 10)
+    fetching.positions["t", 0] = 6
+    fetching.lasting(clock, 10)
+    assert fetching.standstill.for_longer_than(11.0) == {("t", 1): 0}
+    assert fetching.standstill.for_longer_than(10.0) == {("t", 0): 6, ("t", 1): 0}
+    fetching.ends["t", 1] = 3
+    fetching.lasting(clock, 1)
+    assert fetching.standstill.for_longer_than(2.0) == {("t", 0): 6}
+    del fetching.logs["t", 0]
+    fetching.lasting(clock, 1)
+    assert fetching.standstill.for_longer_than(0.0) == {("t", 1): 3}
+
+
+@pytest.mark.parametrize("end", [-1001, None])
+def test_a_partition_that_was_never_fetched_stands_still_too(clock: Clock, end: Any) -> None:
+    fetching = Fetching()
+    fetching.ends["t", 1] = end
+    fetching.lasting(clock, 10)
+    assert fetching.standstill.for_longer_than(10.0) == {("t", 0): 5, ("t", 1): NEVER_FETCHED}
+
+
+def test_a_partition_does_not_stand_still_while_something_of_it_is_being_handled(clock: Clock) -> None:
+    fetching = Fetching()
+    fetching.lasting(clock, 10)
+    fetching.logs["t", 0].busy = True
+    fetching.lasting(clock, 1)
+    fetching.logs["t", 0].busy = False
+    fetching.lasting(clock, 5)
+    assert fetching.standstill.for_longer_than(6.0) == {("t", 1): 0}
+
+
+def test_no_partition_stands_still_while_it_may_wait_behind_others(clock: Clock) -> None:
+    fetching = Fetching()
+    fetching.lasting(clock, 10)
+    fetching.lasting(clock, 1, drained=False)
+    assert fetching.standstill.for_longer_than(0.0) == {}
+
+
+# -- what becomes of it --------------------------------------------------------------------------
+
+
+class Feeding:
+    """A consumer that stands at 5 in one partition for ever, of which `end` is known."""
+
+    def __init__(self) -> None:
+        self.end = 5
+        self.stands = {("t", 0): 5}
+        self.asked = self.rebuilt = 0
+        self.error: Exception | None = None
+
+    def standing(self, seconds: float) -> dict[Any, int]:
+        return self.stands
+
+    def rebuild(self, cause: Exception) -> None:
+        self.rebuilt += 1
+        assert "t [0] at 5" in str(cause)
+
+    def ends(self, places: Any, timeout: float) -> dict[Any, int]:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return {("t", 0): self.end}
+
+    def looked_at(self, clock: Clock, count: int = 1) -> None:
+        """As the thread of the watch does, every 3 seconds."""
+        self.stalls: Any = getattr(self, "stalls", None) or Stalls(self, 30.0)  # type: ignore[arg-type]
+        for _ in range(count):
+            try:
+                self.stalls.look([self])
+            except NotConnectedError as error:
+                assert error is self.error
+            clock.now += 3
+
+
+def test_an_idle_consumer_is_left_alone_though_a_message_is_on_its_way(clock: Clock) -> None:
+    feeding = Feeding()
+    feeding.looked_at(clock, 100)
+    assert 5 <= feeding.asked <= 10, "it is cheap"
+    feeding.end, asked = 6, feeding.asked
+    while feeding.asked == asked:
+        feeding.looked_at(clock)
+    feeding.end = feeding.stands["t", 0] = 6
+    feeding.looked_at(clock, 100)
+    assert feeding.rebuilt == 0
+
+
+def test_a_consumer_that_stays_behind_is_replaced_once(clock: Clock) -> None:
+    feeding = Feeding()
+    feeding.looked_at(clock)
+    feeding.end = 6
+    feeding.looked_at(clock, 10)
+    assert feeding.rebuilt == 0, "30 s are not over"
+    feeding.looked_at(clock, 2)
+    assert feeding.rebuilt == 1
+    feeding.looked_at(clock, 50)
+    assert feeding.rebuilt == 1
+
+
+@pytest.mark.parametrize("error", [NotConnectedError("no answer"), TopicUnready("no leader")])
+def test_a_consumer_with_an_excuse_is_not_replaced(clock: Clock, error: Exception) -> None:
+    feeding = Feeding()
+    feeding.end, feeding.error = 6, error
+    feeding.looked_at(clock, 50)
+    assert feeding.rebuilt == 0
+
+
+# -- on a broker ---------------------------------------------------------------------------------
+
+
+class Inbox:
+    """Notes what comes, by partition."""
+
+    def __init__(self, bus: EventBus, **options: Any) -> None:
+        self.got: list[str] = []
+        bus.subscribe("t", lambda message: self.got.append(message.text()), group="g", **options)
+
+    def wait(self, *texts: str, timeout: float = 15.0) -> None:
+        wait_until(lambda: set(texts) <= set(self.got), timeout, message=lambda: str(self.got))
+
+
+@pytest.fixture
+def impatient(open_bus: Buses, monkeypatch: pytest.MonkeyPatch) -> Callable[[MockKafka], EventBus]:
+    """A bus that finds a stall in about a second."""
+    monkeypatch.setattr(watch, "DISCOVER_EVERY", 0.2)
+    monkeypatch.setattr(standstill, "LOOK_EVERY", 0.1)
+    return lambda cluster: open_bus(cluster, kafka={"stall_timeout": 0.7})
+
+
+def feed_of(bus: EventBus) -> Feed:
+    (feed,) = session_of(bus)._running_feeds()
+    return feed
+
+
+def key_of(bus: EventBus, partition: int) -> str:
+    """A key that goes to this partition; what is published to learn it is a `?`."""
+    return next(key for key in map(str, range(99)) if bus.publish("t", "?", key=key).partition == partition)
+
+
+def test_a_consumer_that_fetches_nothing_is_replaced_once(mock: Make, impatient: Any) -> None:
+    cluster = mock(1, partitions=1)
+    bus = impatient(cluster)
+    inbox = Inbox(bus)
+    bus.publish("t", "before")
+    inbox.wait("before")
+    feed = feed_of(bus)
+    lasting(2.0)
+    assert feed.rebuilds == 0, "it has nothing to do"
+    cluster.push_answers(1, "Fetch", (0, 60.0))
+    lasting(0.1)
+    bus.publish("t", "after")
+    inbox.wait("after")
+    assert feed.rebuilds == 1
+    lasting(1.5)
+    assert feed.rebuilds == 1
+    assert inbox.got == ["before", "after"]
+    assert bus.get_health_status().is_healthy
+
+
+def test_one_partition_that_stands_still_while_others_move_is_found(mock: Make, impatient: Any) -> None:
+    cluster = mock(2, partitions=2)
+    for partition in (0, 1):
+        cluster.set_leader("t", partition, partition + 1)
+    bus = impatient(cluster)
+    inbox = Inbox(bus)
+    stuck, moving = key_of(bus, 0), key_of(bus, 1)
+    bus.publish("t", "before", key=stuck)
+    inbox.wait("before")
+    cluster.push_answers(1, "Fetch", (0, 60.0))
+    lasting(0.1)
+    bus.publish("t", "after", key=stuck)
+    lasting(6.0, lambda: "after" in inbox.got or bus.publish("t", "other", key=moving))
+    assert inbox.got.count("after") == 1
+    assert feed_of(bus).rebuilds == 1
+
+
+def test_a_partition_that_was_never_fetched_is_found(
+    mock: Make, impatient: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason: here it is paused behind our back, as soon as it is assigned."""
+    assigned, consumers = Member._assigned, list[Any]()
+
+    def assigned_and_paused(self: Member, consumer: Any, partitions: list[TopicPartition]) -> None:
+        assigned(self, consumer, partitions)
+        if not consumers:
+            self.consumer.pause([one for one in partitions if one.partition == 0])
+        consumers.append(self.consumer)
+
+    monkeypatch.setattr(Member, "_assigned", assigned_and_paused)
+    bus = impatient(mock(1, partitions=2))
+    stuck = key_of(bus, 0)
+    inbox = Inbox(bus)
+    bus.publish("t", "waiting", key=stuck)
+    inbox.wait("waiting")
+    assert feed_of(bus).rebuilds == 1
+    lasting(1.5)
+    assert feed_of(bus).rebuilds == 1
