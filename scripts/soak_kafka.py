@@ -22,7 +22,7 @@ from attrs import define, field
 from eventbus import EventBus, Message, PublishError, Receipt
 from eventbus.testing import KafkaServer, wait_until
 from scripts.bench.kafka_raw import RawKafka
-from scripts.soaking.holdings import Holdings, kept_by_allocator, settled
+from scripts.soaking.holdings import Holdings, settled
 from scripts.soaking.nodes import nodes
 from scripts.soaking.recovery import recovery
 from scripts.soaking.traffic import Place, Traffic, inversions, place_of, verdict
@@ -92,13 +92,12 @@ def reconnects(options: argparse.Namespace) -> bool:
         each = (time.monotonic() - began) / max(1, options.reconnects - warm)
         assert before is not None
         after = settled(before)
-        free = kept_by_allocator()
     grown = after.memory - before.memory
     good = after.threads <= before.threads and after.descriptors <= before.descriptors and grown < MOST_GROWTH
     print(
         f"{verdict(good)} kafka-reconnects: threads {after.threads - before.threads:+}, "
-        f"descriptors {after.descriptors - before.descriptors:+}, memory {grown / 1024:+.0f} KiB "
-        f"({free / 1024:.0f} KiB kept by malloc), objects {after.objects - before.objects:+}, "
+        f"descriptors {after.descriptors - before.descriptors:+}, memory {grown / 1024:+.0f} KiB, "
+        f"objects {after.objects - before.objects:+}, "
         f"over {options.reconnects - warm} reconnects, {each:.2f} s from one to the next",
         flush=True,
     )

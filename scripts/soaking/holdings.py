@@ -35,22 +35,20 @@ class Holdings:
         return cls(threads, len(open_descriptors()), objects, pages * os.sysconf("SC_PAGE_SIZE"))
 
 
-def kept_by_allocator() -> int:
-    """Bytes of memory that are free and were not given back to the system; now they are. 0 without glibc."""
+def _give_back() -> None:
+    """Have malloc return what is free to the system: else memory is what was once needed at a time, not what is held."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:
-        return 0
-    before = Holdings.now().memory
-    trim(0)
-    return max(0, before - Holdings.now().memory)
+    if trim is not None:  # glibc
+        trim(0)
 
 
 def settled(wanted: Holdings | None) -> Holdings:
-    """What is held once replaced sessions have had their seconds to close."""
+    """What is held once replaced sessions have had their seconds to close, free memory given back."""
     found = Holdings.now()
     for _ in range(14):
         if wanted and found.threads <= wanted.threads and found.descriptors <= wanted.descriptors:
             break
         time.sleep(0.5)
         found = Holdings.now()
-    return found
+    _give_back()
+    return Holdings.now()
