@@ -36,7 +36,7 @@ class Holdings:
 
 
 def _give_back() -> None:
-    """Have malloc return what is free to the system: else memory is what was once needed at a time, not what is held."""
+    """Have malloc return what is free to the system: else memory is what was once needed, not what is held."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # glibc
         trim(0)

@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary, WeakSet
 
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from drivers import Driver
 
@@ -184,7 +184,12 @@ class KafkaDriver(Driver):
             if matches(sub.topic, topic)
             for partition in topics[topic].partitions
         ]
-        committed = asking.committed(places, _ANSWER) if places else []
+        try:
+            committed = asking.committed(places, _ANSWER) if places else []
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_COORDINATOR:  # of a broker that has just started
+                raise
+            return 1
         return sum(asking.get_watermark_offsets(place, _ANSWER)[1] - max(0, place.offset) for place in committed)
 
     def serves(self, sub: Subscription) -> bool:

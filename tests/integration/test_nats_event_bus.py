@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 import pytest
 
 import eventbus
+from eventbus.backends.nats.session import NatsSession
 from eventbus.testing import NatsCluster, NatsServer, wait_until
 
 pytestmark = pytest.mark.nats
@@ -52,6 +53,45 @@ def test_nats_event_bus_reconnect(nats_server: NatsServer, jetstream: bool) -> N
         assert all(sub.state is eventbus.SubscriptionState.ACTIVE for sub in subs)
         assert bus.get_health_status().is_healthy
         assert bus.get_reconnect_status().failure_count == 0
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_group_loses_nothing_when_a_well_core_link_is_replaced(
+    nats_server_shared: NatsServer, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Until the old link is closed the server gives it its share of the messages."""
+    may_close, close = threading.Event(), NatsSession.close
+    if not late:
+        may_close.set()
+
+    def closing(self: NatsSession, timeout: float) -> tuple[str, ...]:
+        assert may_close.wait(20.0)
+        return close(self, timeout)
+
+    monkeypatch.setattr(NatsSession, "close", closing)
+    url = {"url": nats_server_shared.url, "jetstream": False}
+    handled: list[int] = []
+    published, over = 0, threading.Event()
+    with eventbus.EventBus(url) as bus, eventbus.EventBus({**url, "name": "other"}) as other:
+
+        def publish() -> None:
+            nonlocal published
+            while not over.is_set():
+                other.publish("swapped", published)
+                published += 1
+
+        bus.subscribe("swapped", lambda message: handled.append(message.json()), group="g")
+        thread = threading.Thread(target=publish, daemon=True)
+        thread.start()
+        for _ in range(10):
+            bus.reconnect(10.0)
+            seen = published
+            wait_until(lambda seen=seen: published > seen + 20)  # type: ignore[misc]
+        may_close.set()
+        over.set()
+        thread.join(10.0)
+        wait_until(lambda: len(handled) >= published, message=lambda: f"{len(handled)} of {published}")
+        assert sorted(handled) == list(range(published))
 
 
 @pytest.mark.outage("a")

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import frontrun
 from frontrun._cooperative import patch_locks, unpatch_locks
 
+UNTIL_FOUND = 40.0
+"""Seconds that a race which is there may take to be found, on a busy machine."""
 PREEMPTIONS = 2
 """Switches between threads at places where a thread could have gone on: most races need one or two."""
 

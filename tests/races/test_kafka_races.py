@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("confluent_kafka")
 
 from confluent_kafka import KafkaError
-from race_explorer import explore
+from race_explorer import UNTIL_FOUND, explore
 from test_races import finds_a_race
 
 from eventbus.backends.kafka import ledger as ledger_module
@@ -152,7 +152,7 @@ def test_a_publisher_that_meets_the_end_of_the_producer_is_handed_back_or_refuse
             Publishing.abandon,
             invariant=invariant,
             clock="virtual",
-            seconds=SECONDS,
+            seconds=UNTIL_FOUND,
         )
 
 

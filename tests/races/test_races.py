@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from race_explorer import explore
+from race_explorer import UNTIL_FOUND, explore
 
 from eventbus import Subscription, SubscriptionState
 from eventbus.config import EventBusConfig
@@ -26,7 +26,7 @@ from eventbus.threads import StopToken
 def finds_a_race(setup: Callable[[], object], *workers: Callable, invariant: Callable[..., bool]) -> None:
     """The broken twin is seen: the exploration of the real thing could have failed."""
     with pytest.raises(AssertionError, match=r"Race condition|illegal move"):
-        explore(setup, *workers, invariant=invariant)
+        explore(setup, *workers, invariant=invariant, seconds=UNTIL_FOUND)
 
 
 # -- the subscription map ------------------------------------------------------------------------

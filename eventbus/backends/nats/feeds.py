@@ -28,6 +28,11 @@ class Feed:
         self._dirty = connection.dirty
         self._deliver = deliver
 
+    @property
+    def shares(self) -> bool:
+        """Whether what comes here comes nowhere else and never again: also beside a successor it is delivered."""
+        return False
+
     def wants(self, topic: str) -> bool:
         """Whether a message that the server sent here is for this subscription."""
         if topic.startswith(("$", "_INBOX.")):
@@ -92,6 +97,11 @@ class CoreFeed(Feed):
         self._arrived = 0.0
         self._fields: list[Any] = []
         self._sid = connection.subscribe(sub.topic, self, sub.group or "")
+
+    @property
+    def shares(self) -> bool:
+        """As `Feed.shares`: the server gives each message to one member of a queue group."""
+        return self.sub.group is not None
 
     def sids(self) -> list[int]:
         """As `Feed.sids`."""

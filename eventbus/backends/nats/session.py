@@ -49,6 +49,8 @@ class NatsSession:
         self._leaving = False
         self._leaving_feeds: list[Feed] = []
         """Detached or drained, with messages in hand."""
+        self._sharing_feeds: list[Feed] = []
+        """Abandoned, and at work until their successors are."""
         self._refused: set[str] | None = None
         """Topics that `prepare` learns it may not read."""
         self._told: set[str] = set()
@@ -152,8 +154,9 @@ class NatsSession:
             feeds = list(self._feeds.values())
             self._feeds.clear()
             self._leaving_feeds.clear()
+            self._sharing_feeds += [feed for feed in feeds if feed.shares]
         for feed in feeds:
-            feed.closed = True
+            feed.closed = not feed.shares
         return records
 
     def drain(self, timeout: float) -> None:
@@ -168,18 +171,24 @@ class NatsSession:
         deadline = Deadline(timeout)
         with self._lock:
             self._closing = True
+            sharing, self._sharing_feeds = self._sharing_feeds, []
         self._publisher.retire()
+        if sharing:
+            self._unsubscribe(sharing, deadline.share(0.5))
         unfinished = self._connection.close(deadline.remaining())
         return unfinished + self._helper.close(deadline.remaining())
 
     def _stop(self, feeds: Sequence[Feed], timeout: float) -> None:
         """Take no more from these; what was on its way is given back. Silent about a dead peer."""
-        sids: list[int] = []
         for feed in feeds:
             feed.closed = True
-            sids += feed.sids()
         with self._lock:
             self._leaving_feeds += [feed for feed in feeds if len(feed.sub.in_hand)]
+        self._unsubscribe(feeds, timeout)
+
+    def _unsubscribe(self, feeds: Sequence[Feed], timeout: float) -> None:
+        """Have the server send nothing more for these; silent about a dead peer."""
+        sids = [sid for feed in feeds for sid in feed.sids()]
         if sids:
             self._connection.unsubscribe(*sids)
         try:
