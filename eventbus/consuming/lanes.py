@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from queue import SimpleQueue
 from zlib import crc32
 
@@ -19,10 +19,6 @@ ACKNOWLEDGE_EVERY = 0.05
 
 
 _Entry = tuple[int, Sequence[Delivery]]
-
-
-def _all(delivery: Delivery) -> bool:
-    return True
 
 
 class Lanes:
@@ -59,7 +55,12 @@ class Lanes:
         self._full = False
         self._next = 0
         self._generation = 0
-        self._stale: Callable[[Delivery], bool] = _all
+        """Counts the discards: batches are told by it apart that were put before one and after it."""
+        self._all_cut = 0
+        self._cuts: dict[Hashable, int] = {}
+        """By token: the generation before which all is dropped."""
+        self._cuts_behind: list[dict[Hashable, int]] = [{} for _ in range(concurrency)]
+        """The same, of one lane alone."""
         self._stopping = False
         self._finishing = False
 
@@ -90,11 +91,18 @@ class Lanes:
         self._dropped(batch)  # it crossed with the end: no lane will look at it any more
         return False
 
-    def discard(self, stale: Callable[[Delivery], bool] = _all) -> None:
-        """Drop what is queued, not started and `stale`; the lanes report it as dropped one after another."""
+    def discard(self, tokens: Collection[Hashable] | None = None) -> None:
+        """Drop what is queued and not started, all or the deliveries with one of these tokens.
+
+        The lanes report it as dropped one after another. A lane that has dropped deliveries with a token also
+        drops those that were put behind them until then: what is dropped comes again, and nothing overtakes it.
+        """
         with self._lock:
-            self._stale = stale  # before the generation: whoever sees that uses this
             self._generation += 1
+            if tokens is None:
+                self._all_cut = self._generation
+            else:
+                self._cuts.update(dict.fromkeys(tokens, self._generation))
 
     def finish(self, timeout: float) -> tuple[str, ...]:
         """Take the queued deliveries to their end, up to `timeout` seconds; name the lanes still at work."""
@@ -112,7 +120,7 @@ class Lanes:
         return self.finish(timeout)
 
     def _start(self) -> None:
-        self._threads = [spawn(f"{self._name}-{number}", self._run, queue) for number, queue in enumerate(self._queues)]
+        self._threads = [spawn(f"{self._name}-{lane}", self._run, lane) for lane in range(len(self._queues))]
 
     def _split(self, batch: Sequence[Delivery]) -> list[tuple[int, Sequence[Delivery]]]:
         lanes = len(self._queues)
@@ -128,36 +136,48 @@ class Lanes:
             parts.setdefault(lane, []).append(delivery)
         return list(parts.items())
 
-    def _run(self, queue: SimpleQueue[_Entry | None]) -> None:
+    def _run(self, lane: int) -> None:
         ended = False
+        queue = self._queues[lane]
         while (entry := queue.get()) is not None:
             generation, batch = entry
             try:
-                ended = self._handle(generation, batch, ended)
+                ended = self._handle(lane, generation, batch, ended)
             except Exception:  # ours, not the handler's: the lane has to go on, or its keys hang for ever
                 logger.exception("%s: acknowledging failed", threading.current_thread().name)
                 self._give_up(batch)
             finally:
                 self._leave(len(batch))
 
-    def _handle(self, generation: int, batch: Sequence[Delivery], ended: bool) -> bool:
+    def _handle(self, lane: int, generation: int, batch: Sequence[Delivery], ended: bool) -> bool:
         """Handle a batch but for what was discarded; True when a stop has ended the lane."""
         while batch and not ended:
             if generation != self._generation:
-                generation, batch = self._sift(batch)
+                generation, batch = self._sift(lane, generation, batch)
             batch = batch[self._work(generation, batch) :]
             ended = bool(batch) and generation == self._generation
         if batch:
             self._dropped(batch)
         return ended
 
-    def _sift(self, batch: Sequence[Delivery]) -> tuple[int, Sequence[Delivery]]:
-        """Drop what is stale; the rest belongs to the generation of now."""
-        generation, stale = self._generation, self._stale
-        dropped = [delivery for delivery in batch if stale(delivery)]
-        if dropped:
-            self._dropped(dropped)
-        return generation, [delivery for delivery in batch if not stale(delivery)]
+    def _sift(self, lane: int, put_in: int, batch: Sequence[Delivery]) -> tuple[int, Sequence[Delivery]]:
+        """Drop what was discarded since the batch was put; the rest is as good as put in the generation returned."""
+        behind = self._cuts_behind[lane]
+        with self._lock:
+            generation = self._generation
+            cut = {token for cuts in (self._cuts, behind) for token, until in cuts.items() if put_in < until}
+            everything = put_in < self._all_cut
+        if everything:
+            self._dropped(batch)
+            return generation, ()
+        dropped = [delivery for delivery in batch if cut and delivery.token in cut]
+        if not dropped:
+            return generation, batch
+        self._dropped(dropped)
+        with self._lock:  # only now: what was put before the owner learned of it must be cut, too
+            self._generation += 1
+            behind.update(dict.fromkeys({one.token for one in dropped}, self._generation))
+        return generation, [delivery for delivery in batch if delivery.token not in cut]
 
     def _give_up(self, batch: Sequence[Delivery]) -> None:
         """Keep nothing of a batch in hand that was not acknowledged: kept, it would be renewed and never handled."""

@@ -64,8 +64,8 @@ class Subscription:
         """Written by sessions, `time.monotonic`: until then the broker knew that what is in hand is ours."""
         self.session: Any = None
         """The session that delivers it now; written under the map's lock only."""
-        self.discard_unstarted: Callable[..., None] = lambda *stale: None
-        """Drop what no handler was started for, or of that what a function given says; others have it by now."""
+        self.discard_unstarted: Callable[..., None] = lambda *tokens: None
+        """Drop what no handler was started for, or of that what has one of the tokens given; see `Lanes.discard`."""
 
     def __repr__(self) -> str:
         group = "broadcast" if self.group is None else f"group {self.group!r}"

@@ -40,6 +40,8 @@ class OnePartition(RuleBasedStateMachine):
         self.lanes: dict[int, KafkaDelivery] = {}
         self.done: set[int] = set()
         """Handled, here or by another member."""
+        self.returned: set[int] = set()
+        """Given back by the lanes, and not handed out again."""
         self.group = 0
         """What the broker has as committed."""
         self.member: object | None = None
@@ -77,6 +79,8 @@ class OnePartition(RuleBasedStateMachine):
         for delivery, offset in zip(batch, offsets_of(batch), strict=True):
             assert offset not in self.lanes, "started twice at once"
             assert offset not in self.done, "handled again though it is known to be done"
+            self.returned.discard(offset)
+            assert not [one for one in self.returned - self.done if one < offset], "it overtakes what was given back"
             self.lanes[offset] = delivery
         assert self.logs[PLACE] is self.journal.logs[PLACE], "taken for a topic that was made anew"
 
@@ -94,6 +98,7 @@ class OnePartition(RuleBasedStateMachine):
         """A lane will not handle some."""
         chosen = data.draw(st.lists(st.sampled_from(sorted(self.lanes)), min_size=1, max_size=5, unique=True))
         self.journal.drop([self.lanes.pop(offset) for offset in chosen])
+        self.returned.update(chosen)
 
     @precondition(lambda self: self.member is not None)
     @rule()
@@ -230,6 +235,21 @@ def test_what_the_broker_has_deleted_is_not_waited_for() -> None:
         assert offsets_of(batch) == [7]
         assert logs[PLACE].committable == 7
         assert not logs[PLACE].rewind
+
+
+def test_nothing_overtakes_what_was_given_back() -> None:
+    journal, intake, logs = taking()
+    with journal.lock:
+        batch, _ = intake.take([made(offset) for offset in range(3)])
+    journal.finish(batch[:1])
+    journal.drop(batch[1:])
+    with journal.lock:
+        assert offsets_of(intake.take([made(3), made(4)])[0]) == []
+        assert offsets_of(intake.take([made(5), made(7)])[0]) == []
+        assert logs[PLACE].go_back() == 1
+        batch, _ = intake.take([made(offset) for offset in range(1, 8)])
+    assert offsets_of(batch) == [1, 2, 3, 4, 5, 6, 7]
+    assert journal.duplicates == 0
 
 
 def test_errors_among_the_messages_pass_nothing_over() -> None:

@@ -204,10 +204,74 @@ def test_what_is_stale_is_dropped_and_the_rest_handled_in_order() -> None:
     rig.lanes.put(batch(0, 1, 2, 3))
     rig.lanes.put(batch(4, 5))
     assert entered.wait(5.0)
-    rig.lanes.discard(lambda delivery: delivery.token % 2 == 1)
+    rig.lanes.discard({1, 3, 5, 7})
     rig.lanes.put(batch(7))
     gate.set()
     assert rig.lanes.finish(5.0) == ()
     assert handled == [0, 2, 4, 7], "what came after the discard is not looked at"
     assert rig.dropped == [1, 3, 5]
     assert sorted(rig.done) == [0, 2, 4, 7]
+
+
+def of(token: str, *numbers: int, key: str = "k") -> list[Delivery]:
+    made = batch(*numbers, key=key)
+    for one in made:
+        one.token = token
+    return made
+
+
+def test_nothing_overtakes_what_was_dropped() -> None:
+    """It comes again: what was put behind it before the lane has dropped it, comes after it then."""
+    entered, gate = threading.Event(), threading.Event()
+    handled: list[str] = []
+    dropped: list[str] = []
+
+    def handler(delivery: Delivery) -> None:
+        entered.set()
+        assert gate.wait(10.0)
+        handled.append(delivery.text())
+
+    def drop(deliveries: Sequence[Delivery]) -> None:
+        dropped.extend(one.text() for one in deliveries)
+        if dropped == ["1"]:  # a last one, before the owner knows
+            rig.lanes.put(of("a", 6))
+
+    rig = Rig(handler)
+    rig.lanes._dropped = drop
+    rig.lanes.put(of("a", 0, 1))
+    rig.lanes.put([*of("b", 2), *of("a", 3)])
+    assert entered.wait(5.0)
+    rig.lanes.discard({"a"})
+    rig.lanes.put([*of("a", 4), *of("b", 5)])
+    gate.set()
+    wait_until(lambda: rig.lanes.backlog == 0)
+    assert dropped == ["1", "3", "4", "6"]
+    rig.lanes.put(of("a", 1, 3))
+    wait_until(lambda: rig.lanes.backlog == 0)
+    assert handled == ["0", "2", "5", "1", "3"]
+    assert rig.lanes.stop(5.0) == ()
+
+
+def test_what_one_lane_drops_is_no_concern_of_the_others() -> None:
+    """Else what one drops would have the other drop, for ever."""
+    gates = {"x": threading.Event(), "d": threading.Event()}
+    handled: list[str] = []
+
+    def handler(delivery: Delivery) -> None:
+        assert gates[delivery.key or ""].wait(10.0)
+        handled.append(delivery.text())
+
+    rig = Rig(handler, concurrency=2)
+    assert len(rig.lanes._split([*of("a", 0, key="x"), *of("a", 0, key="d")])) == 2
+    rig.lanes.put([*of("a", 1, 2, key="x"), *of("a", 3, 4, key="d")])
+    wait_until(lambda: all(queue.empty() for queue in rig.lanes._queues))
+    rig.lanes.discard({"a"})
+    gates["x"].set()
+    wait_until(lambda: rig.lanes.backlog == 2)
+    rig.lanes.put([*of("a", 2, key="x"), *of("a", 5, key="d")])
+    wait_until(lambda: rig.lanes.backlog == 3)
+    gates["d"].set()
+    wait_until(lambda: rig.lanes.backlog == 0)
+    assert sorted(handled) == ["1", "2", "3"]
+    assert rig.dropped == ["a"] * 3, "2, 4, and 5 behind it"
+    assert rig.lanes.stop(5.0) == ()

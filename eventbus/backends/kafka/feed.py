@@ -11,7 +11,6 @@ from attrs import frozen
 
 from ...consuming.subscriptions import Subscription
 from ...errors import EventBusError, NotConnectedError
-from ...message import Delivery
 from ...threads import Deadline, join_all, spawn
 from ..base import Deliver
 from .journal import PartitionLog, journal_of
@@ -101,10 +100,12 @@ class Feed:
         """Something was acknowledged, or given back."""
         self.acknowledged.set()
 
-    def is_foreign(self, delivery: Delivery) -> bool:
-        """Whether a delivery's partition is not ours now, or not what it was."""
-        log: PartitionLog = delivery.token
-        return log.owner is None or self.journal.logs.get(log.place) is not log
+    def discard_orphans(self) -> None:
+        """Have the lanes drop what no handler was started for and whose partition is not ours now."""
+        with self.lock:
+            orphans = self.journal.orphans()
+        if orphans:
+            self.sub.discard_unstarted(orphans)
 
     @property
     def consumer(self) -> object:

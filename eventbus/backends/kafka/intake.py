@@ -45,7 +45,7 @@ class Intake:
         if (list(topics).count(place[0]), list(partitions).count(place[1])) != (count, count):
             return None
         log = self._log_at(place, begin)
-        if log is None or begin < log.known:
+        if log is None or begin < log.known or log.rewind:
             return None
         log.fetched(begin, begin + count)
         return Run(messages, place[0], log, log.base + begin)
@@ -68,7 +68,9 @@ class Intake:
                 begun = following = -1
                 topic, partition = message.topic(), message.partition()
                 log = self._log_at((topic, partition), offset)
-                if log is None:  # taken away while this was fetched
+                if log is not None and log.rewind:  # it comes again, behind what was given back
+                    log = None
+                if log is None:  # or taken away while this was fetched
                     continue
                 base, known = log.base, log.known
             following = offset + 1

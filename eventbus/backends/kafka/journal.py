@@ -153,11 +153,12 @@ class Journal(InHand):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.logs: dict[Place, PartitionLog] = {}
         self.begins: dict[Place, int] | None = None
         self.previous: threading.Thread | None = None
         self._next_base = 0
+        self._replaced: list[PartitionLog] = []
 
     def log_of(self, place: Place) -> PartitionLog:
         """The partition's log. Under the lock."""
@@ -171,9 +172,16 @@ class Journal(InHand):
 
     def new_log(self, place: Place) -> PartitionLog:
         """The partition begins anew: its old offsets mean nothing now. Under the lock."""
+        if place in self.logs:
+            self._replaced.append(self.logs[place])
         self._next_base += _LOG_SPAN
         log = self.logs[place] = PartitionLog(place, self._next_base)
         return log
+
+    def orphans(self) -> list[PartitionLog]:
+        """Logs of partitions that no consumer of ours has, and those that were replaced since. Under the lock."""
+        replaced, self._replaced = self._replaced, []
+        return replaced + [log for log in self.logs.values() if log.owner is None]
 
     def admit(self, batch: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
         """As `InHand.admit`; all are new: see `Intake`."""

@@ -209,13 +209,13 @@ class Member:
 
     def _hand_over(self, messages: Sequence[Message]) -> None:
         feed = self._feed
-        with feed.lock:
+        with feed.lock:  # until the lanes have it: what one of them gives back is behind this, or this behind it
             batch, errors = self._intake.take(messages)
-        if batch:
-            feed.room.clear()  # before: a resume that comes while the lanes take the batch is not lost
-            feed.full = True
-            if feed.deliver(batch):
-                feed.full = False
+            if batch:
+                feed.room.clear()  # before: a resume that comes while the lanes take the batch is not lost
+                feed.full = True
+                if feed.deliver(batch):
+                    feed.full = False
         for error in errors:
             self._event(error)
 
@@ -265,7 +265,7 @@ class Member:
         self.consumer.incremental_assign(partitions)
         if self.is_paused:
             self.consumer.pause(partitions)
-        self._feed.sub.discard_unstarted(self._feed.is_foreign)
+        self._feed.discard_orphans()
 
     def _starts(self, partitions: list[TopicPartition]) -> dict[Place, int]:
         """Where a group that begins "now" begins: where partitions ended when it was subscribed, or at the
@@ -318,7 +318,7 @@ class Member:
             for log in gone:
                 if log is not None and log.owner is self:
                     log.owner = None
-        self._feed.sub.discard_unstarted(self._feed.is_foreign)
+        self._feed.discard_orphans()
         return [log for log in gone if log is not None]
 
     def _any_busy(self, logs: Sequence[PartitionLog]) -> bool:

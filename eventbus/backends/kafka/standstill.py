@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 from confluent_kafka import KafkaException, TopicPartition
@@ -22,7 +22,7 @@ class Standstill:
     may just wait behind others.
     """
 
-    def __init__(self, logs: dict[Place, PartitionLog], lock: threading.Lock) -> None:
+    def __init__(self, logs: dict[Place, PartitionLog], lock: AbstractContextManager[Any]) -> None:
         self._logs = logs
         self._lock = lock
         self._next_look = 0.0
