@@ -25,6 +25,8 @@ from .js_publisher import JetStreamPublisher
 logger = logging.getLogger(__name__)
 
 _MOST_TOLD = 100
+_LAST_SHARE = 0.5
+"""Seconds that a replaced link has for what the server has sent to it: one that is well needs a millisecond."""
 STUCK = 30.0
 """Seconds after which an unanswered publish is a failed probe."""
 
@@ -174,7 +176,7 @@ class NatsSession:
             sharing, self._sharing_feeds = self._sharing_feeds, []
         self._publisher.retire()
         if sharing:
-            self._unsubscribe(sharing, deadline.share(0.5))
+            self._unsubscribe(sharing, min(_LAST_SHARE, deadline.share(0.5)))
         unfinished = self._connection.close(deadline.remaining())
         return unfinished + self._helper.close(deadline.remaining())
 
