@@ -56,8 +56,9 @@ def test_nats_event_bus_reconnect(nats_server: NatsServer, jetstream: bool) -> N
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_group_loses_nothing_when_a_well_core_link_is_replaced(
-    nats_server_shared: NatsServer, monkeypatch: pytest.MonkeyPatch, late: bool
+@pytest.mark.parametrize("jetstream", [True, False], ids=["jetstream", "nats-core"])
+def test_a_group_loses_nothing_when_a_well_link_is_replaced(
+    nats_server_shared: NatsServer, monkeypatch: pytest.MonkeyPatch, jetstream: bool, late: bool
 ) -> None:
     """Until the old link is closed the server gives it its share of the messages."""
     may_close, close = threading.Event(), NatsSession.close
@@ -69,18 +70,19 @@ def test_a_group_loses_nothing_when_a_well_core_link_is_replaced(
         return close(self, timeout)
 
     monkeypatch.setattr(NatsSession, "close", closing)
-    url = {"url": nats_server_shared.url, "jetstream": False}
+    url = {"url": nats_server_shared.url, "jetstream": jetstream, "ack_wait": 60.0}
     handled: list[int] = []
+    topic = f"swapped-{jetstream}-{late}"
     published, over = 0, threading.Event()
     with eventbus.EventBus(url) as bus, eventbus.EventBus({**url, "name": "other"}) as other:
 
         def publish() -> None:
             nonlocal published
             while not over.is_set():
-                other.publish("swapped", published)
+                other.publish(topic, published)
                 published += 1
 
-        bus.subscribe("swapped", lambda message: handled.append(message.json()), group="g")
+        bus.subscribe(topic, lambda message: handled.append(message.json()), group="g")
         thread = threading.Thread(target=publish, daemon=True)
         thread.start()
         for _ in range(10):

@@ -51,8 +51,8 @@ class NatsSession:
         self._leaving = False
         self._leaving_feeds: list[Feed] = []
         """Detached or drained, with messages in hand."""
-        self._sharing_feeds: list[Feed] = []
-        """Abandoned, and at work until their successors are."""
+        self._abandoned_feeds: list[Feed] = []
+        """The server sends to them until the link is closed."""
         self._refused: set[str] | None = None
         """Topics that `prepare` learns it may not read."""
         self._told: set[str] = set()
@@ -156,7 +156,7 @@ class NatsSession:
             feeds = list(self._feeds.values())
             self._feeds.clear()
             self._leaving_feeds.clear()
-            self._sharing_feeds += [feed for feed in feeds if feed.shares]
+            self._abandoned_feeds += feeds
         for feed in feeds:
             feed.closed = not feed.shares
         return records
@@ -173,10 +173,11 @@ class NatsSession:
         deadline = Deadline(timeout)
         with self._lock:
             self._closing = True
-            sharing, self._sharing_feeds = self._sharing_feeds, []
+            abandoned, self._abandoned_feeds = self._abandoned_feeds, []
         self._publisher.retire()
-        if sharing:
-            self._unsubscribe(sharing, min(_LAST_SHARE, deadline.share(0.5)))
+        if abandoned:
+            self._unsubscribe(abandoned, min(_LAST_SHARE, deadline.share(0.3)))
+            self._settle(min(_LAST_SHARE, deadline.share(0.3)))  # what came was given back
         unfinished = self._connection.close(deadline.remaining())
         return unfinished + self._helper.close(deadline.remaining())
 
@@ -193,11 +194,15 @@ class NatsSession:
         sids = [sid for feed in feeds for sid in feed.sids()]
         if sids:
             self._connection.unsubscribe(*sids)
+        self._settle(timeout)
+        self._connection.forget(*sids)
+
+    def _settle(self, timeout: float) -> None:
+        """Wait until the server has read whatever was sent to it, acknowledgements included."""
         try:
-            self._connection.ping(timeout)  # whatever was sent before, acknowledgements included, is read then
+            self._connection.ping(timeout)
         except NotConnectedError as error:
             logger.debug("the server did not answer in time: %s", error)
-        self._connection.forget(*sids)
 
     def _check_lost(self) -> None:
         if self.lost is not None:
