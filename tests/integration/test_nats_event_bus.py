@@ -96,6 +96,40 @@ def test_a_group_loses_nothing_when_a_well_link_is_replaced(
         assert sorted(handled) == list(range(published))
 
 
+@pytest.mark.parametrize("jetstream", [True, False], ids=["jetstream", "nats-core"])
+def test_a_group_loses_nothing_when_a_member_closes(nats_server_shared: NatsServer, jetstream: bool) -> None:
+    """As in every rolling restart: what the server has sent to it by then is handled, or given back."""
+    url = {"url": nats_server_shared.url, "jetstream": jetstream, "ack_wait": 60.0}
+    topic = f"rolling-{jetstream}"
+    handled: list[int] = []
+    published, over = 0, threading.Event()
+
+    def handle(message: eventbus.Message) -> None:
+        handled.append(message.json())
+
+    with eventbus.EventBus(url) as stays, eventbus.EventBus({**url, "name": "other"}) as other:
+
+        def publish() -> None:
+            nonlocal published
+            while not over.is_set():
+                for _ in range(100):
+                    other.publish_nowait(topic, published)
+                    published += 1
+                other.flush(10.0)
+
+        stays.subscribe(topic, handle, group="g")
+        thread = threading.Thread(target=publish, daemon=True)
+        thread.start()
+        for _ in range(10):
+            with eventbus.EventBus({**url, "name": "goes"}) as goes:
+                goes.subscribe(topic, handle, group="g")
+                wait_until(lambda goes=goes: goes.get_statistics().handled > 500)  # type: ignore[misc]
+        over.set()
+        thread.join(10.0)
+        wait_until(lambda: len(handled) >= published, message=lambda: f"{len(handled)} of {published}")
+        assert sorted(handled) == list(range(published))
+
+
 @pytest.mark.outage("a")
 def test_three_kills_under_twenty_thousand_confirmed_publishes(nats_server: NatsServer) -> None:
     """0 lost, 0 stored twice, stored in order per thread."""

@@ -20,6 +20,9 @@ _new = NatsDelivery.__new__
 class Feed:
     """What both kinds have: the way to the lanes, and the flag that says they are full."""
 
+    gives_back = False
+    """Whether what arrives when it is closed goes to somebody else; else it would be lost."""
+
     def __init__(self, connection: Connection, sub: Subscription, deliver: Deliver) -> None:
         self.sub = sub
         self.closed = False

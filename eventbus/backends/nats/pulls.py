@@ -51,6 +51,8 @@ def answers(deliveries: Iterable[Delivery], what: bytes) -> bytes:
 class PullFeed(Feed):
     """The pulls of one subscription: one for each stream that it reads."""
 
+    gives_back = True
+
     def __init__(self, connection: Connection, sub: Subscription, deliver: Deliver, repair: Repair) -> None:
         super().__init__(connection, sub, deliver)
         self._batch: list[Delivery] = []

@@ -182,12 +182,14 @@ class NatsSession:
         return unfinished + self._helper.close(deadline.remaining())
 
     def _stop(self, feeds: Sequence[Feed], timeout: float) -> None:
-        """Take no more from these; what was on its way is given back. Silent about a dead peer."""
+        """Take no more from these; what was on its way is given back, or taken. Silent about a dead peer."""
         for feed in feeds:
-            feed.closed = True
+            feed.closed = feed.gives_back
         with self._lock:
             self._leaving_feeds += [feed for feed in feeds if len(feed.sub.in_hand)]
         self._unsubscribe(feeds, timeout)
+        for feed in feeds:
+            feed.closed = True
 
     def _unsubscribe(self, feeds: Sequence[Feed], timeout: float) -> None:
         """Have the server send nothing more for these; silent about a dead peer."""
