@@ -35,6 +35,7 @@ class RecoveryOutages(OutageBase):
         self.publish(bus, 2)
         self.settle(sub, handled=2)
         self.assert_history()
+        wait_until(lambda: watch.reconnects)  # told last, on a thread of its own
         assert watch.phases == [Phase.RECONNECTING, Phase.CONNECTED]
         assert [(event.how, event.reconnect_count) for event in watch.reconnects] == [(self.how(bus), 1)]
         assert watch.reconnects[0].downtime > 0.0
@@ -175,6 +176,7 @@ class RecoveryOutages(OutageBase):
         # To the broker the dead link is a member of the group, until it has found that out itself.
         self.settle(sub, handled=3 if bus.features.replays else None, timeout=30.0)
         self.assert_history(ordered=bus.features.ordered_by_key)
+        wait_until(lambda: watch.reconnects)
         wait_until(lambda: watch.reconnects)
         assert [event.how for event in watch.reconnects] == ["rebuilt"]
 
