@@ -158,6 +158,7 @@ def test_health_check_failure_handling(make: Make, broker: MemoryOutages, caplog
     assert "the threshold of 3" in threshold[0].getMessage()
     back = [record for record in caplog.records if "connected again" in record.getMessage()]
     assert [record.levelname for record in back] == ["INFO"]
+    wait_until(lambda: len(errors) >= 3)  # told on a thread of its own
     assert [event.source for event in errors] == ["health"] * 3
 
 
