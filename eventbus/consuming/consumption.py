@@ -20,8 +20,10 @@ RETRY_FACTOR = 2.0
 LONGEST_RETRY = 5.0
 HIGH_WATER = 1024
 """Deliveries in the lanes at which a session stops fetching. What it fetched comes again if we die."""
-HIGH_WATER_UNSTORED = 65_536
-"""The same where nothing is redelivered: what arrives above it is lost, so more may wait."""
+HIGH_WATER_UNSTORED = 524_288
+"""The same where nothing is redelivered: what arrives above it is lost, so more may wait. As many as in nats-py."""
+MOST_UNSTORED_BYTES = 128 * 1024 * 1024
+"""Of payloads, about: all are taken to be as large as the first one of the batch that arrives. As in nats-py."""
 
 
 class Consumption:
@@ -93,13 +95,14 @@ class Consumption:
         return self._lanes.stop(timeout)
 
     def _deliver_unstored(self, batch: Sequence[Delivery]) -> bool:
-        if self._lanes.backlog >= self._high:
+        backlog = self._lanes.backlog
+        if backlog >= min(self._high, MOST_UNSTORED_BYTES // (len(batch[0].payload) or 1)):
             with self._lock:
                 first = not self.dropped
                 self.dropped += len(batch)
             if first:
                 logger.error("%r: the handler is too slow; messages are dropped from now on", self.sub)
-                error = RuntimeError(f"{self.sub!r}: {self._high} messages wait for the handler; dropping new ones")
+                error = RuntimeError(f"{self.sub!r}: {backlog} messages wait for the handler; dropping new ones")
                 self._report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
             return False
         with self._lock:

@@ -136,6 +136,20 @@ def test_where_nothing_is_redelivered_full_lanes_drop_count_and_report_once(
     assert rig.session.acknowledged == []
 
 
+def test_where_nothing_is_redelivered_large_messages_fill_the_lanes_sooner(
+    monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    monkeypatch.setattr(module, "MOST_UNSTORED_BYTES", 3000)
+    rig = Rig(lambda message: gate.wait(20.0), replays=False)
+    for number in range(5):
+        rig.deliver([Delivery("t", bytes(1000))])
+        assert rig.consumption.counts()["dropped"] == max(0, number - 2)
+    rig.deliver([Delivery("t", b"")])
+    assert rig.consumption.counts()["dropped"] == 2, "there is room for small ones"
+    gate.set()
+    rig.consumption.finish(5.0)
+
+
 def test_counters_survive_an_unsubscribe_and_what_still_runs_then(gate: threading.Event) -> None:
     consumers, entered = Consumers("test", None, True, lambda event: None), threading.Event()
 
