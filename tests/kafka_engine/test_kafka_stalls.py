@@ -199,6 +199,20 @@ def test_a_consumer_that_stays_behind_is_replaced_once(clock: Clock) -> None:
     assert feeding.rebuilt == 1
 
 
+def test_one_that_got_on_is_cured_again(clock: Clock) -> None:
+    """As when a partition is never fetched, twice in a consumer's life: it stands at no offset both times."""
+    feeding = Feeding()
+    feeding.end = 6
+    feeding.looked_at(clock, 50)
+    assert feeding.rebuilt == 1
+    feeding.stands["t", 0] = 6
+    feeding.looked_at(clock, 50)
+    assert feeding.rebuilt == 1
+    feeding.stands["t", 0] = 5
+    feeding.looked_at(clock, 50)
+    assert feeding.rebuilt == 2
+
+
 @pytest.mark.parametrize("error", [NotConnectedError("no answer"), TopicUnready("no leader")])
 def test_a_consumer_with_an_excuse_is_not_replaced(clock: Clock, error: Exception) -> None:
     feeding = Feeding()

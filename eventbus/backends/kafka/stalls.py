@@ -25,6 +25,7 @@ class Stalls:
         self._records = {feed: self._records.get(feed) or _Record() for feed in feeds}
         for feed, record in self._records.items():
             stands = feed.standing(self._stall_timeout)
+            record.forget_what_moved(stands)
             stalled = record.stalled(self._behind(stands)) if record.is_due(stands, self._stall_timeout) else {}
             if stalled:
                 feed.rebuild(NotConnectedError(f"{_names(stalled)}: nothing is fetched although there is something"))
@@ -46,6 +47,10 @@ class _Record:
         self._suspected: _Stands = {}
         self._cured: _Stands = {}
         """A new consumer that does not get on from there either is not the one to blame."""
+
+    def forget_what_moved(self, stands: _Stands) -> None:
+        """What got on after its cure may be cured again, were it to stand at the same place."""
+        self._cured = {place: at for place, at in self._cured.items() if stands.get(place, at) == at}
 
     def is_due(self, stands: _Stands, period: float) -> bool:
         """Whether to ask about these: now and then, and again at once where something was behind."""
