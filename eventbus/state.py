@@ -21,6 +21,8 @@ class Phase(Enum):
     DISCONNECTED: no attempt is being made: they are used up (the health check goes on and a broker that
     comes back starts a new episode), or the health check is stopped. Publishes wait up to their timeout.
     CLOSED: final. Every call but the status calls raises `ClosedError`.
+    FORKED: final. This is a forked child's copy of a bus that its parent has opened: the connection is the
+    parent's, and every call but the status calls and `close` raises `ForkedError`.
     """
 
     NEW = "new"
@@ -29,6 +31,12 @@ class Phase(Enum):
     RECONNECTING = "reconnecting"
     DISCONNECTED = "disconnected"
     CLOSED = "closed"
+    FORKED = "forked"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing follows it."""
+        return self in (Phase.CLOSED, Phase.FORKED)
 
 
 MOVES: dict[Phase, frozenset[Phase]] = {
@@ -38,6 +46,7 @@ MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.RECONNECTING: frozenset({Phase.CONNECTED, Phase.DISCONNECTED, Phase.CLOSED}),
     Phase.DISCONNECTED: frozenset({Phase.RECONNECTING, Phase.CLOSED}),
     Phase.CLOSED: frozenset(),
+    Phase.FORKED: frozenset(),
 }
 
 
@@ -59,9 +68,10 @@ class ConnectionState:
 class HealthStatus:
     """What the health check measured last. Times are aware UTC.
 
-    is_healthy: the last probe succeeded and nothing has been judged lost since.
+    is_healthy: the bus is CONNECTED, the last probe succeeded and nothing has been judged lost since.
     is_running: the health-check thread is alive.
-    detail: what was wrong with the last probe, or what it found ("" before the first).
+    detail: what was wrong with the last probe, or what it found ("" before the first); once the bus has ended, that.
+    not_served: the subscriptions that get nothing now, by topic: PENDING and FAILED ones, each with its reason.
     """
 
     is_healthy: bool
@@ -70,6 +80,7 @@ class HealthStatus:
     last_success_time: datetime | None
     last_failure_time: datetime | None
     detail: str
+    not_served: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)

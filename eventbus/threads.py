@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from _thread import LockType
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from queue import SimpleQueue
+from contextlib import contextmanager, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 logger = logging.getLogger(__name__)
@@ -52,68 +55,126 @@ class Deadline:
         return self._at is not None and time.monotonic() >= self._at
 
 
+class Bell:
+    """Wakes whoever waits for a change.
+
+    Unlike `threading.Condition` and `threading.Event` it survives an exception at any instruction of a wait, and may
+    be rung or waited for in a signal handler: there is no lock that two of its callers need. (Their `__enter__` is
+    Python code: interrupted behind its first line it leaves its lock taken for ever.)
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: deque[LockType] = deque()
+
+    def ring(self) -> None:
+        """Let all that wait look at their condition again."""
+        for _ in range(len(self._waiting)):
+            try:
+                waiting = self._waiting.popleft()
+            except IndexError:  # another one rings, too
+                return
+            waiting.release()
+
+    def wait_for(self, condition: Callable[[], object], deadline: Deadline) -> bool:
+        """Wait until the condition holds or the time is up; whether it holds. The condition takes no lock."""
+        while not condition():
+            if deadline.over:
+                return False
+            own = threading.Lock()
+            own.acquire()
+            self._waiting.append(own)
+            try:
+                if not condition():  # it may have changed before we were among the waiting
+                    own.acquire(timeout=deadline.remaining())
+            finally:
+                with suppress(ValueError):
+                    self._waiting.remove(own)
+        return True
+
+
+class Alarm:
+    """Wakes the one thread that waits on it; a call that comes before the wait is kept. Safe as a `Bell`."""
+
+    __slots__ = ("_calls",)
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Wake the thread, now or at its next wait."""
+        self._calls.put(None)
+
+    def wait(self, timeout: float) -> bool:
+        """Sleep up to `timeout` seconds; True when it was called. All calls until then count as one."""
+        try:
+            self._calls.get(timeout=min(timeout, threading.TIMEOUT_MAX))
+        except Empty:
+            return False
+        with suppress(Empty):
+            while True:
+                self._calls.get_nowait()
+        return True
+
+
 class StopToken:
     """A request to stop that wakes everything waiting on it. Set once, never cleared.
 
-    A child is set with its parent; setting the child leaves the parent alone.
+    A child is set with its parent; setting the child leaves the parent alone. Setting one takes no lock: it may
+    happen in a signal handler.
     """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
-        self._lock = threading.Lock()
+        self._is_set = False
+        self._bell = Bell()
         self._callbacks: dict[object, Callable[[], object]] = {}
 
     def set(self) -> None:
         """Ask to stop: ends all waits at once and runs the registered callbacks on this thread."""
-        with self._lock:
-            if self._event.is_set():
-                return
-            self._event.set()
-            callbacks = list(self._callbacks.values())
-        for callback in callbacks:
+        if self._is_set:
+            return
+        self._is_set = True
+        self._bell.ring()
+        for callback in list(self._callbacks.values()):
             self._run(callback)
 
     def is_set(self) -> bool:
         """Whether a stop was asked for."""
-        return self._event.is_set()
+        return self._is_set
 
     def wait(self, timeout: float) -> bool:
         """Sleep up to `timeout` seconds; True as soon as a stop is asked for."""
-        return self._event.wait(min(timeout, threading.TIMEOUT_MAX))
+        return self._bell.wait_for(self.is_set, Deadline(timeout))
 
     def check(self) -> None:
         """Raise `Stopped` if a stop was asked for."""
-        if self._event.is_set():
+        if self._is_set:
             raise Stopped
 
     @contextmanager
     def interrupts(self, callback: Callable[[], object]) -> Iterator[None]:
         """Within the block a stop calls `callback`, which must be quick and may run twice."""
         key = object()
-        with self._lock:
-            self._callbacks[key] = callback
+        self._callbacks[key] = callback
         try:
-            if self._event.is_set():
+            if self._is_set:
                 self._run(callback)
             yield
         finally:
-            with self._lock:
-                self._callbacks.pop(key, None)
+            self._callbacks.pop(key, None)
 
     def child(self) -> StopToken:
         """A token of its own that this one sets too."""
         token = StopToken()
-        with self._lock:
-            self._callbacks[token] = token.set
-            late = self._event.is_set()
-        if late:
+        self._callbacks[token] = token.set
+        if self._is_set:  # after the registration: whoever set it may have looked before
             token.set()
         return token
 
     def release(self, child: StopToken) -> None:
         """Forget a child that is no longer needed."""
-        with self._lock:
-            self._callbacks.pop(child, None)
+        self._callbacks.pop(child, None)
 
     @staticmethod
     def _run(callback: Callable[[], object]) -> None:
@@ -123,11 +184,25 @@ class StopToken:
             logger.exception("a callback of a stop failed")
 
 
-def spawn(name: str, target: Callable[..., object], *args: object) -> threading.Thread:
-    """Start a daemon thread called `name`."""
-    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+class OwnThread(threading.Thread):
+    """A daemon thread of ours. owner: the one it works for; None for nobody in particular."""
+
+    def __init__(self, name: str, call: Callable[[], object], owner: object) -> None:
+        super().__init__(target=call, name=name, daemon=True)
+        self.owner = owner
+
+
+def spawn(name: str, target: Callable[..., object], *args: object, owner: object = None) -> threading.Thread:
+    """Start a daemon thread called `name`; code that runs on it finds `owner` with `works_for`."""
+    thread = OwnThread(name, partial(target, *args), owner)
     thread.start()
     return thread
+
+
+def works_for(owner: object) -> bool:
+    """Whether the calling thread was spawned for this owner."""
+    thread = threading.current_thread()
+    return isinstance(thread, OwnThread) and thread.owner is owner
 
 
 def join_all(threads: Iterable[threading.Thread], timeout: float) -> tuple[str, ...]:
@@ -154,9 +229,10 @@ class OrderedWorker:
     An error in a call goes to `on_error` (on the same thread) and changes nothing else.
     """
 
-    def __init__(self, name: str, on_error: Callable[[BaseException], object]) -> None:
+    def __init__(self, name: str, on_error: Callable[[BaseException], object], owner: object = None) -> None:
         self._name = name
         self._on_error = on_error
+        self._owner = owner
         self._lock = threading.Lock()
         self._calls: SimpleQueue[tuple[Callable[..., object], tuple[object, ...]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -168,7 +244,7 @@ class OrderedWorker:
             if self._closed:
                 return False
             if self._thread is None:
-                self._thread = spawn(self._name, self._run)
+                self._thread = spawn(self._name, self._run, owner=self._owner)
             self._calls.put((call, args))
             return True
 

@@ -1,15 +1,18 @@
-"""The order in which a bus ends, with one deadline over all of it."""
+"""The end of a bus: asked for by anybody, done once, with one deadline over all of it."""
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 
 from ..backends.base import Session
 from ..consuming.consumers import Consumers
+from ..errands import GRACE, Errands
 from ..errors import ClosedError, EventBusError
 from ..publishing.publisher import Publisher
 from ..state import CloseReport, Phase
-from ..threads import Deadline, join_all
+from ..threads import Bell, Deadline, StopToken, join_all
 from .callbacks import Callbacks
 from .health import HealthMonitor
 from .supervisor import Supervisor
@@ -20,43 +23,91 @@ CALLBACKS_GRACE = 1.0
 """Seconds for the callbacks that are queued when all else is over: one that hangs does not hold up a close."""
 
 
-def close_in_order(
-    monitor: HealthMonitor,
-    supervisor: Supervisor,
-    consumers: Consumers,
-    publisher: Publisher,
-    callbacks: Callbacks,
-    deadline: Deadline,
-) -> CloseReport:
-    """End everything: monitor, intake, handlers, acknowledgements, answers, session, callbacks.
+class Closing:
+    """Closes a bus on the thread of its doorman, who exists since `open()`; whoever asks only waits.
 
-    No step may use up the time of those behind it: each has a share of what is left.
+    So an exception in a caller leaves nothing half closed, a signal handler may ask on top of whatever its thread was
+    doing, and the next caller waits for the same end. is_ours(): whether the calling thread is one that the end waits
+    for; such a one, which no signal interrupts, does the closing itself, or does not wait for another's.
     """
-    judged_well = supervisor.phases.phase is Phase.CONNECTED
-    unfinished = list(monitor.stop(deadline.share(0.5)))
-    session = supervisor.session
-    # Nothing is waited for on a link that a reconnect was called for.
-    alive = judged_well and session is not None and session.lost is None
-    if session is not None and alive:
-        _drain(session, deadline.share(0.25))
-    unfinished += consumers.finish(deadline.share(0.6))
-    if session is not None and alive:
-        publisher.pending.wait_settled(deadline.share(0.5))
-        _drain(session, deadline.share(0.5))
-    # From here on a candidate that comes too late is closed by the supervisor.
-    supervisor.phases.move(Phase.CLOSED)
-    records = [] if session is None else session.abandon()
-    unanswered = publisher.pending.fail_all(records, lambda id: ClosedError("the bus is closed; make a new one"))
-    if session is not None:
-        unfinished += session.close(deadline.share(0.7))
-    unfinished += join_all(supervisor.closers(), deadline.share(0.5))
-    unfinished += publisher.answers.close(deadline.share(0.5))
-    unfinished += callbacks.close(min(CALLBACKS_GRACE, deadline.remaining()))
-    return CloseReport(
-        unanswered=unanswered,
-        unhandled=consumers.unhandled,
-        unfinished_threads=tuple(dict.fromkeys(unfinished)),
-    )
+
+    def __init__(
+        self,
+        errands: Errands,
+        monitor: HealthMonitor,
+        supervisor: Supervisor,
+        consumers: Consumers,
+        publisher: Publisher,
+        callbacks: Callbacks,
+        stop: StopToken,
+        is_ours: Callable[[], bool],
+    ) -> None:
+        self._errands = errands
+        self._monitor = monitor
+        self._supervisor = supervisor
+        self._consumers = consumers
+        self._publisher = publisher
+        self._callbacks = callbacks
+        self._stop = stop
+        self._is_ours = is_ours
+        self._turn = threading.Lock()
+        self._over = Bell()
+        self._asked = False
+        self._report: CloseReport | None = None
+
+    def close(self, timeout: float) -> CloseReport:
+        """End everything within `timeout` seconds; of several calls the first one's time counts."""
+        deadline = Deadline(timeout)
+        if self._is_ours() or not self._errands.running:
+            self._close(deadline)
+            self._errands.run_last(lambda: None)
+        else:
+            if not self._asked:
+                self._errands.run_last(lambda: self._close(deadline))  # once more than needed does no harm
+                self._asked = True
+            self._over.wait_for(lambda: self._report, Deadline(timeout + GRACE))
+        return self._report or CloseReport(unanswered=0, unhandled=0, unfinished_threads=("close",))
+
+    def _close(self, deadline: Deadline) -> None:
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            self._report = self._close_in_order(deadline)
+        finally:
+            self._over.ring()
+
+    def _close_in_order(self, deadline: Deadline) -> CloseReport:
+        """End monitor, intake, handlers, acknowledgements, answers, session, callbacks.
+
+        No step may use up the time of those behind it: each has a share of what is left.
+        """
+        supervisor, consumers, publisher = self._supervisor, self._consumers, self._publisher
+        judged_well = supervisor.phases.phase is Phase.CONNECTED
+        self._stop.set()  # before any lock: whoever holds one is woken and lets go
+        unfinished = list(self._monitor.stop(deadline.share(0.5)))
+        session = supervisor.session
+        # Nothing is waited for on a link that a reconnect was called for.
+        alive = judged_well and session is not None and session.lost is None
+        if session is not None and alive:
+            _drain(session, deadline.share(0.25))
+        unfinished += consumers.finish(deadline.share(0.6))
+        if session is not None and alive:
+            publisher.pending.wait_settled(deadline.share(0.5))
+            _drain(session, deadline.share(0.5))
+        # From here on a candidate that comes too late is closed by the supervisor.
+        supervisor.phases.move(Phase.CLOSED)
+        records = [] if session is None else session.abandon()
+        unanswered = publisher.pending.fail_all(records, lambda id: ClosedError("the bus is closed; make a new one"))
+        if session is not None:
+            unfinished += session.close(deadline.share(0.7))
+        unfinished += join_all(supervisor.current.closers(), deadline.share(0.5))
+        unfinished += publisher.answers.close(deadline.share(0.5))
+        unfinished += self._callbacks.close(min(CALLBACKS_GRACE, deadline.remaining()))
+        return CloseReport(
+            unanswered=unanswered,
+            unhandled=consumers.unhandled,
+            unfinished_threads=tuple(dict.fromkeys(unfinished)),
+        )
 
 
 def _drain(session: Session, timeout: float) -> None:

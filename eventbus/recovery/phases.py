@@ -8,31 +8,38 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 
+from attrs import evolve
+
 from ..config import ReconnectConfig
 from ..state import MOVES, ConnectionState, Phase, ReconnectStatus
+from ..threads import Bell, Deadline
 
 logger = logging.getLogger(__name__)
 
 
 class Phases:
-    """Holds the phase. `move` is the only thing that changes it; the lock is a leaf."""
+    """Holds the phase. `move` is the only thing that changes it, on threads of ours; its lock is a leaf.
+
+    Looking takes no lock: what is looked at is one immutable value, replaced as a whole. So a signal handler and a
+    forked child may look at any time.
+    """
 
     def __init__(self, bus: str, on_move: Callable[[ConnectionState], object]) -> None:
         self._bus = bus
         self._on_move = on_move
-        self._changed = threading.Condition(threading.Lock())
-        self._phase = Phase.NEW
-        self._reconnect_count = 0
-        self._last_connected: datetime | None = None
+        self._lock = threading.Lock()
+        self._changed = Bell()
+        self._state = ConnectionState(
+            phase=Phase.NEW, is_connected=False, reconnect_count=0, last_connected_time=None, last_error=None
+        )
         self._last_reconnect: datetime | None = None
-        self._last_error: BaseException | None = None
         self._down_since: float | None = None
         self.attempt = 0
 
     @property
     def phase(self) -> Phase:
         """Where the bus stands."""
-        return self._phase
+        return self._state.phase
 
     def move(
         self,
@@ -46,82 +53,91 @@ class Phases:
 
         Any other illegal move is a bug.
         """
-        with self._changed:
-            before = self._phase
-            if before is Phase.CLOSED or (only_from is not None and before is not only_from):
+        with self._lock:
+            before = self._state.phase
+            if before.is_final or (only_from is not None and before is not only_from):
                 return False
             assert to in MOVES[before], f"illegal move {before.name} -> {to.name}"
-            self._phase = to
             self._note(to, cause, reconnected)
-            self._changed.notify_all()
             # Only queues; within the lock so that callbacks see the moves in their order.
-            self._on_move(self._snapshot())
+            self._on_move(self._state)
+        self._changed.ring()
         level = logging.WARNING if to in (Phase.RECONNECTING, Phase.DISCONNECTED) else logging.INFO
         why = "" if cause is None else f" ({cause})"
         logger.log(level, "%s: %s -> %s%s", self._bus, before.name, to.name, why)
         return True
 
+    def forked(self) -> None:
+        """This is a forked child's copy: final, and whatever lock another thread of the parent held is no matter."""
+        self._lock = threading.Lock()
+        self._state = evolve(self._state, phase=Phase.FORKED, is_connected=False)
+        self.attempt = 0
+
+    def inherited(self) -> None:
+        """This is a forked child's copy of a bus that was not opened."""
+        self._lock = threading.Lock()
+
     def failed(self, cause: BaseException) -> None:
         """Note an error without a move."""
-        with self._changed:
-            self._last_error = cause
+        with self._lock:
+            self._state = evolve(self._state, last_error=cause)
 
     def trouble(self) -> None:
         """The first sign of trouble: downtime counts from here."""
-        with self._changed:
+        with self._lock:
             if self._down_since is None:
                 self._down_since = time.monotonic()
 
     def trouble_over(self) -> None:
         """It was nothing: a probe succeeded before anything was judged lost."""
-        with self._changed:
-            if self._phase is Phase.CONNECTED:
+        with self._lock:
+            if self._state.phase is Phase.CONNECTED:
                 self._down_since = None
 
     def downtime(self) -> float:
         """Seconds since the first sign of trouble; 0.0 when there is none."""
-        with self._changed:
-            return 0.0 if self._down_since is None else time.monotonic() - self._down_since
+        since = self._down_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def wait_connected(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for CONNECTED; False at once when the bus is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._phase in (Phase.CONNECTED, Phase.CLOSED), timeout)
-            return self._phase is Phase.CONNECTED
+        """Wait up to `timeout` seconds for CONNECTED; False at once when the bus has ended."""
+        self.wait_for(lambda: self.phase is Phase.CONNECTED or self.phase.is_final, Deadline(timeout))
+        return self.phase is Phase.CONNECTED
+
+    def wait_for(self, condition: Callable[[], object], deadline: Deadline) -> bool:
+        """Wait for something that comes with a move; whether it holds. The condition takes no lock."""
+        return self._changed.wait_for(condition, deadline)
 
     def connection_state(self) -> ConnectionState:
         """A snapshot."""
-        with self._changed:
-            return self._snapshot()
+        return self._state
 
     def reconnect_status(self, failures: int, config: ReconnectConfig) -> ReconnectStatus:
         """A snapshot, with what the health check counts."""
-        with self._changed:
-            return ReconnectStatus(
-                failure_count=failures,
-                last_reconnect_time=self._last_reconnect,
-                is_reconnecting=self._phase is Phase.RECONNECTING,
-                attempt=self.attempt if self._phase is Phase.RECONNECTING else 0,
-                config=config,
-            )
+        reconnecting = self.phase is Phase.RECONNECTING
+        return ReconnectStatus(
+            failure_count=failures,
+            last_reconnect_time=self._last_reconnect,
+            is_reconnecting=reconnecting,
+            attempt=self.attempt if reconnecting else 0,
+            config=config,
+        )
 
     def _note(self, to: Phase, cause: BaseException | None, reconnected: bool) -> None:
-        if cause is not None:
-            self._last_error = cause
+        state = self._state
+        count, connected = state.reconnect_count, state.last_connected_time
         if to is Phase.CONNECTED:
-            self._last_connected = datetime.now(timezone.utc)
+            connected = datetime.now(timezone.utc)
             self._down_since = None
             if reconnected:
-                self._reconnect_count += 1
-                self._last_reconnect = self._last_connected
+                count += 1
+                self._last_reconnect = connected
         elif self._down_since is None and to in (Phase.RECONNECTING, Phase.DISCONNECTED):
             self._down_since = time.monotonic()
-
-    def _snapshot(self) -> ConnectionState:
-        return ConnectionState(
-            phase=self._phase,
-            is_connected=self._phase is Phase.CONNECTED,
-            reconnect_count=self._reconnect_count,
-            last_connected_time=self._last_connected,
-            last_error=self._last_error,
+        self._state = ConnectionState(
+            phase=to,
+            is_connected=to is Phase.CONNECTED,
+            reconnect_count=count,
+            last_connected_time=connected,
+            last_error=state.last_error if cause is None else cause,
         )

@@ -4,41 +4,38 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import partial
 
-from ..backends.base import Backend, Deliver, Session, SessionContext
+from ..backends.base import Backend, Session
 from ..config import EventBusConfig
-from ..consuming.subscriptions import Subscription, SubscriptionMap, SubscriptionState
+from ..consuming.subscription_map import SubscriptionMap
+from ..consuming.subscriptions import Subscription
 from ..errors import (
     ClosedError,
     ConnectFailedError,
     EventBusError,
     NotConnectedError,
     ReconnectExhaustedError,
-    SessionRetired,
-    SubscribeError,
 )
 from ..publishing.pending import Pending
 from ..state import ErrorEvent, Phase, ReconnectEvent
-from ..threads import Deadline, Stopped, StopToken, spawn
+from ..threads import Deadline, Stopped, StopToken
 from .backoff import FINAL, retrying
 from .callbacks import Callbacks
+from .current import CurrentSession
 from .healing import HEAL_GRACE, HEAL_PROBE, Healing
 from .phases import Phases
 
 logger = logging.getLogger(__name__)
 
-OLD_CLOSE = 5.0
-"""Seconds that a replaced session has for its close, on a thread of its own."""
-
 
 class Supervisor:
     """Makes sessions and replaces them. Nothing about a particular broker is in here.
 
-    An episode (`reconnect`) runs on the thread that calls it: the health monitor's, or that of a user who
-    calls `bus.reconnect()` while the monitor is stopped. There is one at a time.
+    An episode (`reconnect`) runs on the thread that calls it, never a user's. There is one at a time.
+    on_lost(cause): the current session is gone. on_connected(detail): there is a connection, proven. Neither blocks.
     """
 
     def __init__(
@@ -48,78 +45,94 @@ class Supervisor:
         subscriptions: SubscriptionMap,
         pending: Pending,
         callbacks: Callbacks,
-        deliver: Callable[[Subscription, Session], Deliver],
+        on_lost: Callable[[BaseException], object],
+        on_connected: Callable[[str], object],
     ) -> None:
         self._config = config
         self._backend = backend
         self._subscriptions = subscriptions
         self._pending = pending
         self._callbacks = callbacks
-        self._deliver = deliver
+        self._on_lost = on_lost
+        self._on_connected = on_connected
         self._healing = Healing(backend.features.heals_itself)
         self.phases = Phases(config.name, callbacks.moved)
-        self.on_lost: Callable[[BaseException], object] = lambda cause: None
-        self._session: Session | None = None
+        self.current = CurrentSession(config, backend, subscriptions, pending, callbacks.report, self._session_lost)
         self._turn = threading.Lock()
         self._in_episode = False
         self._was_connected = False
-        self._closers: list[threading.Thread] = []
+        self._wanted: set[object] = set()
+        self._asked = 0
+        """How often a replacement was asked for: a pause ends when it grows."""
 
     @property
     def session(self) -> Session | None:
         """The current session; it may be lost already."""
-        return self._session
+        return self.current.session
 
     @property
-    def was_connected(self) -> bool:
-        """Whether there ever was a session: only then an episode counts as a reconnect."""
-        return self._was_connected
+    def in_episode(self) -> bool:
+        """Whether an episode runs, on whatever thread."""
+        return self._in_episode
 
     @property
     def lost(self) -> BaseException | None:
         """Why the current session is gone for good; None while it may live, or when there is none."""
-        session = self._session
-        return None if session is None else session.lost
-
-    @property
-    def has_late(self) -> bool:
-        """Whether subscriptions wait that were added while the session was being made, or while it healed."""
-        return any(sub.state is SubscriptionState.PENDING for sub in self._subscriptions.unattached(self._session))
+        return self.current.lost
 
     # -- first connect ---------------------------------------------------------------------------
 
     def connect(self, timeout: float, stop: StopToken) -> None:
         """The first connect, from CONNECTING to CONNECTED within `timeout` seconds; raises why not."""
+        deadline = Deadline(timeout)
         try:
-            self._install(*self._candidate(timeout, stop))
+            self.current.install(self.current.candidate(timeout, stop))
         except (NotConnectedError, OSError) as error:
             raise ConnectFailedError(str(error)) from error
         if not self._arrive(reconnected=False):
             raise ClosedError("the bus was closed while it was connecting")
-        self._attach_late()
+        if self.current.has_late and not deadline.over:
+            self.current.bring_late(min(deadline.remaining(), self._config.health_check.timeout))
 
     # -- reconnect -------------------------------------------------------------------------------
 
-    def reconnect(self, cause: BaseException, stop: StopToken, *, force: bool = False) -> bool:
-        """One episode: attempts until one succeeds, they are used up, or `stop` is set. True: CONNECTED.
+    @property
+    def is_replacement_wanted(self) -> bool:
+        """Whether somebody waits for another session than the present one."""
+        return bool(self._wanted)
 
-        Never raises. `force` replaces the session even if the old one is well.
+    @contextmanager
+    def replacement_wanted(self) -> Iterator[None]:
+        """Within the block every episode replaces the session, even one that is well; a pause in one ends at once."""
+        key = object()
+        self._wanted.add(key)
+        self._asked += 1
+        try:
+            yield
+        finally:
+            self._wanted.discard(key)
+
+    def reconnect(self, cause: BaseException, stop: StopToken) -> bool | None:
+        """One episode: attempts until one succeeds, they are used up, or `stop` is set.
+
+        True: CONNECTED by it. False: not. None: another thread's episode runs. Never raises.
         """
         with self._turn:
             if self._in_episode:
-                return False
+                return None
             self._in_episode = True
         connected = False
         try:
-            if self.phases.phase is Phase.RECONNECTING or self._begin(cause):
-                connected = self._run_episode(cause, stop, force or self._config.reconnect.rebuild == "always")
+            kept = self.current.session if self._is_forced and self.phases.phase is Phase.CONNECTED else None
+            if self.phases.phase is Phase.RECONNECTING or self._begin(cause, kept):
+                connected = self._run_episode(cause, stop) or self._keep(kept, cause)
         finally:
             self.phases.attempt = 0
             with self._turn:
                 self._in_episode = False
         lost = self.lost
         if connected and lost is not None:  # it went before the episode was over, when `abort` did nothing
-            self.on_lost(lost)
+            self._on_lost(lost)
         return connected and lost is None
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
@@ -139,68 +152,37 @@ class Supervisor:
             elif self.lost is not None:
                 self.phases.move(Phase.DISCONNECTED, self.lost, only_from=Phase.CONNECTED)
 
-    def repair(self) -> bool:
-        """Prepare and attach what the current session does not deliver yet: failed ones, late ones.
+    def repair(self, stop: StopToken) -> bool:
+        """Bring what the current session does not deliver yet: failed ones, late ones. False: some wait on.
 
-        False: the link failed meanwhile. Bounded by the probe's timeout, and not interruptible: the
-        session is at work, and whoever stops the health check does not ask for its end.
+        Bounded by the probe's timeout, and not interruptible: the session is at work, and whoever stops the
+        health check does not ask for its end.
         """
-        session = self._session
-        waiting = [] if session is None or session.lost is not None else self._subscriptions.unattached(session)
-        if session is None or not waiting:
-            return True
-        try:
-            refused = session.prepare(waiting, self._config.health_check.timeout)
-            self._note_refused(refused)
-            self._attach(session, [sub for sub in waiting if sub not in refused])
-        except (EventBusError, OSError) as error:
-            logger.warning("%s: subscriptions wait for the next try: %s", self._config.name, error)
-            return False
-        return True
+        return stop.is_set() or self.current.bring_late(self._config.health_check.timeout)
 
-    def activate(self, sub: Subscription) -> None:
-        """Bring a subscription that was just added to the current session. SubscribeError: it is refused.
+    def activate(self, sub: Subscription, stop: StopToken) -> None:
+        """Bring a subscription that was just added; see `CurrentSession.activate`."""
+        self.current.activate(sub, stop, lambda: self.phases.phase is Phase.CONNECTED)
 
-        Without a connection it waits for the next session.
-        """
-        while self.phases.phase is Phase.CONNECTED and sub.state is SubscriptionState.PENDING:
-            session = self._session
-            if session is None or session.lost is not None:
-                return
-            try:
-                refused = session.prepare([sub], self._config.connect_timeout)
-                if sub in refused:
-                    raise SubscribeError(f"{sub.topic}: {refused[sub]}") from refused[sub]
-                self._attach(session, [sub])
-                if not self._backend.features.replays:
-                    # Nothing is kept for it: what others publish after this call must find it on the server.
-                    session.probe(self._config.connect_timeout, StopToken())
-            except (SessionRetired, NotConnectedError, OSError) as error:
-                logger.info("%s: %r waits for the next session: %s", self._config.name, sub, error)
-                if session is self._session:
-                    return
+    # -- an episode ------------------------------------------------------------------------------
 
-    def _attach(self, session: Session, subs: Sequence[Subscription]) -> None:
-        """Deliver prepared subscriptions through a session, if it still is the current one."""
-        with self._subscriptions.lock:
-            if session is not self._session:
-                raise SessionRetired("another session has taken over")
-            self._subscriptions.attach(session, subs, partial(self._deliver_to, session))
+    @property
+    def _is_forced(self) -> bool:
+        return bool(self._wanted) or self._config.reconnect.rebuild == "always"
 
-    # -- closing ---------------------------------------------------------------------------------
-
-    def closers(self) -> list[threading.Thread]:
-        """Threads that are closing replaced sessions."""
-        self._closers = [thread for thread in self._closers if thread.is_alive()]
-        return list(self._closers)
-
-    # -- inside ----------------------------------------------------------------------------------
-
-    def _begin(self, cause: BaseException) -> bool:
-        self._pending.suspend(True)
+    def _begin(self, cause: BaseException, kept: Session | None) -> bool:
+        if kept is None or kept.lost is not None:
+            self._pending.suspend(True)
         return self.phases.move(Phase.RECONNECTING, cause)
 
-    def _run_episode(self, cause: BaseException, stop: StopToken, force: bool) -> bool:
+    def _keep(self, kept: Session | None, cause: BaseException) -> bool:
+        """Whether a session that could not be replaced as somebody asked for goes on all the same."""
+        if kept is None or kept is not self.current.session or not self._healing.healed(kept, HEAL_PROBE, StopToken()):
+            return False
+        self.phases.move(Phase.RECONNECTING, only_from=Phase.DISCONNECTED)
+        return self._finish("healed", cause)
+
+    def _run_episode(self, cause: BaseException, stop: StopToken) -> bool:
         last: BaseException = cause
         turns = retrying(
             self._config.reconnect,
@@ -213,7 +195,7 @@ class Supervisor:
                 with turn:
                     self.phases.attempt = turn.retry_state.attempt_number
                     try:
-                        return self._attempt(cause, stop, force)
+                        return self._attempt(cause, stop)
                     except Exception as error:
                         last = error
                         self._note_attempt(error)
@@ -234,80 +216,28 @@ class Supervisor:
             exhausted.__cause__ = error
             self._give_up(exhausted)
 
-    def _attempt(self, cause: BaseException, stop: StopToken, force: bool) -> bool:
+    def _attempt(self, cause: BaseException, stop: StopToken) -> bool:
         stop.check()
-        old = self._session
-        if not force and self._healing.healed(old, HEAL_PROBE, stop):
+        old = self.current.session
+        if not self._is_forced and self._healing.healed(old, HEAL_PROBE, stop):
             return self._finish("healed", cause)
-        candidate, subs, refused = self._candidate(self._config.connect_timeout, stop)
+        arrival = self.current.candidate(self._config.connect_timeout, stop)
         try:
-            healed = not force and self._healing.healed(old, HEAL_GRACE, stop)
+            healed = not self._is_forced and self._healing.healed(old, HEAL_GRACE, stop)
             stop.check()
-            if not (force or healed):
+            forced = self._is_forced
+            if not (forced or healed):
                 self._healing.check_pace(old)
         except BaseException:
-            self._discard(candidate)
+            self.current.discard(arrival.session)
             raise
         if healed:
-            self._discard(candidate)
+            self.current.discard(arrival.session)
             return self._finish("healed", cause)
-        self._install(candidate, subs, refused)
-        if not force:
+        self.current.install(arrival)
+        if not forced:
             self._healing.replaced(old)
         return self._finish("rebuilt", cause)
-
-    def _candidate(
-        self, timeout: float, stop: StopToken
-    ) -> tuple[Session, list[Subscription], Mapping[Subscription, Exception]]:
-        """A new session, proven, the subscriptions it was shown, and those it refused. The old one was not touched."""
-        deadline = Deadline(timeout)
-        context = SessionContext(
-            bus=self._config.name,
-            timeout=timeout,
-            stop=stop,
-            answers=self._pending,
-            on_lost=self._session_lost,
-            on_error=self._session_error,
-        )
-        candidate = self._backend.connect(context)
-        subs = list(self._subscriptions)
-        try:
-            with stop.interrupts(partial(candidate.close, 0.0)):
-                refused = candidate.prepare(subs, max(deadline.remaining(), 1.0)) if subs else {}
-            stop.check()
-        except BaseException:
-            self._discard(candidate)
-            raise
-        return candidate, subs, refused
-
-    def _note_refused(self, refused: Mapping[Subscription, Exception]) -> None:
-        for sub, error in refused.items():
-            if self._subscriptions.fail(sub, error):
-                logger.error("%s: %r failed: %s", self._config.name, sub, error)
-                self._callbacks.report(ErrorEvent(source="subscription", error=error, topic=sub.topic))
-
-    def _install(
-        self, candidate: Session, subs: Sequence[Subscription], refused: Mapping[Subscription, Exception]
-    ) -> None:
-        """The swap: from here on the old session is given up. A candidate that dies now is given up too."""
-        old = self._session
-        if old is not None:
-            self._pending.retire(old)
-        ready = [sub for sub in subs if sub not in refused]
-        try:
-            with self._subscriptions.lock:
-                self._session = candidate
-                self._note_refused(refused)
-                self._subscriptions.attach(candidate, ready, partial(self._deliver_to, candidate))
-            self._pending.swap(candidate)
-        except SessionRetired as error:
-            self._subscriptions.lose(candidate)
-            self._pending.retire(candidate)
-            self._discard(candidate)
-            raise NotConnectedError(f"the new connection was lost at once: {candidate.lost or error}") from error
-        finally:
-            if old is not None:
-                self._discard(old)
 
     def _finish(self, how: str, cause: BaseException) -> bool:
         downtime = self.phases.downtime()
@@ -326,32 +256,29 @@ class Supervisor:
                 reconnect_count=self.phases.connection_state().reconnect_count,
             )
             self._callbacks.reconnected(event)
-        self._attach_late()
+        if self.current.has_late:
+            self.current.bring_late(self._config.health_check.timeout)
         return True
 
     def _arrive(self, *, reconnected: bool) -> bool:
-        session = self._session
+        session = self.current.session
         assert session is not None
         if not self.phases.move(Phase.CONNECTED, reconnected=reconnected):
-            self._pending.retire(session)
-            self._discard(session)
+            self.current.give_up(session)
             return False
         self._was_connected = True
         self._pending.suspend(False)
+        self._on_connected("reconnected" if reconnected else "connected")
         if session.lost is not None:  # it was lost before it was current, when nobody listened
-            self._session_lost(session, session.lost)
+            self.current.note_lost(session, session.lost)
         return True
 
-    def _attach_late(self) -> None:
-        if self.has_late:
-            self.repair()
-
     def _pause(self, seconds: float, stop: StopToken, last: BaseException) -> None:
-        """Sleep between attempts; ends early when a server begins to speak."""
+        """Sleep between attempts; ends early when a server begins to speak, or somebody asks for a reconnect."""
         deadline = Deadline(seconds)
         spoke = isinstance(last, ConnectFailedError) and last.server_spoke
-        poll = 0.01
-        while not deadline.over:
+        poll, asked = 0.01, self._asked
+        while not deadline.over and asked == self._asked:
             if stop.wait(min(poll, deadline.remaining())):
                 return
             speaks = self._backend.reachable(min(1.0, max(deadline.remaining(), 0.05)), stop)
@@ -378,20 +305,6 @@ class Supervisor:
         logger.error("%s: %s", self._config.name, error)
         self._callbacks.report(ErrorEvent(source="connection", error=error))
 
-    def _discard(self, session: Session) -> None:
-        """Close a session that is not wanted, on a thread that nobody waits for."""
-        name = f"eventbus.{self._config.name}.closing"
-        self._closers = [*self.closers(), spawn(name, session.close, OLD_CLOSE)]
-
-    def _session_lost(self, session: Session, cause: BaseException) -> None:
-        if session is not self._session:
-            return
+    def _session_lost(self, cause: BaseException) -> None:
         self.phases.trouble()
-        self._subscriptions.lose(session)
-        self.on_lost(cause)
-
-    def _session_error(self, error: Exception) -> None:
-        self._callbacks.report(ErrorEvent(source="connection", error=error))
-
-    def _deliver_to(self, session: Session, sub: Subscription) -> Deliver:
-        return self._deliver(sub, session)
+        self._on_lost(cause)

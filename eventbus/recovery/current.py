@@ -1,0 +1,176 @@
+"""The one current session of a bus: made, filled with subscriptions, swapped, given up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from ..backends.base import Backend, Session, SessionContext
+from ..config import EventBusConfig
+from ..consuming.subscription_map import SubscriptionMap
+from ..consuming.subscriptions import Subscription, SubscriptionState
+from ..errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
+from ..publishing.pending import Pending
+from ..state import ErrorEvent
+from ..threads import Deadline, StopToken, spawn
+from .attaching import Arrival, Attaching
+
+logger = logging.getLogger(__name__)
+
+OLD_CLOSE = 5.0
+"""Seconds that a replaced session has for its close, on a thread of its own."""
+
+
+class CurrentSession:
+    """Holds the session that is current, and changes it. When that happens the supervisor decides.
+
+    on_lost(session, cause): the link of the current one is gone; never blocks.
+    """
+
+    def __init__(
+        self,
+        config: EventBusConfig,
+        backend: Backend,
+        subscriptions: SubscriptionMap,
+        pending: Pending,
+        report: Callable[[ErrorEvent], object],
+        on_lost: Callable[[BaseException], object],
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._subscriptions = subscriptions
+        self._pending = pending
+        self._report = report
+        self._on_lost = on_lost
+        self._attaching = Attaching(config.name, subscriptions, report)
+        self.session: Session | None = None
+        """It may be lost already; None before the first one, and when one was given up without a successor."""
+        self._closers: list[threading.Thread] = []
+
+    @property
+    def lost(self) -> BaseException | None:
+        """Why the current session is gone for good; None while it may live, or when there is none."""
+        session = self.session
+        return None if session is None else session.lost
+
+    @property
+    def has_late(self) -> bool:
+        """Whether subscriptions wait that were added while the session was being made, or were not ready in time."""
+        session = self.session
+        waiting = [] if session is None else self._subscriptions.unattached(session)
+        return any(one.sub.state is SubscriptionState.PENDING for one in waiting)
+
+    def candidate(self, timeout: float, stop: StopToken) -> Arrival:
+        """A new session, proven, with what it was shown of the subscriptions. The old one was not touched."""
+        deadline = Deadline(timeout)
+        context = SessionContext(
+            bus=self._config.name,
+            timeout=timeout,
+            stop=stop,
+            answers=self._pending,
+            on_lost=self.note_lost,
+            on_error=self._note_error,
+        )
+        candidate = self._backend.connect(context)
+        try:
+            with stop.interrupts(partial(candidate.close, 0.0)):
+                arrival = self._attaching.prepare(candidate, deadline.remaining())
+            stop.check()
+        except BaseException:
+            self.discard(candidate)
+            raise
+        return arrival
+
+    def install(self, arrival: Arrival) -> None:
+        """The swap: from here on the old session is given up. A candidate that fails now, in whatever way, is, too."""
+        old, candidate = self.session, arrival.session
+        if old is not None:
+            self._pending.retire(old)
+        self.session = candidate
+        try:
+            self._attaching.complete(arrival, lambda: candidate is self.session)
+            if old is not None:
+                self._subscriptions.lose(old)  # those that were not ready in time
+            self._pending.swap(candidate)
+        except BaseException as error:
+            self.give_up(candidate)
+            if not isinstance(error, Exception):
+                raise
+            raise NotConnectedError(f"the new connection was lost at once: {candidate.lost or error}") from error
+        finally:
+            if old is not None:
+                self.discard(old)
+
+    def give_up(self, session: Session) -> None:
+        """Nobody is to use a session any more, and there is no other yet: its records wait for the next one."""
+        if self.session is session:
+            self.session = None  # never to be found "healed"
+        self._subscriptions.lose(session)
+        self._pending.retire(session)
+        self.discard(session)
+
+    def bring_late(self, timeout: float) -> bool:
+        """Bring what the current session does not deliver yet, within `timeout` seconds; False: some wait on."""
+        session = self.session
+        if session is None or session.lost is not None:
+            return True
+        try:
+            arrival = self._attaching.prepare(session, timeout)
+            self._attaching.complete(arrival, lambda: session is self.session)
+        except (EventBusError, OSError) as error:
+            logger.warning("%s: subscriptions wait for the next try: %s", self._config.name, error)
+            return False
+        return arrival.is_whole
+
+    def activate(self, sub: Subscription, stop: StopToken, is_connected: Callable[[], bool]) -> None:
+        """Bring a subscription that was just added to the current session. SubscribeError: it is refused.
+
+        Without a connection it waits for the next session. Stopped: nobody wants it any more.
+        """
+        timeout = self._config.connect_timeout
+        while is_connected() and sub.state is SubscriptionState.PENDING:
+            stop.check()
+            session = self.session
+            attachment = None if session is None else self._subscriptions.attachment(sub, session)
+            if session is None or session.lost is not None or attachment is None:
+                return
+            try:
+                arrival = self._attaching.prepare(session, timeout, [attachment])
+                refused = arrival.prepared.refused.get(attachment)
+                if refused is not None:
+                    raise SubscribeError(f"{sub.topic}: {refused}") from refused
+                self._attaching.complete(arrival, lambda session=session: session is self.session)  # type: ignore[misc]
+                if not arrival.is_whole:
+                    return
+                if not self._backend.features.replays:
+                    # Nothing is kept for it: what others publish after this call must find it on the server.
+                    session.probe(timeout, stop)
+            except (SessionRetired, NotConnectedError, OSError) as cause:
+                logger.info("%s: %r waits for the next session: %s", self._config.name, sub, cause)
+                if session is self.session:
+                    return
+
+    def discard(self, session: Session) -> None:
+        """Close a session that is not wanted, on a thread that nobody waits for."""
+        name = f"eventbus.{self._config.name}.closing"
+        try:
+            self._closers = [*self.closers(), spawn(name, session.close, OLD_CLOSE)]
+        except RuntimeError:  # the interpreter is ending, and starts no thread any more
+            session.close(0.0)
+
+    def closers(self) -> list[threading.Thread]:
+        """Threads that are closing replaced sessions."""
+        self._closers = [thread for thread in self._closers if thread.is_alive()]
+        return list(self._closers)
+
+    def note_lost(self, session: Session, cause: BaseException) -> None:
+        """A session says that its link is gone; of one that is not current it is no news."""
+        if session is not self.session:
+            return
+        self._subscriptions.lose(session)
+        self._on_lost(cause)
+
+    def _note_error(self, error: Exception) -> None:
+        self._report(ErrorEvent(source="connection", error=error))

@@ -1,0 +1,139 @@
+"""Errands: a call is made once and whole, whatever becomes of its caller."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from eventbus.errands import Errands
+from eventbus.testing import wait_until
+from eventbus.threads import Alarm, Bell, Deadline, StopToken, works_for
+
+OWNER = object()
+
+
+@pytest.fixture
+def errands() -> Iterator[Errands]:
+    made = Errands("eventbus.test", OWNER)
+    made.start()
+    made.start()
+    yield made
+    made.run_last(lambda: None)
+    wait_until(lambda: not [one for one in threading.enumerate() if one.name.startswith("eventbus.test")])
+
+
+def test_it_runs_elsewhere_and_returns_or_raises(errands: Errands) -> None:
+    assert errands.run("look", lambda stop: (threading.current_thread().name, works_for(OWNER)), 5.0) == (
+        "eventbus.test.look",
+        True,
+    )
+    assert not works_for(OWNER)
+    with pytest.raises(ZeroDivisionError):
+        errands.run("fail", lambda stop: 1 / 0, 5.0)
+
+
+def test_before_the_start_it_runs_here() -> None:
+    assert Errands("eventbus.test", OWNER).run("look", lambda stop: threading.current_thread(), 5.0) is (
+        threading.current_thread()
+    )
+
+
+def test_one_that_does_not_end_is_stopped_and_undone(errands: Errands) -> None:
+    undone: list[object] = []
+
+    def slow(stop: StopToken) -> str:
+        stop.wait(20.0)
+        return "late"
+
+    with pytest.raises(TimeoutError, match=r"slow\(\) did not end"):
+        errands.run("slow", slow, 0.01, undone.append)
+    wait_until(lambda: undone == ["late"])
+
+
+def test_a_caller_that_is_interrupted_leaves_nothing_half_done(errands: Errands) -> None:
+    """At every instruction that a caller runs: the call was made and undone, or was never made."""
+    made: list[int] = []
+    undone: list[int] = []
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt_at(number: int) -> None:
+        left = number
+
+        def trace(frame: FrameType, event: str, argument: object) -> object:
+            nonlocal left
+            frame.f_trace_opcodes = True
+            left -= event == "opcode"
+            if left == 0:
+                sys.settrace(None)
+                raise Interrupted
+            return trace
+
+        sys.settrace(trace)  # type: ignore[arg-type]
+
+    number, finished = 0, False
+    while not finished:
+        number += 3
+
+        def call(stop: StopToken, number: int = number) -> int:
+            made.append(number)
+            return number
+
+        interrupt_at(number)
+        try:
+            errands.run("count", call, 5.0, undone.append)
+            finished = True
+        except Interrupted:
+            pass
+        finally:
+            sys.settrace(None)
+    assert number > 100
+    wait_until(lambda: len(made) <= len(undone) + 2)  # the one that came through, and one interrupted as it returned
+    assert errands.run("after", lambda stop: 1, 5.0) == 1
+
+
+def test_a_signal_handler_may_ask_on_top_of_a_call_that_asks(errands: Errands) -> None:
+    answers: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: answers.append(errands.run("inner", lambda stop: 1, 5.0)))
+    try:
+        for _ in range(50):
+            main = threading.main_thread().ident
+            assert main is not None
+            errands.run("outer", lambda stop, main=main: signal.pthread_kill(main, signal.SIGUSR1), 5.0)
+        wait_until(lambda: len(answers) == 50)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_bell_wakes_all_and_forgets_those_who_left() -> None:
+    bell, flag = Bell(), []
+    assert not bell.wait_for(lambda: flag, Deadline(0.01))
+    assert not bell._waiting
+    woken = threading.Semaphore(0)
+    threads = [
+        threading.Thread(target=lambda: bell.wait_for(lambda: flag, Deadline(20.0)) and woken.release())
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(bell._waiting) == 3)
+    flag.append(1)
+    bell.ring()
+    assert all(woken.acquire(timeout=5.0) for _ in range(3))
+    for thread in threads:
+        thread.join(5.0)
+
+
+def test_an_alarm_keeps_a_call_that_comes_early_and_takes_many_as_one() -> None:
+    alarm = Alarm()
+    assert not alarm.wait(0.0)
+    alarm.set()
+    alarm.set()
+    assert alarm.wait(0.0)
+    assert not alarm.wait(0.0)
