@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 
-from ..backends.base import Backend, Deliver, Session, SessionContext
+from ..backends.base import Backend, Prepared, Session, SessionContext
 from ..config import EventBusConfig
-from ..consuming.subscriptions import Subscription, SubscriptionMap, SubscriptionState
+from ..consuming.attachment import Attachment
+from ..consuming.subscription_map import SubscriptionMap
+from ..consuming.subscriptions import Subscription, SubscriptionState
 from ..errors import (
     ClosedError,
     ConnectFailedError,
@@ -48,14 +50,12 @@ class Supervisor:
         subscriptions: SubscriptionMap,
         pending: Pending,
         callbacks: Callbacks,
-        deliver: Callable[[Subscription, Session], Deliver],
     ) -> None:
         self._config = config
         self._backend = backend
         self._subscriptions = subscriptions
         self._pending = pending
         self._callbacks = callbacks
-        self._deliver = deliver
         self._healing = Healing(backend.features.heals_itself)
         self.phases = Phases(config.name, callbacks.moved)
         self.on_lost: Callable[[BaseException], object] = lambda cause: None
@@ -84,7 +84,9 @@ class Supervisor:
     @property
     def has_late(self) -> bool:
         """Whether subscriptions wait that were added while the session was being made, or while it healed."""
-        return any(sub.state is SubscriptionState.PENDING for sub in self._subscriptions.unattached(self._session))
+        session = self._session
+        waiting = [] if session is None else self._subscriptions.unattached(session)
+        return any(one.sub.state is SubscriptionState.PENDING for one in waiting)
 
     # -- first connect ---------------------------------------------------------------------------
 
@@ -150,9 +152,9 @@ class Supervisor:
         if session is None or not waiting:
             return True
         try:
-            refused = session.prepare(waiting, self._config.health_check.timeout)
-            self._note_refused(refused)
-            self._attach(session, [sub for sub in waiting if sub not in refused])
+            prepared = session.prepare(waiting, self._config.health_check.timeout)
+            self._note_refused(prepared)
+            self._attach(session, prepared.ready(waiting))
         except (EventBusError, OSError) as error:
             logger.warning("%s: subscriptions wait for the next try: %s", self._config.name, error)
             return False
@@ -167,25 +169,31 @@ class Supervisor:
             session = self._session
             if session is None or session.lost is not None:
                 return
+            attachment = self._subscriptions.attachment(sub, session)
+            if attachment is None:
+                return
             try:
-                refused = session.prepare([sub], self._config.connect_timeout)
-                if sub in refused:
-                    raise SubscribeError(f"{sub.topic}: {refused[sub]}") from refused[sub]
-                self._attach(session, [sub])
+                prepared = session.prepare([attachment], self._config.connect_timeout)
+                if attachment in prepared.refused:
+                    error = prepared.refused[attachment]
+                    raise SubscribeError(f"{sub.topic}: {error}") from error
+                if not prepared.ready([attachment]):
+                    return
+                self._attach(session, [attachment])
                 if not self._backend.features.replays:
                     # Nothing is kept for it: what others publish after this call must find it on the server.
                     session.probe(self._config.connect_timeout, StopToken())
-            except (SessionRetired, NotConnectedError, OSError) as error:
-                logger.info("%s: %r waits for the next session: %s", self._config.name, sub, error)
+            except (SessionRetired, NotConnectedError, OSError) as cause:
+                logger.info("%s: %r waits for the next session: %s", self._config.name, sub, cause)
                 if session is self._session:
                     return
 
-    def _attach(self, session: Session, subs: Sequence[Subscription]) -> None:
+    def _attach(self, session: Session, attachments: Sequence[Attachment]) -> None:
         """Deliver prepared subscriptions through a session, if it still is the current one."""
         with self._subscriptions.lock:
             if session is not self._session:
                 raise SessionRetired("another session has taken over")
-            self._subscriptions.attach(session, subs, partial(self._deliver_to, session))
+            self._subscriptions.attach(session, attachments)
 
     # -- closing ---------------------------------------------------------------------------------
 
@@ -239,7 +247,7 @@ class Supervisor:
         old = self._session
         if not force and self._healing.healed(old, HEAL_PROBE, stop):
             return self._finish("healed", cause)
-        candidate, subs, refused = self._candidate(self._config.connect_timeout, stop)
+        candidate, attachments, prepared = self._candidate(self._config.connect_timeout, stop)
         try:
             healed = not force and self._healing.healed(old, HEAL_GRACE, stop)
             stop.check()
@@ -251,15 +259,13 @@ class Supervisor:
         if healed:
             self._discard(candidate)
             return self._finish("healed", cause)
-        self._install(candidate, subs, refused)
+        self._install(candidate, attachments, prepared)
         if not force:
             self._healing.replaced(old)
         return self._finish("rebuilt", cause)
 
-    def _candidate(
-        self, timeout: float, stop: StopToken
-    ) -> tuple[Session, list[Subscription], Mapping[Subscription, Exception]]:
-        """A new session, proven, the subscriptions it was shown, and those it refused. The old one was not touched."""
+    def _candidate(self, timeout: float, stop: StopToken) -> tuple[Session, list[Attachment], Prepared]:
+        """A new session, proven, what it was shown, and what became of that. The old one was not touched."""
         deadline = Deadline(timeout)
         context = SessionContext(
             bus=self._config.name,
@@ -270,35 +276,33 @@ class Supervisor:
             on_error=self._session_error,
         )
         candidate = self._backend.connect(context)
-        subs = list(self._subscriptions)
+        attachments = self._subscriptions.unattached(candidate)
         try:
             with stop.interrupts(partial(candidate.close, 0.0)):
-                refused = candidate.prepare(subs, max(deadline.remaining(), 1.0)) if subs else {}
+                prepared = candidate.prepare(attachments, max(deadline.remaining(), 1.0)) if attachments else Prepared()
             stop.check()
         except BaseException:
             self._discard(candidate)
             raise
-        return candidate, subs, refused
+        return candidate, attachments, prepared
 
-    def _note_refused(self, refused: Mapping[Subscription, Exception]) -> None:
-        for sub, error in refused.items():
+    def _note_refused(self, prepared: Prepared) -> None:
+        for attachment, error in prepared.refused.items():
+            sub = attachment.sub
             if self._subscriptions.fail(sub, error):
                 logger.error("%s: %r failed: %s", self._config.name, sub, error)
                 self._callbacks.report(ErrorEvent(source="subscription", error=error, topic=sub.topic))
 
-    def _install(
-        self, candidate: Session, subs: Sequence[Subscription], refused: Mapping[Subscription, Exception]
-    ) -> None:
+    def _install(self, candidate: Session, attachments: Sequence[Attachment], prepared: Prepared) -> None:
         """The swap: from here on the old session is given up. A candidate that dies now is given up too."""
         old = self._session
         if old is not None:
             self._pending.retire(old)
-        ready = [sub for sub in subs if sub not in refused]
         try:
             with self._subscriptions.lock:
                 self._session = candidate
-                self._note_refused(refused)
-                self._subscriptions.attach(candidate, ready, partial(self._deliver_to, candidate))
+                self._note_refused(prepared)
+                self._subscriptions.attach(candidate, prepared.ready(attachments))
             self._pending.swap(candidate)
         except SessionRetired as error:
             self._subscriptions.lose(candidate)
@@ -392,6 +396,3 @@ class Supervisor:
 
     def _session_error(self, error: Exception) -> None:
         self._callbacks.report(ErrorEvent(source="connection", error=error))
-
-    def _deliver_to(self, session: Session, sub: Subscription) -> Deliver:
-        return self._deliver(sub, session)
