@@ -77,7 +77,9 @@ class EventBus:
         )
         self._pending = self._publisher.pending
         self._pending.refuse_with(lambda id: PublishNotSentError("the bus is not open: call open() first", id))
-        self._consumers = Consumers(config.name, config.group, backend.features.replays, self._callbacks.report)
+        self._consumers = Consumers(
+            config.name, config.group, backend.features.replays, backend.new_in_hand, self._callbacks.report
+        )
         self._stop = StopToken()
         self._supervisor = Supervisor(
             config,
@@ -85,7 +87,6 @@ class EventBus:
             self._consumers.subscriptions,
             self._pending,
             self._callbacks,
-            self._consumers.deliver,
         )
         self._monitor = HealthMonitor(
             config, backend.retry_interval, self._supervisor, self._callbacks.report, self._stop
@@ -245,8 +246,7 @@ class EventBus:
         waits for one. Allowed before `open()`.
         """
         self._gate.check()
-        sub = self._consumers.make(topic, handler, group, concurrency, start)
-        self._consumers.add(sub)
+        sub = self._consumers.add(topic, handler, group, concurrency, start)
         try:
             self._supervisor.activate(sub)
         except BaseException:

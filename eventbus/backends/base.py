@@ -5,20 +5,17 @@ A backend holds no retry loop around connect and no failure counter: the supervi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from attrs import frozen
+from attrs import Factory, frozen
 
-from ..consuming.subscriptions import Subscription
+from ..consuming.attachment import Attachment
+from ..consuming.in_hand import InHand
 from ..message import Delivery
 from ..publishing.records import Record
 from ..publishing.sink import Door, PublishNowait
 from ..threads import StopToken
-
-Deliver = Callable[[Sequence[Delivery]], bool]
-"""Takes a batch on a session thread and never blocks. False: the lanes are full, fetch no more until
-`Session.resume`; the batch itself was taken (or, where nothing is redelivered, dropped and counted)."""
 
 
 @frozen(kw_only=True)
@@ -82,6 +79,21 @@ class SessionContext:
     on_error: Callable[[Exception], None]
 
 
+@frozen(kw_only=True)
+class Prepared:
+    """What became of subscriptions that were to be prepared; those in neither are ready to be attached.
+
+    refused: the broker does not want them, and why. pending: not ready in time; to be tried again.
+    """
+
+    refused: Mapping[Attachment, Exception] = Factory(dict)
+    pending: Collection[Attachment] = ()
+
+    def ready(self, attachments: Sequence[Attachment]) -> list[Attachment]:
+        """Those of the attachments that may be attached now."""
+        return [one for one in attachments if one not in self.refused and one not in self.pending]
+
+
 class Session(Protocol):
     """One live connection, used once. All methods are thread-safe."""
 
@@ -106,25 +118,28 @@ class Session(Protocol):
     def unanswered(self, up_to: int) -> int:
         """How many accepted records with a number of at most `up_to` have no answer."""
 
-    def prepare(self, subs: Sequence[Subscription], timeout: float) -> Mapping[Subscription, Exception]:
-        """All network work for these: streams, durables, topics. Returns those that cannot be prepared.
+    def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
+        """All network work for these, within `timeout` seconds: streams, durables, topics.
 
-        Raises when the link fails: then nothing is said about the others.
+        Raises NotConnectedError when the link fails: then nothing is said about any of them. No lock is held.
         """
 
-    def attach(self, sub: Subscription, deliver: Deliver) -> None:
-        """Start delivering a prepared subscription. Local and bounded; SessionRetired if it is too late."""
+    def attach(self, attachments: Sequence[Attachment]) -> None:
+        """Start delivering prepared subscriptions, all at once. Local and bounded; SessionRetired if it is too late.
 
-    def detach(self, sub: Subscription, timeout: float) -> None:
+        Each is noted as its subscription's before: from here on deliveries may come, and be acknowledged.
+        """
+
+    def detach(self, attachment: Attachment, timeout: float) -> None:
         """Stop delivering; bounded. What is in hand may still be acknowledged. Unknown: nothing happens."""
 
-    def resume(self, sub: Subscription) -> None:
+    def resume(self, attachment: Attachment) -> None:
         """The lanes have room again."""
 
-    def acknowledge(self, sub: Subscription, deliveries: Sequence[Delivery]) -> None:
+    def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """These are done. Any thread; on a link that is gone it does nothing, they will come again."""
 
-    def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """These will not be handled here: give them to somebody else soon."""
 
     def probe(self, timeout: float, stop: StopToken) -> str:
@@ -156,6 +171,9 @@ class Backend(Protocol):
 
     def connect(self, context: SessionContext) -> Session:
         """A session proven by a round trip; else ConnectFailedError, AuthenticationError or Stopped."""
+
+    def new_in_hand(self) -> InHand:
+        """The record of what one subscription is given and has not finished; it outlives sessions."""
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """Cheap: does a server *speak* (not only accept)? Never raises."""

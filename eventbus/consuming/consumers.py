@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from attrs import asdict, frozen
 
 from ..errors import SubscribeError
-from ..message import Delivery, check_group, check_pattern
+from ..message import check_group, check_pattern
 from ..state import ErrorEvent
 from ..threads import Deadline
 from .consumption import Consumption
-from .subscriptions import BROADCAST, Subscription, SubscriptionMap
+from .in_hand import InHand
+from .subscription_map import SubscriptionMap
+from .subscriptions import BROADCAST, Handler, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -33,24 +34,28 @@ class Consumers:
     """The subscriptions of a bus and what works on each. All methods are thread-safe."""
 
     def __init__(
-        self, bus: str, default_group: str | None, replays: bool, report: Callable[[ErrorEvent], object]
+        self,
+        bus: str,
+        default_group: str | None,
+        replays: bool,
+        new_in_hand: Callable[[], InHand],
+        report: Callable[[ErrorEvent], object],
     ) -> None:
         self.subscriptions = SubscriptionMap()
         self._bus = bus
         self._default_group = default_group
         self._replays = replays
+        self._new_in_hand = new_in_hand
         self._report = report
-        self._consumptions: dict[Subscription, Consumption] = {}
         self._ended = Counts()
         self._ending: list[Consumption] = []
         """Unsubscribed, and a handler may still be running."""
 
-    def make(self, topic: object, handler: object, group: object, concurrency: object, start: object) -> Subscription:
-        """A subscription from what a user passed; SubscribeError says what is wrong with it."""
+    def add(self, topic: object, handler: object, group: object, concurrency: object, start: object) -> Subscription:
+        """Keep a subscription made from what a user passed; SubscribeError says what is wrong with it."""
         try:
             pattern = check_pattern(topic)
-            if not callable(handler):
-                raise ValueError(f"handler must be callable, not {type(handler).__name__}")
+            called = self._check_handler(handler)
             if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
                 raise ValueError(f"concurrency must be an int of at least 1, not {concurrency!r}")
             if start not in ("earliest", "latest"):
@@ -58,17 +63,9 @@ class Consumers:
             named = self._group_name(pattern, group)
         except ValueError as error:
             raise SubscribeError(str(error)) from error
-        return Subscription(pattern, handler, group=named, concurrency=concurrency, start=str(start))
-
-    def add(self, sub: Subscription) -> None:
-        """Keep a subscription and make its lanes."""
-        with self.subscriptions.lock:
-            self._consumptions[sub] = Consumption(self._bus, sub, self._replays, self._report)
-            self.subscriptions.add(sub)
-
-    def deliver(self, sub: Subscription, session: Any) -> Callable[[Sequence[Delivery]], bool]:
-        """The way in for a session's batches."""
-        return self._consumptions[sub].deliver_to(session)
+        sub = Subscription(pattern, group=named, concurrency=concurrency, start=str(start))
+        self.subscriptions.add(Consumption(self._bus, sub, called, self._new_in_hand(), self._replays, self._report))
+        return sub
 
     def remove(self, sub: Subscription, timeout: float) -> tuple[str, ...]:
         """End a subscription: no more deliveries, then its lanes; up to `timeout` seconds.
@@ -76,16 +73,17 @@ class Consumers:
         Names the lanes that are still in a handler then.
         """
         deadline = Deadline(timeout)
-        session = self.subscriptions.remove(sub)
-        consumption = self._consumptions.get(sub)
-        if session is not None:
-            session.detach(sub, deadline.remaining() / 2)
+        with self.subscriptions.lock:
+            consumption = self.subscriptions.consumption(sub)
+            attachment = self.subscriptions.remove(sub)
+            if consumption is not None:
+                self._ending.append(consumption)
+        if attachment is not None:
+            attachment.session.detach(attachment, deadline.remaining() / 2)
         if consumption is None:
             return ()
         unfinished = consumption.stop(deadline.remaining())
         with self.subscriptions.lock:
-            if self._consumptions.pop(sub, None) is not None:
-                self._ending.append(consumption)
             self._fold_ended()
         return unfinished
 
@@ -107,7 +105,7 @@ class Consumers:
         with self.subscriptions.lock:
             self._fold_ended()
             total = self._ended
-            for consumption in [*self._consumptions.values(), *self._ending]:
+            for consumption in [*self.subscriptions.consumptions(), *self._ending]:
                 total = self._plus(total, consumption)
             return total
 
@@ -119,6 +117,12 @@ class Consumers:
     def is_lane(self, thread_name: str) -> bool:
         """Whether a thread of this name runs handlers of this bus."""
         return thread_name.startswith(f"eventbus.{self._bus}.lane-")
+
+    @staticmethod
+    def _check_handler(handler: object) -> Handler:
+        if not callable(handler):
+            raise ValueError(f"handler must be callable, not {type(handler).__name__}")
+        return handler
 
     def _group_name(self, topic: str, group: object) -> str | None:
         if group is BROADCAST:
@@ -136,7 +140,7 @@ class Consumers:
 
     def _all(self) -> list[Consumption]:
         with self.subscriptions.lock:
-            return list(self._consumptions.values())
+            return [*self.subscriptions.consumptions(), *self._ending]
 
     @staticmethod
     def _plus(counts: Counts, consumption: Consumption) -> Counts:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 from ..message import Delivery
 from ..state import ErrorEvent
 from ..threads import StopToken
+from .attachment import Attachment, Link
+from .in_hand import InHand
 from .lanes import Lanes
-from .subscriptions import Subscription
+from .subscriptions import Handler, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +28,26 @@ MOST_UNSTORED_BYTES = 128 * 1024 * 1024
 
 
 class Consumption:
-    """One subscription at work. Sessions call what `deliver_to` returns; it outlives them."""
+    """One subscription at work; it outlives all sessions.
 
-    def __init__(self, bus: str, sub: Subscription, replays: bool, report: Callable[[ErrorEvent], object]) -> None:
+    attachment: what joins it to the session of now, None between two; written under the map's lock only.
+    """
+
+    def __init__(
+        self,
+        bus: str,
+        sub: Subscription,
+        handler: Handler,
+        in_hand: InHand,
+        replays: bool,
+        report: Callable[[ErrorEvent], object],
+    ) -> None:
         self.sub = sub
+        sub._work = self
+        self.in_hand = in_hand
+        self.attachment: Attachment | None = None
+        self._next: Attachment | None = None
+        self._handler = handler
         self._replays = replays
         self._report = report
         self._high = HIGH_WATER if replays else HIGH_WATER_UNSTORED
@@ -40,34 +57,45 @@ class Consumption:
         self._lanes = Lanes(
             f"eventbus.{bus}.lane-{sub.topic}",
             sub.concurrency,
-            handler=sub.handler,
+            handler=handler,
             failed=self._failed,
             done=self._done,
             dropped=self._dropped,
             has_room=self._has_room,
             high=self._high,
         )
-        sub.discard_unstarted = self._lanes.discard
 
     @property
     def unhandled(self) -> int:
         """Deliveries in hand, now."""
         return self._lanes.backlog
 
-    def deliver_to(self, session: Any) -> Callable[[Sequence[Delivery]], bool]:
-        """The way in for a session's batches."""
+    def attachment_to(self, session: Link) -> Attachment:
+        """What would join it to a session, complete; the same again for the session that was asked for last."""
+        attachment = self._next
+        if attachment is None or attachment.session is not session:
+            attachment = self._next = Attachment(self, session)
+        return attachment
+
+    def is_attached_to(self, session: object) -> bool:
+        """Whether a session delivers it."""
+        attachment = self.attachment
+        return attachment is not None and attachment.attached and attachment.session is session
+
+    def take(self, attachment: Attachment, batch: Sequence[Delivery]) -> bool:
+        """Take a batch that came through an attachment; see `Attachment.deliver`."""
         if not self._replays:
-            return self._deliver_unstored
+            return self._take_unstored(batch)
+        fresh, finished = self.in_hand.admit(batch)
+        if finished:
+            attachment.session.acknowledge(attachment, finished)
+        with self._lock:
+            self.delivered += len(fresh)
+        return self._lanes.put(fresh)
 
-        def deliver(batch: Sequence[Delivery]) -> bool:
-            fresh, finished = self.sub.in_hand.admit(batch)
-            if finished:
-                session.acknowledge(self.sub, finished)
-            with self._lock:
-                self.delivered += len(fresh)
-            return self._lanes.put(fresh)
-
-        return deliver
+    def discard(self, tokens: Collection[Hashable] | None = None) -> None:
+        """Drop what no handler was started for, all or what has one of these tokens."""
+        self._lanes.discard(tokens)
 
     def counts(self) -> dict[str, int]:
         """What was counted, by the names of `Statistics`."""
@@ -76,7 +104,7 @@ class Consumption:
                 "delivered": self.delivered,
                 "handled": self.handled,
                 "retried": self.retried,
-                "duplicates": self.sub.in_hand.duplicates,
+                "duplicates": self.in_hand.duplicates,
                 "dropped": self.dropped,
             }
 
@@ -94,7 +122,7 @@ class Consumption:
         self._retry_stop.set()
         return self._lanes.stop(timeout)
 
-    def _deliver_unstored(self, batch: Sequence[Delivery]) -> bool:
+    def _take_unstored(self, batch: Sequence[Delivery]) -> bool:
         backlog = self._lanes.backlog
         if backlog >= min(self._high, MOST_UNSTORED_BYTES // (len(batch[0].payload) or 1)):
             with self._lock:
@@ -118,7 +146,7 @@ class Consumption:
                 return False
             pause = min(pause * RETRY_FACTOR, LONGEST_RETRY)
             try:
-                self.sub.handler(delivery)
+                self._handler(delivery)
             except BaseException as again:
                 error = again
             else:
@@ -134,20 +162,20 @@ class Consumption:
         with self._lock:
             self.handled += len(deliveries)
         if self._replays:
-            newest = self.sub.in_hand.finish(deliveries)
-            session = self.sub.session
-            if session is not None:
-                session.acknowledge(self.sub, newest)
+            newest = self.in_hand.finish(deliveries)
+            attachment = self.attachment
+            if attachment is not None:
+                attachment.session.acknowledge(attachment, newest)
 
     def _dropped(self, deliveries: Sequence[Delivery]) -> None:
         if not self._replays:
             return
-        newest = self.sub.in_hand.drop(deliveries)
-        session = self.sub.session
-        if session is not None:
-            session.release(self.sub, newest)
+        newest = self.in_hand.drop(deliveries)
+        attachment = self.attachment
+        if attachment is not None:
+            attachment.session.release(attachment, newest)
 
     def _has_room(self) -> None:
-        session = self.sub.session
-        if session is not None:
-            session.resume(self.sub)
+        attachment = self.attachment
+        if attachment is not None:
+            attachment.session.resume(attachment)

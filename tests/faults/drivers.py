@@ -175,8 +175,8 @@ class MemoryDriver(Driver):
 
     def known_of(self, bus: EventBus) -> object:
         with self._broker.lock:
-            attached = [sub for session in self._broker.sessions for sub in session._attached]
-            return sorted((sub.topic, str(sub.group), sub.start, sub.number) for sub in attached)
+            attached = [one for session in self._broker.sessions for one in session._attached]
+            return sorted((one.topic, str(one.group), one.start, one.number) for one in attached)
 
     def unacknowledged(self, sub: Subscription) -> int:
         with self._broker.lock:

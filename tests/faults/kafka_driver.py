@@ -194,7 +194,8 @@ class KafkaDriver(Driver):
 
     def serves(self, sub: Subscription) -> bool:
         """Whether it has partitions; a pattern that nothing matches needs none."""
-        feed = sub.session and sub.session._feeds.get(sub)
+        attachment = sub._work.attachment
+        feed = attachment and attachment.session._feeds.get(attachment)
         return feed is None or not feed.topics or bool(feed.logs)
 
     def _asking(self, group: str) -> Any:

@@ -11,7 +11,9 @@ from typing import Any
 
 from eventbus.backends.base import SessionContext
 from eventbus.backends.nats import NatsBackend
+from eventbus.backends.nats.in_hand import NatsInHand
 from eventbus.config import NatsConfig
+from eventbus.consuming.attachment import Attachment
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.message import Delivery, IdMint
 from eventbus.publishing.records import Record
@@ -88,33 +90,41 @@ class Inbox:
     """A subscription and what it got. It acknowledges at once unless told not to."""
 
     def __init__(self, topic: str, group: str | None = "group", start: str = "earliest") -> None:
-        self.sub = Subscription(topic, print, group=group, concurrency=1, start=start)
+        self.sub = Subscription(topic, group=group, concurrency=1, start=start)
+        self.in_hand = NatsInHand()
+        self.attachment: Any = Attachment(self, None)  # type: ignore[arg-type]
+        self.discarded = 0
         self.got: list[Delivery] = []
         self.acknowledging = True
         self.has_room = True
         self.session: Any = None
 
     def attach(self, session: Any) -> Inbox:
-        refused = session.prepare([self.sub], 5.0)
-        if refused:
-            raise refused[self.sub]
+        self.attachment = Attachment(self, session)
+        prepared = session.prepare([self.attachment], 5.0)
+        if prepared.refused:
+            raise prepared.refused[self.attachment]
+        assert not prepared.pending
         self.session = session
-        session.attach(self.sub, self.deliver)
+        session.attach([self.attachment])
         return self
 
-    def deliver(self, batch: Sequence[Delivery]) -> bool:
+    def discard(self, tokens: object = None) -> None:
+        self.discarded += 1
+
+    def take(self, attachment: Attachment, batch: Sequence[Delivery]) -> bool:
         if batch[0].identity is None:
             self.got += batch
             return self.has_room
-        fresh, again = self.sub.in_hand.admit(batch)
+        fresh, again = self.in_hand.admit(batch)
         self.got += fresh
-        self.session.acknowledge(self.sub, again)
+        self.session.acknowledge(self.attachment, again)
         if self.acknowledging:
-            self.session.acknowledge(self.sub, self.sub.in_hand.finish(fresh))
+            self.session.acknowledge(self.attachment, self.in_hand.finish(fresh))
         return self.has_room
 
     def finish(self, deliveries: Sequence[Delivery]) -> None:
-        self.session.acknowledge(self.sub, self.sub.in_hand.finish(deliveries))
+        self.session.acknowledge(self.attachment, self.in_hand.finish(deliveries))
 
     @property
     def payloads(self) -> list[bytes]:

@@ -108,8 +108,8 @@ def test_detach_ends_delivery(bus, session):
     inbox = Inbox("core.detach", group=None).attach(session)
     bus.publish_all(session, "core.detach", 1)
     inbox.wait(1)
-    session.detach(inbox.sub, 2.0)
-    session.detach(inbox.sub, 2.0)
+    session.detach(inbox.attachment, 2.0)
+    session.detach(inbox.attachment, 2.0)
     bus.publish_all(session, "core.detach", 5)
     session.probe(2.0, bus.stop)
     assert len(inbox.got) == 1
@@ -167,9 +167,9 @@ def test_permissions_cost_one_message_and_not_the_link(bus, serve, connect):
     assert record.payload == b"4"
     assert isinstance(error, PublishRejectedError)
     assert "Permissions Violation" in str(error)
-    refused = session.prepare([hidden := Inbox("hidden", group=None).sub, inbox.sub], 2.0)
-    assert list(refused) == [hidden]
-    assert isinstance(refused[hidden], SubscribeError)
+    prepared = session.prepare([hidden := Inbox("hidden", group=None).attachment, inbox.attachment], 2.0)
+    assert list(prepared.refused) == [hidden]
+    assert isinstance(prepared.refused[hidden], SubscribeError)
     assert not bus.losses
     assert all(isinstance(error, EventBusError) for error in bus.errors)
     assert any("secret.x" in str(error) for error in bus.errors)
@@ -186,13 +186,13 @@ def test_a_closed_session_takes_nothing(bus, nats_server_shared, connect):
     with pytest.raises(SessionRetired):
         session.publish(bus.record("a"))
     with pytest.raises(SessionRetired):
-        session.attach(Inbox("a").sub, lambda batch: True)
+        session.attach([Inbox("a").attachment])
     with pytest.raises(NotConnectedError):
         session.probe(1.0, bus.stop)
     with pytest.raises(NotConnectedError):
-        session.prepare([Inbox("a").sub], 1.0)
-    session.acknowledge(Inbox("a").sub, [])
-    session.detach(Inbox("a").sub, 1.0)
+        session.prepare([Inbox("a").attachment], 1.0)
+    session.acknowledge(Inbox("a").attachment, [])
+    session.detach(Inbox("a").attachment, 1.0)
     session.drain(1.0)
     assert not bus.losses  # an end on purpose is no loss
 
@@ -271,7 +271,7 @@ def test_close_is_quick_on_a_frozen_server(bus, serve, connect):
     server.freeze()
     session.publish(bus.record("core.close", b"x" * 900_000))
     started = time.monotonic()
-    session.detach(inbox.sub, 0.3)
+    session.detach(inbox.attachment, 0.3)
     session.drain(0.3)
     assert session.close(1.0) == ()
     assert time.monotonic() - started < 1.5

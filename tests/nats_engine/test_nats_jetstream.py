@@ -225,7 +225,7 @@ def test_the_group_goes_on_where_it_was(bus, nats_server, connect):
     bus.publish_all(first, "orders.x", 100)
     inbox = Inbox("orders.>").attach(first)
     inbox.wait(100)
-    first.detach(inbox.sub, 2.0)
+    first.detach(inbox.attachment, 2.0)
     first.close(5.0)
     second = connect(nats_server)
     bus.publish_all(second, "orders.x", 10, start=100)
@@ -250,8 +250,8 @@ def test_what_is_not_acknowledged_comes_again(bus, nats_server, connect):
     inbox.attach(session)
     bus.publish_all(session, "orders.x", 3)
     inbox.wait(3)
-    released = inbox.sub.in_hand.drop(inbox.got)
-    session.release(inbox.sub, released)  # at once
+    released = inbox.in_hand.drop(inbox.got)
+    session.release(inbox.attachment, released)  # at once
     inbox.wait(6, timeout=0.45)
     assert sorted(inbox.payloads[3:]) == [b"0", b"1", b"2"]
     assert {delivery.attempt for delivery in inbox.got[3:]} == {2}
@@ -266,10 +266,10 @@ def test_what_is_in_hand_is_renewed(bus, nats_server, connect):
     session.publish(bus.record("orders.x", b"slow"))
     inbox.wait(1)
     other = Inbox("orders.x").attach(connect(nats_server, ack_wait=0.5))
-    renewed = inbox.sub.renewed_at
-    wait_until(lambda: inbox.sub.renewed_at > renewed + 1.2)  # more than twice the time to acknowledge
+    renewed = inbox.in_hand.renewed_at
+    wait_until(lambda: inbox.in_hand.renewed_at > renewed + 1.2)  # more than twice the time to acknowledge
     assert not other.got
-    assert inbox.sub.in_hand.duplicates == 0
+    assert inbox.in_hand.duplicates == 0
     inbox.finish(inbox.got)
 
 
@@ -284,7 +284,7 @@ def test_full_lanes_stop_the_pulls(bus, session):
     count = len(inbox.got)
     assert count < 3000
     inbox.has_room = True
-    session.resume(inbox.sub)
+    session.resume(inbox.attachment)
     inbox.wait(3000)
     assert inbox.payloads == [b"%d" % number for number in range(3000)]
 
@@ -305,7 +305,7 @@ def test_broadcast_goes_on_over_sessions(bus, nats_server, connect):
     assert inbox.wait(5) == other.wait(5) == [b"%d" % number for number in range(3, 8)]
     api = JetStreamApi(writer._connection)
     names = call(api, "CONSUMER.NAMES.news")["consumers"]
-    mine = second._durables.name_of(inbox.sub)
+    mine = second._durables.name_of(inbox.attachment)
     assert mine in names
     call(api, f"CONSUMER.DELETE.news.{mine}")  # as after a long outage: it goes on from the position
     second.abandon()
@@ -315,7 +315,7 @@ def test_broadcast_goes_on_over_sessions(bus, nats_server, connect):
     third = backend.connect(bus.context())
     inbox.attach(third)
     assert inbox.wait(9) == [b"%d" % number for number in range(3, 12)]
-    third.detach(inbox.sub, 2.0)
+    third.detach(inbox.attachment, 2.0)
     wait_until(lambda: mine not in (call(api, "CONSUMER.NAMES.news")["consumers"] or []))
     third.close(5.0)
 
@@ -359,20 +359,20 @@ def test_a_durable_with_other_settings_is_an_error_that_names_them(bus, session,
         {"stream_name": "orders", "config": config},
     )
     good = Inbox("orders.x", group="good")
-    refused = session.prepare([Inbox("orders.x").sub, good.sub], 5.0)
-    ((_, error),) = refused.items()
+    prepared = session.prepare([Inbox("orders.x").attachment, good.attachment], 5.0)
+    ((_, error),) = prepared.refused.items()
     assert "ack_policy is 'none'" in str(error)
     assert "filter" in str(error)
     assert "max_deliver is 3" in str(error)
     good.session = session
-    session.attach(good.sub, good.deliver)
+    session.attach([good.attachment])
     good.wait(1)
 
 
 def test_a_durable_with_a_taste_of_its_own_is_used(bus, nats_server, connect):
     Inbox("orders.x").attach(connect(nats_server, ack_wait=30.0))
     inbox = Inbox("orders.x").attach(session := connect(nats_server, ack_wait=10.0))
-    assert session._feeds[inbox.sub].ack_wait == 30.0
+    assert session._feeds[inbox.attachment].ack_wait == 30.0
 
 
 @pytest.mark.parametrize("what", ["CONSUMER.DELETE.orders.group=shared=orders_dx", "STREAM.DELETE.orders"])
@@ -481,19 +481,17 @@ def test_identities_survive_a_restart(bus, nats_server, connect):
 def test_a_stale_backlog_is_discarded_at_attach(bus, session):
     inbox = Inbox("orders.x")
     inbox.acknowledging = False
-    discarded: list[bool] = []
-    inbox.sub.discard_unstarted = lambda: discarded.append(True)
     inbox.attach(session)
-    assert not discarded
+    assert not inbox.discarded
     bus.publish_all(session, "orders.x", 1)
     inbox.wait(1)
-    session.detach(inbox.sub, 2.0)
+    session.detach(inbox.attachment, 2.0)
     inbox.attach(session)
-    assert not discarded
-    session.detach(inbox.sub, 2.0)
-    inbox.sub.renewed_at = time.monotonic() - 3600
+    assert not inbox.discarded
+    session.detach(inbox.attachment, 2.0)
+    inbox.in_hand.renewed_at = time.monotonic() - 3600
     inbox.attach(session)
-    assert discarded == [True]
+    assert inbox.discarded == 1
 
 
 def test_frozen_server_and_resend(bus, nats_server, connect):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +11,10 @@ from race_explorer import UNTIL_FOUND, explore
 
 from eventbus import Subscription, SubscriptionState
 from eventbus.config import EventBusConfig
-from eventbus.consuming.inhand import InHand
-from eventbus.consuming.subscriptions import SubscriptionMap
+from eventbus.consuming.attachment import Attachment
+from eventbus.consuming.consumption import Consumption
+from eventbus.consuming.in_hand import InHandByIdentity
+from eventbus.consuming.subscription_map import SubscriptionMap
 from eventbus.errors import ClosedError, SessionRetired
 from eventbus.message import Delivery
 from eventbus.publishing.pending import Pending
@@ -38,12 +40,12 @@ class Session:
     def __init__(self) -> None:
         self.attached: list[object] = []
 
-    def attach(self, sub: object, deliver: object) -> None:
-        self.attached.append(sub)
+    def attach(self, attachments: Sequence[Attachment]) -> None:
+        self.attached += [one.sub for one in attachments]
 
-    def detach(self, sub: object) -> None:
-        if sub in self.attached:
-            self.attached.remove(sub)
+    def detach(self, attachment: Attachment) -> None:
+        if attachment.sub in self.attached:
+            self.attached.remove(attachment.sub)
 
 
 class Subscribed:
@@ -51,18 +53,25 @@ class Subscribed:
 
     def __init__(self, kind: type[SubscriptionMap] = SubscriptionMap) -> None:
         self.map = kind()
-        self.sub = Subscription("t", print, group="g", concurrency=1, start="earliest")
-        self.map.add(self.sub)
+        self.sub = Subscription("t", group="g", concurrency=1, start="earliest")
+        self.consumption = Consumption("test", self.sub, print, InHandByIdentity(), True, lambda event: None)
+        self.map.add(self.consumption)
         self.old, self.session = Session(), Session()
-        self.map.attach(self.old, [self.sub], lambda sub: lambda batch: True)
+        self.map.attach(self.old, self.map.unattached(self.old))
+        self.waiting = self.map.unattached(self.session)
 
     def restore(self) -> None:
-        self.map.attach(self.session, [self.sub], lambda sub: lambda batch: True)
+        self.map.attach(self.session, self.waiting)
 
     def remove(self) -> None:
-        session = self.map.remove(self.sub)
-        if session is not None:
-            session.detach(self.sub)
+        attachment = self.map.remove(self.sub)
+        if attachment is not None:
+            attachment.session.detach(attachment)
+
+    @property
+    def session_of_now(self) -> object:
+        attachment = self.consumption.attachment
+        return None if attachment is None else attachment.session
 
     def lose_old(self) -> None:
         self.map.lose(self.old)
@@ -71,12 +80,13 @@ class Subscribed:
 class CarelessMap(SubscriptionMap):
     """Looks without the lock, then attaches."""
 
-    def attach(self, session, subs, deliver) -> None:
-        for sub in subs:
-            if sub.number in self._subscriptions and sub.session is not session:
-                session.attach(sub, deliver(sub))
-                sub.session = session
-                sub.state = SubscriptionState.ACTIVE
+    def attach(self, session, attachments) -> None:
+        for one in attachments:
+            made = self._consumptions.get(one.sub)
+            if made is not None and not made.is_attached_to(session):
+                session.attach([one])
+                made.attachment, one.attached = one, True
+                one.sub.state = SubscriptionState.ACTIVE
 
 
 def is_removed(made: Subscribed) -> bool:
@@ -90,7 +100,7 @@ def test_restored_while_it_is_unsubscribed_it_stays_away() -> None:
 
 def test_restored_by_two_at_once_it_is_delivered_once() -> None:
     def is_once(made: Subscribed) -> bool:
-        return made.session.attached == [made.sub] and made.sub.session is made.session
+        return made.session.attached == [made.sub] and made.session_of_now is made.session
 
     explore(Subscribed, Subscribed.restore, Subscribed.restore, invariant=is_once)
     finds_a_race(lambda: Subscribed(CarelessMap), Subscribed.restore, Subscribed.restore, invariant=is_once)
@@ -101,7 +111,7 @@ def test_the_loss_of_the_old_session_does_not_undo_the_new_one() -> None:
         Subscribed,
         Subscribed.restore,
         Subscribed.lose_old,
-        invariant=lambda made: made.sub.session is made.session and made.sub.state is SubscriptionState.ACTIVE,
+        invariant=lambda made: made.session_of_now is made.session and made.sub.state is SubscriptionState.ACTIVE,
     )
 
 
@@ -215,7 +225,7 @@ def test_a_publisher_that_meets_the_close_is_answered_or_refused() -> None:
 # -- what is in hand -----------------------------------------------------------------------------
 
 
-class CarelessHand(InHand):
+class CarelessHand(InHandByIdentity):
     """Looks at both books one after the other, without the lock."""
 
     def admit(self, batch):
@@ -234,7 +244,7 @@ class CarelessHand(InHand):
 class Hand:
     """One delivery in hand; the broker delivers it again as it is finished."""
 
-    def __init__(self, kind: type[InHand] = InHand) -> None:
+    def __init__(self, kind: type[InHandByIdentity] = InHandByIdentity) -> None:
         self.hand = kind()
         self.first, self.second = self._delivery("first"), self._delivery("second")
         self.hand.admit([self.first])
@@ -340,7 +350,7 @@ class Episode:
     def __init__(self, kind: type[Supervisor] = Supervisor) -> None:
         callbacks = type("Quiet", (), {"moved": lambda self, state: None, "reconnected": lambda self, event: None})()
         pending = Pending(10, 1000, lambda record, error: None)
-        self.supervisor = kind(EventBusConfig(), self, SubscriptionMap(), pending, callbacks, None)  # type: ignore[arg-type]
+        self.supervisor = kind(EventBusConfig(), self, SubscriptionMap(), pending, callbacks)  # type: ignore[arg-type]
         self.supervisor._run_episode = self._run_episode  # type: ignore[method-assign]
         for phase in (Phase.CONNECTING, Phase.CONNECTED, Phase.RECONNECTING):
             self.supervisor.phases.move(phase)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from eventbus.backends.base import Features, SessionContext
+from eventbus.backends.base import Features, Prepared, SessionContext
+from eventbus.consuming.attachment import Attachment
+from eventbus.consuming.consumption import Consumption
+from eventbus.consuming.in_hand import InHandByIdentity
+from eventbus.consuming.subscriptions import Subscription
 from eventbus.errors import SessionRetired
 from eventbus.message import Receipt
 from eventbus.publishing.records import Record, Result
@@ -57,6 +61,13 @@ class FakeSink:
             return taken
 
 
+def consumption(topic: str = "t", group: str | None = "g", handler: Any = print, **options: Any) -> Consumption:
+    """A subscription at work, as `Consumers.add` makes it."""
+    sub = Subscription(topic, group=group, concurrency=1, start="earliest")
+    made = {"replays": True, "report": lambda event: None, **options}
+    return Consumption("test", sub, handler, InHandByIdentity(), **made)
+
+
 class Waiter:
     """Notes its answers; more than one is a bug."""
 
@@ -93,7 +104,7 @@ class FakeSession(FakeSink):
         self.lost: BaseException | None = None
         self.fault: BaseException | None = None
         self.refused: dict[Any, Exception] = {}
-        self.attached: list[Any] = []
+        self.attached: list[Subscription] = []
         self.closed = 0
 
     def probe(self, timeout: float, stop: StopToken) -> str:
@@ -106,22 +117,22 @@ class FakeSession(FakeSink):
         self.lost, self.retired = cause, True
         self.context.on_lost(self, cause)  # type: ignore[arg-type]
 
-    def prepare(self, subs: Sequence[Any], timeout: float) -> Mapping[Any, Exception]:
-        return {sub: self.refused[sub.topic] for sub in subs if sub.topic in self.refused}
+    def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
+        return Prepared(refused={one: self.refused[one.topic] for one in attachments if one.topic in self.refused})
 
-    def attach(self, sub: Any, deliver: Callable[..., bool]) -> None:
+    def attach(self, attachments: Sequence[Attachment]) -> None:
         if self.retired:
             raise SessionRetired
-        self.attached.append(sub)
+        self.attached.extend(one.sub for one in attachments)
 
-    def detach(self, sub: Any, timeout: float) -> None:
-        self.attached.remove(sub)
+    def detach(self, attachment: Attachment, timeout: float) -> None:
+        self.attached.remove(attachment.sub)
 
-    def resume(self, sub: Any) -> None: ...
+    def resume(self, attachment: Attachment) -> None: ...
 
-    def acknowledge(self, sub: Any, deliveries: Any) -> None: ...
+    def acknowledge(self, attachment: Attachment, deliveries: Any) -> None: ...
 
-    def release(self, sub: Any, deliveries: Any) -> None: ...
+    def release(self, attachment: Attachment, deliveries: Any) -> None: ...
 
     def drain(self, timeout: float) -> None: ...
 
@@ -156,6 +167,9 @@ class FakeBackend:
         session = FakeSession(context)
         self.sessions.append(session)
         return session
+
+    def new_in_hand(self) -> InHandByIdentity:
+        return InHandByIdentity()
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         return self.speaks.is_set()

@@ -89,9 +89,10 @@ def test_every_statistic_changes(make: Make, broker: MemoryOutages, monkeypatch:
     record = bus._publisher._record(("t", b"", None, None, None), None)  # type: ignore[arg-type]
     bus._pending.failed(record, OSError("gone"))
     assert (bus.get_statistics().rejected, bus.get_statistics().unknown) == (1, 1)
-    delivery = sub.in_hand
-    delivery.duplicates += 1
-    bus._consumers._consumptions[sub].dropped += 1
+    consumption = bus._consumers.subscriptions.consumption(sub)
+    assert consumption is not None
+    consumption.in_hand.duplicates += 1
+    consumption.dropped += 1
     assert (bus.get_statistics().duplicates, bus.get_statistics().dropped) == (1, 1)
 
 

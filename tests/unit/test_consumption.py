@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from fakes import consumption
 
-from eventbus import ErrorEvent, Subscription
+from eventbus import ErrorEvent
 from eventbus.consuming import consumption as module
 from eventbus.consuming.consumers import Consumers
-from eventbus.consuming.consumption import Consumption
+from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.message import Delivery
 from eventbus.testing import wait_until
 
@@ -22,16 +23,18 @@ class Session:
         self.released: list[int] = []
         self.resumed = 0
 
-    def acknowledge(self, sub: Any, deliveries: Sequence[Delivery]) -> None:
+    def acknowledge(self, attachment: Any, deliveries: Sequence[Delivery]) -> None:
         self.acknowledged.extend(one.token for one in deliveries)
 
-    def release(self, sub: Any, deliveries: Sequence[Delivery]) -> None:
+    def release(self, attachment: Any, deliveries: Sequence[Delivery]) -> None:
         self.released.extend(one.token for one in deliveries)
 
-    def resume(self, sub: Any) -> None:
+    def resume(self, attachment: Any) -> None:
         self.resumed += 1
 
-    def detach(self, sub: Any, timeout: float) -> None: ...
+    def attach(self, attachments: Any) -> None: ...
+
+    def detach(self, attachment: Any, timeout: float) -> None: ...
 
 
 def batch(*numbers: int) -> list[Delivery]:
@@ -46,10 +49,10 @@ def batch(*numbers: int) -> list[Delivery]:
 class Rig:
     def __init__(self, handler: Any, replays: bool = True) -> None:
         self.events: list[ErrorEvent] = []
-        self.sub = Subscription("t", handler, group="g", concurrency=1, start="earliest")
-        self.sub.session = self.session = Session()
-        self.consumption = Consumption("test", self.sub, replays, self.events.append)
-        self.deliver = self.consumption.deliver_to(self.session)
+        self.session = Session()
+        self.consumption = consumption(handler=handler, replays=replays, report=self.events.append)
+        self.consumption.attachment = self.consumption.attachment_to(self.session)
+        self.deliver = self.consumption.attachment.deliver
 
 
 @pytest.fixture
@@ -151,16 +154,16 @@ def test_where_nothing_is_redelivered_large_messages_fill_the_lanes_sooner(
 
 
 def test_counters_survive_an_unsubscribe_and_what_still_runs_then(gate: threading.Event) -> None:
-    consumers, entered = Consumers("test", None, True, lambda event: None), threading.Event()
+    consumers, entered = Consumers("test", None, True, InHandByIdentity, lambda event: None), threading.Event()
 
     def handler(message: Delivery) -> None:
         entered.set()
         gate.wait(20.0)
 
-    sub = consumers.make("t", handler, "g", 1, "earliest")
-    consumers.add(sub)
-    sub.session = session = Session()
-    consumers.deliver(sub, session)(batch(1, 2))
+    sub, session = consumers.add("t", handler, "g", 1, "earliest"), Session()
+    (attachment,) = consumers.subscriptions.unattached(session)
+    consumers.subscriptions.attach(session, [attachment])
+    attachment.deliver(batch(1, 2))
     assert entered.wait(5.0)
     assert consumers.remove(sub, 0.05) == ("eventbus.test.lane-t-0",)
     assert (consumers.counts().delivered, consumers.counts().handled) == (2, 0)

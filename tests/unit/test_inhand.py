@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from eventbus.consuming.inhand import InHand
+from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.message import Delivery
 
 
@@ -16,14 +16,14 @@ def delivery(identity: int, token: str = "first") -> Delivery:
 
 
 def test_new_ones_are_admitted_once() -> None:
-    hand = InHand()
+    hand = InHandByIdentity()
     fresh, again = hand.admit([delivery(1), delivery(2), delivery(1, "second")])
     assert ([one.identity for one in fresh], again) == ([1, 2], [])
     assert (len(hand), hand.duplicates) == (2, 1)
 
 
 def test_a_redelivery_of_what_is_in_hand_renews_its_token() -> None:
-    hand = InHand()
+    hand = InHandByIdentity()
     fresh, _ = hand.admit([delivery(1)])
     assert hand.admit([delivery(1, "renewed")]) == ([], [])
     assert [one.token for one in hand.snapshot()] == ["renewed"]
@@ -32,7 +32,7 @@ def test_a_redelivery_of_what_is_in_hand_renews_its_token() -> None:
 
 
 def test_a_redelivery_of_what_was_finished_is_to_be_acknowledged_at_once() -> None:
-    hand = InHand()
+    hand = InHandByIdentity()
     hand.finish(hand.admit([delivery(1)])[0])
     fresh, again = hand.admit([delivery(1, "second")])
     assert (fresh, [one.token for one in again]) == ([], ["second"])
@@ -41,7 +41,7 @@ def test_a_redelivery_of_what_was_finished_is_to_be_acknowledged_at_once() -> No
 
 
 def test_what_was_dropped_may_come_again() -> None:
-    hand = InHand()
+    hand = InHandByIdentity()
     fresh, _ = hand.admit([delivery(1)])
     assert len(hand.drop([*fresh, delivery(9)])) == 1
     assert hand.finish(fresh) == []
@@ -49,14 +49,14 @@ def test_what_was_dropped_may_come_again() -> None:
 
 
 def test_only_so_many_finished_are_remembered() -> None:
-    hand = InHand(remembered=2)
+    hand = InHandByIdentity(remembered=2)
     hand.finish(hand.admit([delivery(number) for number in (1, 2, 3, 4, 5)])[0])
     fresh, again = hand.admit([delivery(number) for number in (1, 2, 3, 4, 5)])
     assert ([one.identity for one in fresh], [one.identity for one in again]) == ([1, 2, 3], [4, 5])
 
 
 def test_what_is_in_hand_is_shown_oldest_first_whatever_was_renewed() -> None:
-    hand = InHand()
+    hand = InHandByIdentity()
     hand.admit([delivery(1), delivery(2), delivery(3)])
     hand.admit([delivery(1, "renewed")])
     assert [(one.identity, one.token) for one in hand.snapshot()] == [(1, "renewed"), (2, "first"), (3, "first")]
@@ -71,7 +71,7 @@ class Hand(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hand = InHand(remembered=REMEMBERED)
+        self.hand = InHandByIdentity(remembered=REMEMBERED)
         self.held: list[tuple[int, str]] = []
         self.finished: list[int] = []
         self.duplicates = 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
-from fakes import FakeSession
+from fakes import FakeSession, consumption
 
-from eventbus import BROADCAST, Subscription, SubscriptionState
-from eventbus.consuming.subscriptions import SubscriptionMap
+from eventbus import BROADCAST, SubscribeError, Subscription, SubscriptionState
+from eventbus.consuming.attachment import Attachment
+from eventbus.consuming.consumption import Consumption
+from eventbus.consuming.subscription_map import SubscriptionMap
 from eventbus.errors import SessionRetired
 
 
@@ -17,63 +20,101 @@ class Session(FakeSession):
         super().__init__(None)  # type: ignore[arg-type]
 
 
-def make(topic: str = "t", group: str | None = "g") -> Subscription:
-    return Subscription(topic, print, group=group, concurrency=1, start="earliest")
-
-
 def filled(count: int = 2) -> tuple[SubscriptionMap, list[Subscription]]:
-    subs = [make(f"t{number}") for number in range(count)]
     made = SubscriptionMap()
-    for sub in subs:
-        made.add(sub)
-    return made, subs
+    for number in range(count):
+        made.add(consumption(f"t{number}"))
+    return made, list(made)
 
 
-def attach(made: SubscriptionMap, session: Session, subs: list[Subscription]) -> None:
-    made.attach(session, subs, lambda sub: lambda batch: True)
+def subs_of(attachments: Sequence[Attachment]) -> list[Subscription]:
+    return [one.sub for one in attachments]
+
+
+def at_work(made: SubscriptionMap, sub: Subscription) -> Consumption:
+    found = made.consumption(sub)
+    assert found is not None
+    return found
+
+
+def session_of(made: SubscriptionMap, sub: Subscription) -> object:
+    attachment = at_work(made, sub).attachment
+    return None if attachment is None else attachment.session
 
 
 def test_attached_once_however_often_it_is_asked_for() -> None:
     made, subs = filled()
     session = Session()
-    assert made.unattached(session) == subs
+    waiting = made.unattached(session)
+    assert subs_of(waiting) == subs
     for _ in range(3):
-        attach(made, session, subs)
+        made.attach(session, waiting)
     assert session.attached == subs
     assert made.unattached(session) == []
-    assert all(sub.state is SubscriptionState.ACTIVE and sub.session is session for sub in subs)
+    assert all(sub.state is SubscriptionState.ACTIVE and session_of(made, sub) is session for sub in subs)
+
+
+def test_asked_again_it_gives_the_same_attachments() -> None:
+    made, (sub, _) = filled()
+    session = Session()
+    assert made.unattached(session) == made.unattached(session)
+    assert made.attachment(sub, session) is made.unattached(session)[0]
+    made.attach(session, made.unattached(session)[:1])
+    assert made.attachment(sub, session) is None
+    other = made.attachment(sub, Session())
+    assert other is not None
+    assert other.session is not session
+
+
+def test_all_are_attached_in_one_call() -> None:
+    calls: list[int] = []
+
+    class Counts(Session):
+        def attach(self, attachments: Sequence[Attachment]) -> None:
+            calls.append(len(attachments))
+
+    made, _ = filled(5)
+    session = Counts()
+    made.attach(session, made.unattached(session))
+    assert calls == [5]
+
+
+def test_an_attachment_is_noted_before_the_session_knows_of_it() -> None:
+    """What the session delivers at once is acknowledged, and its resume is heard."""
+    noted: list[bool] = []
+
+    class Looks(Session):
+        def attach(self, attachments: Sequence[Attachment]) -> None:
+            noted.extend(at_work(made, one.sub).attachment is one for one in attachments)
+
+    made, _ = filled(3)
+    session = Looks()
+    made.attach(session, made.unattached(session))
+    assert noted == [True] * 3
 
 
 def test_one_that_was_removed_meanwhile_is_left_out() -> None:
     made, subs = filled()
     session = Session()
+    waiting = made.unattached(session)
     assert made.remove(subs[0]) is None
-    attach(made, session, subs)
+    made.attach(session, waiting)
     assert session.attached == [subs[1]]
     assert subs[0].state is SubscriptionState.CLOSED
-    assert made.remove(subs[1]) is session
+    assert made.remove(subs[1]) is waiting[1]
     assert made.remove(subs[1]) is None
     assert len(made) == 0
 
 
-def test_a_session_that_ends_in_the_middle_leaves_the_rest_as_they_were() -> None:
+def test_a_session_that_has_ended_leaves_all_of_them_waiting() -> None:
     made, subs = filled(3)
-
-    class Dies(Session):
-        def attach(self, sub, deliver) -> None:
-            super().attach(sub, deliver)
-            self.retired = True
-
-    session = Dies()
+    session = Session()
+    session.retired = True
     with pytest.raises(SessionRetired):
-        attach(made, session, subs)
-    assert [sub.state for sub in subs] == [
-        SubscriptionState.ACTIVE,
-        SubscriptionState.PENDING,
-        SubscriptionState.PENDING,
-    ]
+        made.attach(session, made.unattached(session))
     made.lose(session)
-    assert all(sub.state is SubscriptionState.PENDING and sub.session is None for sub in subs)
+    assert all(sub.state is SubscriptionState.PENDING and session_of(made, sub) is None for sub in subs)
+    assert subs_of(made.unattached(session)) == subs
 
 
 def test_a_failure_is_news_once_and_undone_by_attaching() -> None:
@@ -89,7 +130,7 @@ def test_a_failure_is_news_once_and_undone_by_attaching() -> None:
     )
     made.lose(session)
     assert sub.state is SubscriptionState.FAILED
-    attach(made, session, [sub])
+    made.attach(session, made.unattached(session)[:1])
     assert (sub.state, sub.error) == (SubscriptionState.ACTIVE, None)
     made.remove(sub)
     assert not made.fail(sub, ValueError("late"))
@@ -99,9 +140,22 @@ def test_a_failure_is_news_once_and_undone_by_attaching() -> None:
 def test_losing_another_session_changes_nothing() -> None:
     made, subs = filled()
     session = Session()
-    attach(made, session, subs)
+    made.attach(session, made.unattached(session))
     made.lose(Session())
     assert all(sub.state is SubscriptionState.ACTIVE for sub in subs)
+
+
+def test_a_second_one_of_the_same_topic_and_group_is_refused() -> None:
+    made = SubscriptionMap()
+    made.add(consumption("t", "g"))
+    with pytest.raises(SubscribeError, match="raise concurrency"):
+        made.add(consumption("t", "g"))
+    made.add(consumption("t", "h"))
+    made.add(consumption("u", "g"))
+    for _ in range(2):
+        made.add(consumption("t", None))  # each copy gets everything
+    made.remove(next(iter(made)))
+    made.add(consumption("t", "g"))
 
 
 def test_iterating_is_a_snapshot() -> None:
@@ -113,20 +167,21 @@ def test_iterating_is_a_snapshot() -> None:
 
 
 def test_the_lock_is_held_while_attaching() -> None:
-    made, subs = filled(1)
+    made, _ = filled(1)
     held: list[bool] = []
 
     class Looks(Session):
-        def attach(self, sub, deliver) -> None:
+        def attach(self, attachments: Sequence[Attachment]) -> None:
             thread = threading.Thread(target=lambda: held.append(made.lock.acquire(timeout=0.02)))
             thread.start()
             thread.join()
 
-    attach(made, Looks(), subs)
+    session = Looks()
+    made.attach(session, made.unattached(session))
     assert held == [False]
 
 
 def test_how_they_show_themselves() -> None:
-    assert "'t' group 'g' pending" in repr(make())
-    assert "broadcast" in repr(make(group=None))
+    assert "'t' group 'g' pending" in repr(consumption().sub)
+    assert "broadcast" in repr(consumption(group=None).sub)
     assert repr(BROADCAST) == "eventbus.BROADCAST"

@@ -23,6 +23,7 @@ from eventbus import (
     ReconnectEvent,
     SubscriptionState,
 )
+from eventbus.backends.base import Prepared
 from eventbus.testing import wait_until
 
 Make = Callable[..., EventBus]
@@ -246,7 +247,7 @@ def test_subscriptions_deliver_before_pending_publishes_go_out(make: Make, backe
 
     def connect(context):
         session = original(context)
-        session.attach = lambda sub, deliver: order.append("attach")
+        session.attach = lambda attachments: order.append("attach")
         session.publish = lambda record: order.append("publish")
         return session
 
@@ -269,10 +270,10 @@ def test_a_late_subscription_that_is_not_attached_at_once_does_not_wait_for_the_
     sub = bus.subscribe("t", print, group="g")
     failures = iter([NotConnectedError("not prepared in time")] * 2)
 
-    def prepare(subs, timeout):
+    def prepare(attachments, timeout):
         for failure in failures:
             raise failure
-        return {}
+        return Prepared()
 
     session.prepare = prepare  # type: ignore[method-assign]
     session.fault = None

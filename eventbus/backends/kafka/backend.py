@@ -8,6 +8,7 @@ from ...config import KafkaConfig
 from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
 from .connecting import connected_producer, discard
+from .journal import Journal
 from .options import ClientOptions
 from .problems import ClientErrors
 from .protocol import GroupProtocol
@@ -53,6 +54,10 @@ class KafkaBackend:
             discard(producer, options.name)
             raise
         return KafkaSession(producer, errors, options, self._config, context, self._protocol)
+
+    def new_in_hand(self) -> Journal:
+        """By partition and offset."""
+        return Journal()
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """As `Backend.reachable`: one of the brokers answers an ApiVersions request."""

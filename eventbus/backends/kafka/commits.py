@@ -51,7 +51,7 @@ class Commits:
                 if offset is not None:
                     log.requested = offset
                     offsets.append(TopicPartition(*log.place, offset))
-            if not offsets or self._feed.sub.group is None:
+            if not offsets or self._feed.attachment.group is None:
                 return
             self._feed.unsettled = True
         try:
@@ -78,7 +78,7 @@ class Commits:
 
     def _failed(self, partitions: Sequence[TopicPartition], error: KafkaError | None) -> None:
         """Not stored: asked for again, as long as the partition is ours."""
-        logger.info("%r: a commit failed and is repeated: %s", self._feed.sub, text_of(error))
+        logger.info("%r: a commit failed and is repeated: %s", self._feed.attachment, text_of(error))
         with self._feed.lock:
             for one in partitions:
                 log = self._logs.get((one.topic, one.partition))

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
-from ...consuming.subscriptions import Subscription
+from ...consuming.attachment import Attachment
 from ...errors import EventBusError, NotConnectedError
 from ...threads import Deadline, join_all, spawn
-from ..base import Deliver
 from .journal import PartitionLog, journal_of
 from .member import BeyondHelp, Member, ProtocolRefused
 from .options import ClientOptions
@@ -47,14 +46,12 @@ class Feed:
     `lock` guards the logs: whoever acknowledges does so from a lane.
     """
 
-    def __init__(
-        self, sub: Subscription, deliver: Deliver, shared: Shared, topics: Mapping[str, Sequence[int]]
-    ) -> None:
-        self.sub = sub
-        self.deliver = deliver
+    def __init__(self, attachment: Attachment, shared: Shared, topics: Mapping[str, Sequence[int]]) -> None:
+        self.attachment = attachment
+        self.deliver = attachment.deliver
         self.shared = shared
         self.topics = topics
-        self.journal = journal_of(sub)
+        self.journal = journal_of(attachment)
         self.lock = self.journal.lock
         self.logs: dict[Place, PartitionLog] = {}
         self.order = Order.FETCH
@@ -70,7 +67,7 @@ class Feed:
         self._wake = threading.Event()
         self._complaints: dict[str, float] = {}
         self._predecessor = self.journal.previous
-        self.journal.previous = self.thread = spawn(f"{shared.thread_name}-{sub.topic}", self._run)
+        self.journal.previous = self.thread = spawn(f"{shared.thread_name}-{attachment.topic}", self._run)
 
     # -- what others ask -------------------------------------------------------------------------
 
@@ -105,7 +102,7 @@ class Feed:
         with self.lock:
             orphans = self.journal.orphans()
         if orphans:
-            self.sub.discard_unstarted(orphans)
+            self.attachment.discard(orphans)
 
     @property
     def consumer(self) -> object:
@@ -132,10 +129,10 @@ class Feed:
     def check(self, patience: float) -> None:
         """NotConnectedError when the owner thread is dead, or hangs for more than `patience` seconds."""
         if not self.thread.is_alive():
-            raise NotConnectedError(f"the consumer thread of {self.sub.topic} has died")
+            raise NotConnectedError(f"the consumer thread of {self.attachment.topic} has died")
         silent = time.monotonic() - self.beat
         if silent > patience:
-            raise NotConnectedError(f"the consumer thread of {self.sub.topic} hangs since {silent:.0f} s")
+            raise NotConnectedError(f"the consumer thread of {self.attachment.topic} hangs since {silent:.0f} s")
 
     def wait_ended(self, timeout: float) -> tuple[str, ...]:
         """Wait for the thread; its name if it is not out after `timeout` seconds."""
@@ -148,7 +145,7 @@ class Feed:
         text, now = str(error), time.monotonic()
         if now - self._complaints.get(text, -COMPLAIN_EVERY) >= COMPLAIN_EVERY:
             self._complaints[text] = now
-            logger.warning("%r: %s", self.sub, text)
+            logger.warning("%r: %s", self.attachment, text)
             self.shared.on_error(error)
 
     def asked_to_rebuild(self) -> Exception | None:
@@ -192,12 +189,12 @@ class Feed:
             self._member = member = Member(self)
             member.run()
         except ProtocolRefused as error:
-            logger.info("%r: %s: the classic group protocol is used", self.sub, error)
+            logger.info("%r: %s: the classic group protocol is used", self.attachment, error)
             self.shared.protocol.refuse()
         except (BeyondHelp, EventBusError) as error:
             self.complain(error)
         except Exception as error:
-            logger.exception("%r: the consumer failed in an unexpected way", self.sub)
+            logger.exception("%r: the consumer failed in an unexpected way", self.attachment)
             self.complain(error)
         else:
             return True

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...consuming.inhand import InHand
-from ...consuming.subscriptions import Subscription
+from ...consuming.attachment import Attachment
 from ...message import Delivery
 from .offsets import Offsets
 from .runs import Run
@@ -144,7 +143,7 @@ class PartitionLog:
             self._given_back.add(offset)
 
 
-class Journal(InHand):
+class Journal:
     """Of one subscription, for as long as it lives. Fetching sorts out what is in hand already, by its offset.
 
     logs: the newest of each partition. begins: where a subscription that begins "now" does, None until that was
@@ -152,7 +151,7 @@ class Journal(InHand):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        self.duplicates = 0
         self.lock = threading.RLock()
         self.logs: dict[Place, PartitionLog] = {}
         self.begins: dict[Place, int] | None = None
@@ -208,17 +207,13 @@ class Journal(InHand):
                 delivery.token.give_back(delivery.identity)
         return dropped
 
-    def snapshot(self) -> list[Delivery]:
-        """Nothing: only the lanes have them."""
-        return []
-
     def __len__(self) -> int:
         with self.lock:
             return sum(log.offsets.unfinished for log in self.logs.values() if log.offsets is not None)
 
 
-def journal_of(sub: Subscription) -> Journal:
-    """The subscription's journal, made by the first who asks: before anything is in hand."""
-    if not isinstance(sub.in_hand, Journal):
-        sub.in_hand = Journal()
-    return sub.in_hand
+def journal_of(attachment: Attachment) -> Journal:
+    """What the backend has made for this subscription."""
+    journal = attachment.in_hand
+    assert isinstance(journal, Journal)
+    return journal

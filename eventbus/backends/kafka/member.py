@@ -73,13 +73,14 @@ class Member:
         self._commits = Commits(feed, feed.logs)
         self.standstill = Standstill(feed.logs, feed.lock)
         self._followed: Any = None
-        self._protocol = "classic" if feed.sub.group is None else feed.shared.protocol.name
+        topic, group = feed.attachment.topic, feed.attachment.group
+        self._protocol = "classic" if group is None else feed.shared.protocol.name
         options = feed.shared.options.consumer(
-            feed.shared.instance if feed.sub.group is None else group_id(feed.sub.group, feed.sub.topic),
+            feed.shared.instance if group is None else group_id(group, topic),
             protocol=self._protocol,
             start="earliest",  # where "now" is, `_starts` says; a position that is gone must not skip what is left
         )
-        errors = ClientErrors(f"{feed.shared.thread_name}-{feed.sub.topic}")
+        errors = ClientErrors(f"{feed.shared.thread_name}-{feed.attachment.topic}")
         self.consumer: Any = keep(new_client(Consumer, {**options, "on_commit": self._commits.answered}, errors))
 
     @property
@@ -120,7 +121,7 @@ class Member:
             if not failed:  # the close of one that has failed for good never returns
                 self._leave()
         except (KafkaException, RuntimeError, BeyondHelp) as error:
-            logger.debug("%r: leaving the group: %s", self._feed.sub, text_of(error))
+            logger.debug("%r: leaving the group: %s", self._feed.attachment, text_of(error))
         finally:
             self.consumer = None  # it refers to us by its callbacks: dropped now, not when the collector comes
         with self._feed.lock:
@@ -153,7 +154,7 @@ class Member:
             if not self._commits.in_flight:
                 close(consumer, self._protocol)
         except (KafkaException, RuntimeError) as error:
-            logger.debug("%r: leaving the group late: %s", self._feed.sub, text_of(error))
+            logger.debug("%r: leaving the group late: %s", self._feed.attachment, text_of(error))
 
     def _fetch(self) -> None:
         try:
@@ -239,7 +240,7 @@ class Member:
         topics = self._feed.topics
         if topics is self._followed:
             return
-        if self._feed.sub.group is None:
+        if self._feed.attachment.group is None:
             self._read_all(topics)
         elif topics and (self._followed is None or list(topics) != list(self._followed)):
             self.consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
@@ -271,7 +272,7 @@ class Member:
         """Where a group that begins "now" begins: where partitions ended when it was subscribed, or at the
         beginning of those that came later, or whose committed offset the broker has lost. Not for partitions
         that it has a position in."""
-        if self._feed.sub.start != "latest" or not partitions:
+        if self._feed.attachment.start != "latest" or not partitions:
             return {}
         try:
             known = self.consumer.committed(partitions, COMMITTED_WITHIN)
@@ -332,11 +333,11 @@ class Member:
             raise ProtocolRefused(text_of(error))
         if is_fatal(error):
             self._stage = _Stage.FAILED
-            raise BeyondHelp(f"the consumer of {self._feed.sub.topic} failed for good: {text_of(error)}")
+            raise BeyondHelp(f"the consumer of {self._feed.attachment.topic} failed for good: {text_of(error)}")
         if NO_POSITION in error.str():
-            raise BeyondHelp(f"{self._feed.sub.topic}: {text_of(error)}")
+            raise BeyondHelp(f"{self._feed.attachment.topic}: {text_of(error)}")
         if not error.retriable():
-            self._feed.complain(NotConnectedError(f"{self._feed.sub.topic}: {text_of(error)}"))
+            self._feed.complain(NotConnectedError(f"{self._feed.attachment.topic}: {text_of(error)}"))
 
 
 def group_id(group: str, topic: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,13 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from ...config import KafkaConfig
-from ...consuming.subscriptions import Subscription
+from ...consuming.attachment import Attachment
 from ...errors import NotConnectedError, SessionRetired, SubscribeError
 from ...message import Delivery
 from ...publishing.records import Record
 from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
-from ..base import Deliver, SessionContext
+from ..base import Prepared, SessionContext
 from .connecting import new_client
 from .feed import Feed, Shared
 from .forks import Producer, keep
@@ -64,9 +64,9 @@ class KafkaSession:
         self._retired = False
         self._stop = StopToken()
         self._lock = threading.Lock()
-        self._feeds: dict[Subscription, Feed] = {}
+        self._feeds: dict[Attachment, Feed] = {}
         self._leaving: list[Feed] = []
-        self._prepared: dict[Subscription, Mapping[str, Sequence[int]]] = {}
+        self._prepared: dict[Attachment, Mapping[str, Sequence[int]]] = {}
         admin_errors = ClientErrors(f"{self._name}-admin")
         self.topics = Topics(lambda: keep(new_client(AdminClient, options.admin, admin_errors)), config)
         self._shared = Shared(
@@ -112,47 +112,53 @@ class KafkaSession:
 
     # -- subscriptions ---------------------------------------------------------------------------
 
-    def prepare(self, subs: Sequence[Subscription], timeout: float) -> Mapping[Subscription, Exception]:
+    def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
         """As `Session.prepare`: topics are made sure of, and where "now" is, is asked."""
         deadline = Deadline(timeout)
+        refused: dict[Attachment, Exception] = {}
+        work = partial(self._prepare, attachments, refused, deadline)
         try:
-            refused: Mapping[Subscription, Exception]
-            refused = self._interruptibly("prepare", partial(self._prepare, subs, deadline), timeout, self._stop)
-            return refused
+            self._interruptibly("prepare", work, timeout, self._stop)
         except Stopped as error:
             raise NotConnectedError("the session has ended") from error
         except TimeoutError as error:
-            raise NotConnectedError(f"subscriptions are not prepared within {timeout:g} s") from error
+            done = {one for one in attachments if one in self._prepared or one in refused}
+            if not done:
+                raise NotConnectedError(f"subscriptions are not prepared within {timeout:g} s") from error
+            return Prepared(refused=dict(refused), pending=[one for one in attachments if one not in done])
+        return Prepared(refused=refused)
 
-    def attach(self, sub: Subscription, deliver: Deliver) -> None:
+    def attach(self, attachments: Sequence[Attachment]) -> None:
         """As `Session.attach`."""
         with self._lock:
             if self._retired or self._lost is not None:
                 raise SessionRetired(str(self._lost or "the session has ended"))
-            if sub not in self._prepared:
-                raise SubscribeError(f"{sub!r} was not prepared")
-            self._feeds[sub] = Feed(sub, deliver, self._shared, self._prepared[sub])
+            for one in attachments:
+                if one not in self._prepared:
+                    raise SubscribeError(f"{one!r} was not prepared")
+            for one in attachments:
+                self._feeds[one] = Feed(one, self._shared, self._prepared[one])
 
-    def detach(self, sub: Subscription, timeout: float) -> None:
+    def detach(self, attachment: Attachment, timeout: float) -> None:
         """As `Session.detach`: the group is left once what is in hand is done."""
         with self._lock:
-            feed = self._feeds.get(sub)
+            feed = self._feeds.get(attachment)
             if feed is not None and feed not in self._leaving:
                 self._leaving.append(feed)
         if feed is not None:
             feed.obey(Order.LEAVE)
 
-    def resume(self, sub: Subscription) -> None:
+    def resume(self, attachment: Attachment) -> None:
         """As `Session.resume`."""
-        self._with_feed(sub, lambda feed: feed.resume())
+        self._with_feed(attachment, lambda feed: feed.resume())
 
-    def acknowledge(self, sub: Subscription, deliveries: Sequence[Delivery]) -> None:
-        """As `Session.acknowledge`: the journal, which is the subscription's `in_hand`, has noted them already."""
-        self._with_feed(sub, lambda feed: feed.note_done())
+    def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
+        """As `Session.acknowledge`: the journal, which is the attachment's `in_hand`, has noted them already."""
+        self._with_feed(attachment, lambda feed: feed.note_done())
 
-    def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """As `Session.release`: noted already; they are fetched again, here or where their partition went."""
-        self._with_feed(sub, lambda feed: feed.note_done())
+        self._with_feed(attachment, lambda feed: feed.note_done())
 
     # -- health ----------------------------------------------------------------------------------
 
@@ -221,23 +227,23 @@ class KafkaSession:
         for feed in self._all_feeds():
             feed.obey(Order.END)
 
-    def _prepare(self, subs: Sequence[Subscription], deadline: Deadline) -> Mapping[Subscription, Exception]:
-        refused: dict[Subscription, Exception] = {}
-        for sub in subs:
+    def _prepare(
+        self, attachments: Sequence[Attachment], refused: dict[Attachment, Exception], deadline: Deadline
+    ) -> None:
+        for one in attachments:
             try:
-                found = self._find(sub, deadline)
-                journal = journal_of(sub)
-                if journal.begins is None and (sub.group is None or sub.start == "latest"):
+                found = self._find(one, deadline)
+                journal = journal_of(one)
+                if journal.begins is None and (one.group is None or one.start == "latest"):
                     places = [(topic, partition) for topic, partitions in found.items() for partition in partitions]
                     journal.begins = self._ends(places, deadline)
-                if sub.group is not None and sub not in self._prepared:
-                    group = group_id(sub.group, sub.topic)
+                if one.group is not None and one not in self._prepared:
+                    group = group_id(one.group, one.topic)
                     options = self._shared.options.consumer(group, protocol="classic", start="earliest")
-                    self.topics.check_group(options, sub.topic, min(1.0, deadline.remaining()))
-                self._prepared[sub] = found
+                    self.topics.check_group(options, one.topic, min(1.0, deadline.remaining()))
+                self._prepared[one] = found
             except (TopicRefused, TopicUnready) as error:  # the others run
-                refused[sub] = error
-        return refused
+                refused[one] = error
 
     def _ends(self, places: Sequence[Place], deadline: Deadline) -> dict[Place, int]:
         leaderless = Deadline(min(LEADERLESS_FOR, deadline.share(0.5)))
@@ -250,10 +256,10 @@ class KafkaSession:
             self._stop.wait(AGAIN)
             self._stop.check()
 
-    def _find(self, sub: Subscription, deadline: Deadline) -> Mapping[str, Sequence[int]]:
-        if is_pattern(sub.topic):
-            return self.topics.matching(sub.topic, max(0.1, deadline.remaining()))
-        return {sub.topic: self.topics.ensure(sub.topic, deadline.share(0.5), self._stop)}
+    def _find(self, attachment: Attachment, deadline: Deadline) -> Mapping[str, Sequence[int]]:
+        if is_pattern(attachment.topic):
+            return self.topics.matching(attachment.topic, max(0.1, deadline.remaining()))
+        return {attachment.topic: self.topics.ensure(attachment.topic, deadline.share(0.5), self._stop)}
 
     def _topic_to_ask_for(self) -> str:
         """One that exists: for any other librdkafka would go on asking by itself, twice a second."""
@@ -272,8 +278,8 @@ class KafkaSession:
             self._lost = cause
         self._context.on_lost(self, cause)
 
-    def _with_feed(self, sub: Subscription, call: Callable[[Feed], object]) -> None:
-        feed = self._feeds.get(sub)
+    def _with_feed(self, attachment: Attachment, call: Callable[[Feed], object]) -> None:
+        feed = self._feeds.get(attachment)
         if feed is not None:
             call(feed)
 

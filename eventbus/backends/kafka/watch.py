@@ -104,10 +104,10 @@ class Watch:
             return
         everything = self._topics.all(2.0)
         for feed in feeds:
-            found = self._topics.among(everything, feed.sub.topic)
+            found = self._topics.among(everything, feed.attachment.topic)
             if found != feed.topics:
                 feed.follow(found)
 
 
 def _follows(feed: Feed) -> bool:
-    return feed.sub.group is None or is_pattern(feed.sub.topic)
+    return feed.attachment.group is None or is_pattern(feed.attachment.topic)

@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ...config import MemoryConfig
-from ...consuming.inhand import newest
+from ...consuming.in_hand import newest
 from ...consuming.subscriptions import Subscription
 from ...errors import PublishNotSentError
 from ...message import matches
@@ -85,10 +85,10 @@ class MemoryBroker:
 
     def leave(self, member: Member, *, for_good: bool) -> None:
         """A member goes."""
-        group = self.group_of(member.sub)
+        group = self.group_of(member.attachment.sub)
         group.leave(member)
         if for_good:
-            self._broadcasts.pop(member.sub, None)
+            self._broadcasts.pop(member.attachment.sub, None)
         self.wake()
 
     def wake(self) -> None:

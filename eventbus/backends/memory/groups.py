@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from ...consuming.subscriptions import Subscription
+from ...consuming.attachment import Attachment
 from ...consuming.watermark import Watermark
 from .topics import Entry, Topic
 
@@ -13,9 +12,8 @@ from .topics import Entry, Topic
 class Member:
     """One attached subscription of one session."""
 
-    def __init__(self, session: Any, sub: Subscription) -> None:
-        self.session = session
-        self.sub = sub
+    def __init__(self, attachment: Attachment) -> None:
+        self.attachment = attachment
 
 
 class Progress:
@@ -99,7 +97,7 @@ class Group:
 
     def join(self, member: Member) -> None:
         """A member comes in, in place of an earlier session of the same subscription."""
-        self.members = [other for other in self.members if other.sub is not member.sub] + [member]
+        self.members = [other for other in self.members if other.attachment.sub is not member.attachment.sub] + [member]
         self._assign()
 
     def retire(self, member: Member) -> set[Place]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
 from ...config import MemoryConfig
-from ...consuming.subscriptions import Subscription
+from ...consuming.attachment import Attachment
+from ...consuming.in_hand import InHandByIdentity
 from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
 from ...message import NO_HEADERS, Delivery
 from ...publishing.records import Record
 from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, Stopped, StopToken, join_all, spawn
-from ..base import Deliver, Features, SessionContext
+from ..base import Features, Prepared, SessionContext
 from .broker import Condition, MemoryBroker, broker_named
 from .groups import Member, Place
 from .waiting import notify, pause, wait_answering
@@ -56,6 +57,10 @@ class MemoryBackend:
             broker.sessions.append(session)
         return session
 
+    def new_in_hand(self) -> InHandByIdentity:
+        """By the place in the topic."""
+        return InHandByIdentity()
+
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """Whether the broker answers; not once a stop is asked for."""
         try:
@@ -68,9 +73,9 @@ class MemoryBackend:
 class _Attached:
     """A subscription that a session delivers."""
 
-    def __init__(self, member: Member, deliver: Deliver) -> None:
+    def __init__(self, member: Member) -> None:
         self.member = member
-        self.deliver = deliver
+        self.deliver = member.attachment.deliver
         self.paused = False
         self.left: set[Place] | None = None
         """Once detached: what is still in hand; without any the member goes."""
@@ -83,7 +88,7 @@ class MemorySession:
         self._broker = broker
         self._answers = context.answers
         self._on_lost = context.on_lost
-        self._attached: dict[Subscription, _Attached] = {}
+        self._attached: dict[Attachment, _Attached] = {}
         self._unanswered: dict[int, Record] = {}
         self._unanswered_bytes = 0
         self._retired = False
@@ -136,7 +141,7 @@ class MemorySession:
         with self._broker.lock:
             return sum(number <= up_to for number in self._unanswered)
 
-    def prepare(self, subs: Sequence[Subscription], timeout: float) -> Mapping[Subscription, Exception]:
+    def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
         """Make the groups; topics that tests refuse are returned."""
         self._wait_answer(Deadline(timeout), StopToken())
         broker = self._broker
@@ -144,51 +149,53 @@ class MemorySession:
             self._break_if_asked("prepare")
             if self._retired:
                 raise NotConnectedError(str(self._lost or "the session has ended"))
-            refused = {sub: broker.refused_topics[sub.topic] for sub in subs if sub.topic in broker.refused_topics}
-            for sub in subs:
-                if sub not in refused:
-                    broker.group_of(sub)
-            return refused
+            errors = broker.refused_topics
+            refused = {one: errors[one.topic] for one in attachments if one.topic in errors}
+            for one in attachments:
+                if one not in refused:
+                    broker.group_of(one.sub)
+            return Prepared(refused=refused)
 
-    def attach(self, sub: Subscription, deliver: Deliver) -> None:
-        """Join the group."""
+    def attach(self, attachments: Sequence[Attachment]) -> None:
+        """Join the groups."""
         with self._broker.lock:
             self._break_if_asked("attach")
             if self._retired:
                 raise SessionRetired("the session has ended")
-            member = Member(self, sub)
-            self._attached[sub] = _Attached(member, deliver)
-            self._broker.group_of(sub).join(member)
+            for one in attachments:
+                member = Member(one)
+                self._attached[one] = _Attached(member)
+                self._broker.group_of(one.sub).join(member)
             self._broker.wake()
 
-    def detach(self, sub: Subscription, timeout: float) -> None:
+    def detach(self, attachment: Attachment, timeout: float) -> None:
         """Fetch no more; the group is left once what is in hand is acknowledged or released."""
         with self._broker.lock:
-            attached = self._attached.get(sub)
+            attached = self._attached.get(attachment)
             if attached is not None and attached.left is None:
-                attached.left = self._broker.group_of(sub).retire(attached.member)
-                self._leave_if_done(sub, attached, ())
+                attached.left = self._broker.group_of(attachment.sub).retire(attached.member)
+                self._leave_if_done(attachment, attached, ())
                 self._broker.wake()
 
-    def resume(self, sub: Subscription) -> None:
+    def resume(self, attachment: Attachment) -> None:
         """Fetch again."""
-        attached = self._attached.get(sub)
+        attached = self._attached.get(attachment)
         if attached is not None:
             attached.paused = False
             self.wake()
 
-    def _leave_if_done(self, sub: Subscription, attached: _Attached, deliveries: Iterable[Delivery]) -> None:
+    def _leave_if_done(self, attachment: Attachment, attached: _Attached, deliveries: Iterable[Delivery]) -> None:
         if attached.left is not None:
             attached.left.difference_update(delivery.token for delivery in deliveries)
             if not attached.left:
-                self._attached.pop(sub, None)
+                self._attached.pop(attachment, None)
                 self._broker.leave(attached.member, for_good=True)
 
-    def acknowledge(self, sub: Subscription, deliveries: Sequence[Delivery]) -> None:
+    def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """Move the watermarks; a partition that waited for it changes hands."""
         broker = self._broker
         with broker.lock:
-            attached = self._attached.get(sub)
+            attached = self._attached.get(attachment)
             if attached is None or self._mute or self._retired:
                 return
             member, moved = attached.member, False
@@ -198,16 +205,16 @@ class MemorySession:
                     progress.marks[partition].finish(offset)
                     if progress.wanted[partition] is not member:
                         moved |= progress.move(partition)
-            self._leave_if_done(sub, attached, deliveries)
+            self._leave_if_done(attachment, attached, deliveries)
         if moved:
             broker.wake()
 
-    def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """Without effect until it is detached: a partition is delivered again when its owner leaves."""
         with self._broker.lock:
-            attached = self._attached.get(sub)
+            attached = self._attached.get(attachment)
             if attached is not None:
-                self._leave_if_done(sub, attached, deliveries)
+                self._leave_if_done(attachment, attached, deliveries)
 
     def probe(self, timeout: float, stop: StopToken) -> str:
         """A round trip to the broker."""
@@ -338,15 +345,15 @@ class MemorySession:
     def _fetch(self) -> bool:
         """One round over the subscriptions; True when there may be more."""
         more = False
-        for sub, attached in list(self._attached.items()):
+        for attachment, attached in list(self._attached.items()):
             if attached.paused:
                 continue
             with self._broker.lock:
                 if self._retired or self._mute or self._drained or self._broker.condition is not Condition.UP:
                     return False
-                if self._attached.get(sub) is not attached or attached.left is not None:
+                if self._attached.get(attachment) is not attached or attached.left is not None:
                     continue
-                batch = self._take(sub, attached.member)
+                batch = self._take(attached.member)
             if batch:
                 more = True
                 # Paused before the call: a resume that comes while the lanes take the batch is not lost.
@@ -355,9 +362,9 @@ class MemorySession:
                     attached.paused = False
         return more
 
-    def _take(self, sub: Subscription, member: Member) -> list[Delivery]:
+    def _take(self, member: Member) -> list[Delivery]:
         batch: list[Delivery] = []
-        for progress in self._broker.group_of(sub).progress.values():
+        for progress in self._broker.group_of(member.attachment.sub).progress.values():
             topic, identities = progress.topic.name, progress.topic.identities
             for offset, entry in progress.take(member, FETCH):
                 delivery = _new(_MemoryDelivery)

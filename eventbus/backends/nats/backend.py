@@ -11,6 +11,7 @@ from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
 from .addresses import ServerPool
 from .dialing import Dialer, Link
+from .in_hand import NatsInHand
 from .js_session import JetStreamSession
 from .reach import any_speaks
 from .session import NatsSession
@@ -60,6 +61,10 @@ class NatsBackend:
             session.close(max(0.5, deadline.remaining()))
             raise
         return session
+
+    def new_in_hand(self) -> NatsInHand:
+        """By stream and sequence."""
+        return NatsInHand()
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """As `Backend.reachable`: one of the servers sends the beginning of INFO."""

@@ -12,8 +12,9 @@ from typing import Any
 from attrs import frozen
 
 from ...config import NatsConfig
-from ...consuming.subscriptions import Subscription
+from ...consuming.attachment import Attachment
 from ...threads import Deadline
+from .in_hand import in_hand_of
 from .jetstream import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, SECOND, ApiError, JetStreamApi
 from .streams import Stream, StreamRefused
 
@@ -62,30 +63,30 @@ class Durables:
         self._instance = instance
         self._lock = threading.Lock()
 
-    def ensure(self, sub: Subscription, stream: Stream, deadline: Deadline) -> Target:
+    def ensure(self, attachment: Attachment, stream: Stream, deadline: Deadline) -> Target:
         """The consumer of a subscription on a stream, made if there is none; StreamRefused, ApiError."""
-        name = self.name_of(sub)
-        if sub.group is None:
+        name = self.name_of(attachment)
+        if attachment.group is None:
             answer = self._find(stream.name, name, deadline)
             if answer is None:
-                answer = self._create(self._broadcast(sub, stream, name), stream.name, deadline)
-            self._note_position(sub, stream, answer)
+                answer = self._create(self._broadcast(attachment, stream, name), stream.name, deadline)
+            self._note_position(attachment, stream, answer)
         else:
-            answer = self._shared(sub, stream, name, deadline)
+            answer = self._shared(attachment, stream, name, deadline)
         config = answer.get("config") or {}
         ack_wait = float(config.get("ack_wait") or self._ack_wait * SECOND) / SECOND
         window = int(config.get("max_ack_pending") or 0)
         return Target(stream.name, stream.incarnation, name, ack_wait, window if window > 0 else MAX_ACK_PENDING)
 
-    def name_of(self, sub: Subscription) -> str:
+    def name_of(self, attachment: Attachment) -> str:
         """The consumer's name, the same in every session."""
-        if sub.group is None:
-            return f"broadcast={self._instance}-{os.getpid()}-{sub.number}"
-        return durable_name(sub.group, sub.topic)
+        if attachment.group is None:
+            return f"broadcast={self._instance}-{os.getpid()}-{attachment.number}"
+        return durable_name(attachment.group, attachment.topic)
 
-    def _shared(self, sub: Subscription, stream: Stream, name: str, deadline: Deadline) -> dict[str, Any]:
-        policy = "new" if sub.start == "latest" else "all"
-        wanted = {**self._common(sub), "durable_name": name, "name": name, "deliver_policy": policy}
+    def _shared(self, attachment: Attachment, stream: Stream, name: str, deadline: Deadline) -> dict[str, Any]:
+        policy = "new" if attachment.start == "latest" else "all"
+        wanted = {**self._common(attachment), "durable_name": name, "name": name, "deliver_policy": policy}
         try:
             return self._create(wanted, stream.name, deadline)
         except ApiError as error:
@@ -95,34 +96,35 @@ class Durables:
         if answer is None:  # deleted in this moment
             return self._create(wanted, stream.name, deadline)
         existing = answer.get("config") or {}
-        if differences := conflicts(existing, sub.topic):
+        if differences := conflicts(existing, attachment.topic):
             text = f"durable {name!r} of stream {stream.name!r} exists with other settings"
             raise StreamRefused(f"{text}: {', '.join(differences)}")
         logger.info("durable %r of stream %r exists with settings of its own", name, stream.name)
         return answer
 
-    def _common(self, sub: Subscription) -> dict[str, Any]:
+    def _common(self, attachment: Attachment) -> dict[str, Any]:
         return {
             "max_ack_pending": MAX_ACK_PENDING,
             **self._settings,
             "ack_policy": "explicit",
             "ack_wait": int(self._ack_wait * SECOND),
             "max_deliver": -1,
-            "filter_subject": sub.topic,
+            "filter_subject": attachment.topic,
         }
 
-    def _broadcast(self, sub: Subscription, stream: Stream, name: str) -> dict[str, Any]:
-        wanted = {**self._common(sub), "name": name, "inactive_threshold": _INACTIVE * SECOND}
-        start = first_wanted(sub, stream)
+    def _broadcast(self, attachment: Attachment, stream: Stream, name: str) -> dict[str, Any]:
+        wanted = {**self._common(attachment), "name": name, "inactive_threshold": _INACTIVE * SECOND}
+        start = first_wanted(attachment, stream)
         if start is None:
             return {**wanted, "deliver_policy": "new"}
         return {**wanted, "deliver_policy": "by_start_sequence", "opt_start_seq": start}
 
     @staticmethod
-    def _note_position(sub: Subscription, stream: Stream, answer: Mapping[str, Any]) -> None:
+    def _note_position(attachment: Attachment, stream: Stream, answer: Mapping[str, Any]) -> None:
         """From here on an outage loses nothing, even before the first message."""
         delivered = (answer.get("delivered") or {}).get("stream_seq")
-        sub.positions.setdefault(stream.incarnation, int(delivered if delivered is not None else stream.last))
+        position = int(delivered if delivered is not None else stream.last)
+        in_hand_of(attachment).positions.setdefault(stream.incarnation, position)
 
     def _create(self, wanted: dict[str, Any], stream: str, deadline: Deadline) -> dict[str, Any]:
         operation = f"CONSUMER.CREATE.{stream}.{wanted['name']}.{wanted['filter_subject']}"
@@ -137,16 +139,16 @@ class Durables:
             return None
 
 
-def first_wanted(sub: Subscription, stream: Stream) -> int | None:
+def first_wanted(attachment: Attachment, stream: Stream) -> int | None:
     """Where a broadcast copy goes on in a stream; None for: from now on.
 
     In a stream that was made anew everything is new.
     """
-    position = sub.positions.get(stream.incarnation)
+    position = in_hand_of(attachment).positions.get(stream.incarnation)
     if position is None:
-        known = any(key.rpartition("@")[0] == stream.name for key in sub.positions)
+        known = any(key.rpartition("@")[0] == stream.name for key in in_hand_of(attachment).positions)
         return 1 if known else None
-    held: list[Any] = [one.identity for one in sub.in_hand.snapshot()]
+    held: list[Any] = [one.identity for one in in_hand_of(attachment).snapshot()]
     unfinished = [int(sequence) for incarnation, sequence in held if incarnation == stream.incarnation]
     return min([position + 1, *unfinished])
 

@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ...consuming.attachment import Attachment
 from ...consuming.batches import LazyBatch
-from ...consuming.subscriptions import Subscription
 from ...message import Delivery, matches
-from ..base import Deliver
 from . import wire
 from .connection import Connection
 from .deliveries import NatsDelivery
@@ -23,13 +22,13 @@ class Feed:
     gives_back = False
     """Whether what arrives when it is closed goes to somebody else; else it would be lost."""
 
-    def __init__(self, connection: Connection, sub: Subscription, deliver: Deliver) -> None:
-        self.sub = sub
+    def __init__(self, connection: Connection, attachment: Attachment) -> None:
+        self.attachment = attachment
         self.closed = False
         self.paused = False
         self._connection = connection
         self._dirty = connection.dirty
-        self._deliver = deliver
+        self._deliver = attachment.deliver
 
     @property
     def shares(self) -> bool:
@@ -41,7 +40,7 @@ class Feed:
         if topic.startswith(("$", "_INBOX.")):
             return False
         # The server's `*` and `>` cover dead letters; ours do not.
-        return not topic.startswith("dlq.") or matches(self.sub.topic, topic)
+        return not topic.startswith("dlq.") or matches(self.attachment.topic, topic)
 
     def hand_over(self, batch: list[Delivery]) -> bool:
         """Give a batch to the lanes; False when they are full. Reader thread."""
@@ -95,16 +94,16 @@ class CoreFeed(Feed):
 
     cacheable = True
 
-    def __init__(self, connection: Connection, sub: Subscription, deliver: Deliver) -> None:
-        super().__init__(connection, sub, deliver)
+    def __init__(self, connection: Connection, attachment: Attachment) -> None:
+        super().__init__(connection, attachment)
         self._arrived = 0.0
         self._fields: list[Any] = []
-        self._sid = connection.subscribe(sub.topic, self, sub.group or "")
+        self._sid = connection.subscribe(attachment.topic, self, attachment.group or "")
 
     @property
     def shares(self) -> bool:
         """As `Feed.shares`: the server gives each message to one member of a queue group."""
-        return self.sub.group is not None
+        return self.attachment.group is not None
 
     def sids(self) -> list[int]:
         """As `Feed.sids`."""

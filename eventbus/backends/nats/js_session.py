@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from ...config import NatsConfig
-from ...consuming.subscriptions import Subscription
+from ...consuming.attachment import Attachment
 from ...errors import NotConnectedError, PublishRejectedError, SubscribeError
 from ...message import Delivery
 from ...threads import Deadline, StopToken
-from ..base import Deliver, SessionContext
+from ..base import Prepared, SessionContext
 from . import wire
 from .addresses import ServerPool
 from .connection import Forbidden
 from .dialing import Link
 from .durables import Durables, Target
 from .feeds import Feed
+from .in_hand import in_hand_of
 from .jetstream import STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .js_publisher import JetStreamPublisher
 from .pulls import PullFeed
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 ERRAND = 5.0
 """Seconds that one piece of work of the helper thread may take."""
+PATIENCE = 1.0
+"""Seconds that a link has to answer a PING when subscriptions were not ready in time: else it is the link."""
 _WATCH_EVERY = 1.0
 _LOOK_EVERY = 2.0
 _REPAIR_FIRST = 0.1
@@ -46,7 +49,7 @@ class JetStreamSession(NatsSession):
         warned: set[str],
         instance: str,
     ) -> None:
-        self._targets: dict[Subscription, list[Target]] = {}
+        self._targets: dict[Attachment, list[Target]] = {}
         self._renew_every = config.ack_wait / 3
         super().__init__(link, config, context, pool)
         self._api = JetStreamApi(self._connection)
@@ -67,76 +70,85 @@ class JetStreamSession(NatsSession):
         """See that JetStream answers; ConnectFailedError, Stopped."""
         self._api.prove(Deadline(timeout), stop)
 
-    def prepare(self, subs: Sequence[Subscription], timeout: float) -> Mapping[Subscription, Exception]:
+    def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
         """As `Session.prepare`: finds or makes the streams and consumers."""
         deadline = Deadline(timeout)
-        refused: dict[Subscription, Exception] = {}
-        for sub in subs:
+        refused: dict[Attachment, Exception] = {}
+        pending: list[Attachment] = []
+        for one in attachments:
             self._check_lost()
             try:
-                self._targets[sub] = self._resolve(sub, deadline)
+                self._targets[one] = self._resolve(one, deadline)
             except SubscribeError as error:
-                refused[sub] = error
-        return refused
+                refused[one] = error
+            except NotConnectedError as error:
+                self._check_lost()
+                logger.warning("%r is not ready in time: %s", one, error)
+                pending.append(one)
+        if pending:
+            self._connection.ping(PATIENCE)  # else it is not the streams that are slow
+        return Prepared(refused=refused, pending=pending)
 
-    def attach(self, sub: Subscription, deliver: Deliver) -> None:
+    def attach(self, attachments: Sequence[Attachment]) -> None:
         """As `Session.attach`."""
         self._check_alive()
-        targets = self._targets.get(sub)
-        if targets is None:
-            raise SubscribeError(f"{sub!r} was not prepared")
-        feed = PullFeed(self._connection, sub, deliver, self._broken)
-        if len(sub.in_hand) and time.monotonic() - sub.renewed_at > self._config.ack_wait:
-            sub.discard_unstarted()
-        with self._lock:
-            self._feeds[sub] = feed
-        feed.renew()
-        feed.read(targets)
+        for one in attachments:
+            targets = self._targets.get(one)
+            if targets is None:
+                raise SubscribeError(f"{one!r} was not prepared")
+            in_hand = in_hand_of(one)
+            if len(in_hand) and time.monotonic() - in_hand.renewed_at > self._config.ack_wait:
+                one.discard()
+            feed = PullFeed(self._connection, one, self._broken)
+            with self._lock:
+                self._feeds[one] = feed
+            feed.renew()
+            feed.read(targets)
 
-    def acknowledge(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+    def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """As `Session.acknowledge`; those of an earlier session are as good."""
-        self._feed_of(sub).acknowledge(deliveries)
+        self._feed_of(attachment).acknowledge(deliveries)
 
-    def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """As `Session.release`."""
-        self._feed_of(sub).release(deliveries)
+        self._feed_of(attachment).release(deliveries)
 
-    def detach(self, sub: Subscription, timeout: float) -> None:
+    def detach(self, attachment: Attachment, timeout: float) -> None:
         """As `Session.detach`; a broadcast's consumer is deleted."""
-        attached = sub in self._feeds
-        super().detach(sub, timeout)
-        targets = self._targets.pop(sub, ())
-        if attached and sub.group is None:
+        attached = attachment in self._feeds
+        super().detach(attachment, timeout)
+        targets = self._targets.pop(attachment, ())
+        if attached and attachment.group is None:
             frames = [wire.pub(f"$JS.API.CONSUMER.DELETE.{one.stream}.{one.consumer}") for one in targets]
             self._connection.writer.write(b"".join(frames))
 
     def _probe_more(self, deadline: Deadline, stop: StopToken) -> None:
         self._api.info(deadline, stop)
 
-    def _feed_of(self, sub: Subscription) -> PullFeed:
+    def _feed_of(self, attachment: Attachment) -> PullFeed:
         """Its feed; one that is detached may still acknowledge."""
-        feed = self._feeds.get(sub)
+        feed = self._feeds.get(attachment)
         if isinstance(feed, PullFeed):
             return feed
-        return PullFeed(self._connection, sub, _deliver_nothing, self._broken)
+        return PullFeed(self._connection, attachment, self._broken)
 
-    def _resolve(self, sub: Subscription, deadline: Deadline) -> list[Target]:
+    def _resolve(self, attachment: Attachment, deadline: Deadline) -> list[Target]:
         """What a subscription reads from; SubscribeError, NotConnectedError."""
         try:
             try:
-                return self._targets_of(sub, deadline)
+                return self._targets_of(attachment, deadline)
             except ApiError as error:
                 if error.number != STREAM_NOT_FOUND:
                     raise
-                return self._targets_of(sub, deadline)  # it was deleted in between
+                return self._targets_of(attachment, deadline)  # it was deleted in between
         except (StreamRefused, ApiError, Forbidden) as error:
-            raise SubscribeError(f"cannot subscribe to {sub.topic!r}: {error}") from error
+            raise SubscribeError(f"cannot subscribe to {attachment.topic!r}: {error}") from error
 
-    def _targets_of(self, sub: Subscription, deadline: Deadline) -> list[Target]:
-        streams = [self._streams.adopt(name, deadline) for name in self._streams.ensure(sub.topic, deadline)]
-        if is_wild(sub):
+    def _targets_of(self, attachment: Attachment, deadline: Deadline) -> list[Target]:
+        streams = [self._streams.adopt(name, deadline) for name in self._streams.ensure(attachment.topic, deadline)]
+        if is_wild(attachment):
             streams = [stream for stream in streams if stream.is_public]
-        return [self._durables.ensure(sub, stream, deadline) for stream in streams]
+        return [self._durables.ensure(attachment, stream, deadline) for stream in streams]
 
     def _ensure_for_publish(self, topic: str) -> None:
         """The helper thread: find or make the stream of a topic. PublishRejectedError, NotConnectedError."""
@@ -163,7 +175,7 @@ class JetStreamSession(NatsSession):
 
     def _renew(self) -> None:
         with self._lock:
-            self._leaving_feeds = [feed for feed in self._leaving_feeds if len(feed.sub.in_hand)]
+            self._leaving_feeds = [feed for feed in self._leaving_feeds if len(feed.attachment.in_hand)]
             feeds = [*self._feeds.values(), *self._leaving_feeds]
         for feed in feeds:
             if isinstance(feed, PullFeed):
@@ -171,7 +183,7 @@ class JetStreamSession(NatsSession):
 
     def _look_for_streams(self) -> None:
         for feed in self._pull_feeds():
-            if is_wild(feed.sub) and not feed.repairing:
+            if is_wild(feed.attachment) and not feed.repairing:
                 feed.repairing = True
                 self._helper.submit(self._look_again, feed)
 
@@ -180,7 +192,7 @@ class JetStreamSession(NatsSession):
         if feed.repairing or feed.closed:
             return
         feed.repairing = True
-        logger.warning("%r: its consumer is gone or not served: %s", feed.sub, reason)
+        logger.warning("%r: its consumer is gone or not served: %s", feed.attachment, reason)
         self._connection.timer.after(_REPAIR_FIRST, lambda: self._helper.submit(self._mend, feed, reason))
 
     # -- helper thread ----------------------------------------------------------------------------------
@@ -189,9 +201,9 @@ class JetStreamSession(NatsSession):
         """Topics whose stream appeared later join."""
         deadline = Deadline(ERRAND)
         try:
-            names = set(self._streams.find(feed.sub.topic, deadline))
+            names = set(self._streams.find(feed.attachment.topic, deadline))
             if names != feed.seen:
-                self._read(feed, self._resolve(feed.sub, deadline))
+                self._read(feed, self._resolve(feed.attachment, deadline))
                 feed.seen = names
         except (SubscribeError, StreamRefused, NotConnectedError) as error:
             self._report(feed, error)
@@ -205,19 +217,19 @@ class JetStreamSession(NatsSession):
         if feed.closed or self._connection.lost is not None:
             return
         try:
-            targets = self._resolve(feed.sub, Deadline(ERRAND))
+            targets = self._resolve(feed.attachment, Deadline(ERRAND))
         except (SubscribeError, NotConnectedError) as error:
             self._report(feed, error)
             self._connection.timer.after(_REPAIR_AGAIN, lambda: self._helper.submit(self._mend, feed, reason))
             return
-        self._report(feed, SubscribeError(f"{feed.sub!r} was repaired: {reason}"))
+        self._report(feed, SubscribeError(f"{feed.attachment!r} was repaired: {reason}"))
         feed.reported = ""
         feed.repairing = False
         self._read(feed, targets)
 
     def _read(self, feed: PullFeed, targets: list[Target]) -> None:
         if not feed.closed:
-            self._targets[feed.sub] = targets
+            self._targets[feed.attachment] = targets
             feed.read(targets)
 
     def _report(self, feed: PullFeed, error: Exception) -> None:
@@ -227,10 +239,6 @@ class JetStreamSession(NatsSession):
             self._context.on_error(error)
 
 
-def is_wild(sub: Subscription) -> bool:
+def is_wild(attachment: Attachment) -> bool:
     """Whether it reads all streams that match, and those that will."""
-    return sub.topic.startswith(("*", ">"))
-
-
-def _deliver_nothing(batch: Sequence[Delivery]) -> bool:
-    return False
+    return attachment.topic.startswith(("*", ">"))

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any
 
-from ...consuming.subscriptions import Subscription
+from ...consuming.attachment import Attachment
 from ...message import Delivery
-from ..base import Deliver
 from . import wire
 from .connection import Connection
 from .deliveries import JetStreamDelivery, sequence_of
 from .durables import Target
 from .feeds import Feed
+from .in_hand import in_hand_of
 from .jetstream import SECOND
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,9 @@ class PullFeed(Feed):
 
     gives_back = True
 
-    def __init__(self, connection: Connection, sub: Subscription, deliver: Deliver, repair: Repair) -> None:
-        super().__init__(connection, sub, deliver)
+    def __init__(self, connection: Connection, attachment: Attachment, repair: Repair) -> None:
+        super().__init__(connection, attachment)
+        self.in_hand = in_hand_of(attachment)
         self._batch: list[Delivery] = []
         self.pulls: dict[str, Pull] = {}
         self.repairing = False
@@ -100,9 +101,9 @@ class PullFeed(Feed):
         if self.closed:
             self.release(batch)
             return
-        if not len(self.sub.in_hand):
-            self.sub.renewed_at = time.monotonic()
-        if self.sub.group is None:
+        if not len(self.in_hand):
+            self.in_hand.renewed_at = time.monotonic()
+        if self.attachment.group is None:
             self._note_positions(batch)
         if self.hand_over(batch):
             self._top_up()
@@ -123,10 +124,10 @@ class PullFeed(Feed):
 
     def renew(self) -> None:
         """Tell the server that everything in hand is still being worked on. Timer thread."""
-        held = self.sub.in_hand.snapshot()
+        held = self.in_hand.snapshot()
         self._say(held, _RENEW)
         if held and self._connection.lost is None:
-            self.sub.renewed_at = time.monotonic()
+            self.in_hand.renewed_at = time.monotonic()
 
     def watch(self) -> None:
         """Ask again where heartbeats are missing. Timer thread."""
@@ -148,7 +149,7 @@ class PullFeed(Feed):
             pull.top_up()
 
     def _note_positions(self, batch: Iterable[Delivery]) -> None:
-        positions = self.sub.positions
+        positions = self.in_hand.positions
         for delivery in batch:
             identity: Any = delivery.identity
             incarnation, sequence = identity
@@ -170,7 +171,7 @@ class Pull:
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{target.stream}.{target.consumer}"
         self._lock = threading.Lock()
         self._closed = False
-        self._wild = feed.sub.topic.startswith(("*", ">"))
+        self._wild = feed.attachment.topic.startswith(("*", ">"))
         self._round = 0
         self._asked = 0
         self._arrived = 0

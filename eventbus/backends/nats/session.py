@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ...config import NatsConfig
-from ...consuming.subscriptions import Subscription
+from ...consuming.attachment import Attachment
 from ...errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
 from ...message import Delivery
 from ...publishing.records import Record
 from ...threads import Deadline, OrderedWorker, StopToken
-from ..base import Deliver, SessionContext
+from ..base import Prepared, SessionContext
 from . import wire
 from .addresses import ServerPool
 from .connection import Connection, Hooks, refused_subject
@@ -44,7 +44,7 @@ class NatsSession:
         self._context = context
         self._pool = pool
         self._server = link.server
-        self._feeds: dict[Subscription, Feed] = {}
+        self._feeds: dict[Attachment, Feed] = {}
         self._lock = threading.Lock()
         self._announced = False
         self._closing = False
@@ -92,46 +92,49 @@ class NatsSession:
         """As `Session.unanswered`."""
         return self._publisher.unanswered(up_to)
 
-    def prepare(self, subs: Sequence[Subscription], timeout: float) -> Mapping[Subscription, Exception]:
+    def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
         """As `Session.prepare`: asks the server whether we may read these topics."""
         self._check_lost()
         refused = self._refused = set()
-        sids = [self._connection.subscribe(sub.topic, _Nowhere()) for sub in subs]
+        sids = [self._connection.subscribe(one.topic, _Nowhere()) for one in attachments]
         self._connection.unsubscribe(*sids)
         try:
             self._connection.ping(timeout)
         finally:
             self._refused = None
             self._connection.forget(*sids)
-        return {
-            sub: SubscribeError(f"the server does not let us read {sub.topic!r}")
-            for sub in subs
-            if sub.topic in refused
-        }
+        return Prepared(
+            refused={
+                one: SubscribeError(f"the server does not let us read {one.topic!r}")
+                for one in attachments
+                if one.topic in refused
+            }
+        )
 
-    def attach(self, sub: Subscription, deliver: Deliver) -> None:
+    def attach(self, attachments: Sequence[Attachment]) -> None:
         """As `Session.attach`."""
         self._check_alive()
         with self._lock:
-            self._feeds[sub] = CoreFeed(self._connection, sub, deliver)
+            for one in attachments:
+                self._feeds[one] = CoreFeed(self._connection, one)
 
-    def detach(self, sub: Subscription, timeout: float) -> None:
+    def detach(self, attachment: Attachment, timeout: float) -> None:
         """As `Session.detach`."""
         with self._lock:
-            feed = self._feeds.pop(sub, None)
+            feed = self._feeds.pop(attachment, None)
         if feed is not None:
             self._stop([feed], timeout)
 
-    def resume(self, sub: Subscription) -> None:
+    def resume(self, attachment: Attachment) -> None:
         """As `Session.resume`."""
-        feed = self._feeds.get(sub)
+        feed = self._feeds.get(attachment)
         if feed is not None:
             feed.resume()
 
-    def acknowledge(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+    def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """As `Session.acknowledge`: core NATS asks for none."""
 
-    def release(self, sub: Subscription, deliveries: Iterable[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """As `Session.release`: core NATS takes nothing back."""
 
     def probe(self, timeout: float, stop: StopToken) -> str:
@@ -186,7 +189,7 @@ class NatsSession:
         for feed in feeds:
             feed.closed = feed.gives_back
         with self._lock:
-            self._leaving_feeds += [feed for feed in feeds if len(feed.sub.in_hand)]
+            self._leaving_feeds += [feed for feed in feeds if len(feed.attachment.in_hand)]
         self._unsubscribe(feeds, timeout)
         for feed in feeds:
             feed.closed = True

@@ -16,12 +16,14 @@ from eventbus.backends.nats.deliveries import JetStreamDelivery, NatsDelivery, r
 from eventbus.backends.nats.durables import MAX_NAME, conflicts, durable_name, first_wanted
 from eventbus.backends.nats.encoding import CoreEncoder, JetStreamEncoder
 from eventbus.backends.nats.feeds import CoreBatch
+from eventbus.backends.nats.in_hand import NatsInHand
 from eventbus.backends.nats.pubacks import Verdict, parse_ack
 from eventbus.backends.nats.pulls import answers
 from eventbus.backends.nats.pynats import missing_names
 from eventbus.backends.nats.streams import Stream, doubts
 from eventbus.backends.nats.timer import Timer
 from eventbus.backends.nats.wire import Parser, header_block
+from eventbus.consuming.attachment import Attachment
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.errors import ConfigError
 from eventbus.message import Delivery
@@ -123,17 +125,19 @@ def test_doubts_about_streams():
 
 
 def test_where_a_broadcast_goes_on():
-    sub = Subscription("a", print, group=None, concurrency=1, start="latest")
+    in_hand = NatsInHand()
+    sub = Subscription("a", group=None, concurrency=1, start="latest")
+    attachment = Attachment(SimpleNamespace(sub=sub, in_hand=in_hand), None)
     stream = Stream("a", "a@1", 100)
-    assert first_wanted(sub, stream) is None
-    sub.positions["a@1"] = 50
-    assert first_wanted(sub, stream) == 51
+    assert first_wanted(attachment, stream) is None
+    in_hand.positions["a@1"] = 50
+    assert first_wanted(attachment, stream) == 51
     held = Delivery("a", b"")
     held.identity = ("a@1", 40)
-    sub.in_hand.admit([held])
-    assert first_wanted(sub, stream) == 40
-    assert first_wanted(sub, Stream("a", "a@2", 3)) == 1
-    assert first_wanted(sub, Stream("b", "b@1", 3)) is None
+    in_hand.admit([held])
+    assert first_wanted(attachment, stream) == 40
+    assert first_wanted(attachment, Stream("a", "a@2", 3)) == 1
+    assert first_wanted(attachment, Stream("b", "b@1", 3)) is None
 
 
 # -- answers to publishes -------------------------------------------------------------------------

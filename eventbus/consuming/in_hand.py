@@ -1,7 +1,8 @@
 """What a subscription holds: deliveries not yet done, and what it finished lately.
 
-A broker that saw a session end delivers again whatever it has no acknowledgement for. What is still in
-hand is then not started twice: only its token is renewed. What was just finished is acknowledged at once.
+It outlives attachments and sessions. A broker that saw a session end delivers again whatever it has no
+acknowledgement for. What is still in hand is then not started twice: only its token is renewed. What was just
+finished is acknowledged at once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ..message import Delivery
 
@@ -25,8 +26,29 @@ def newest(notes: dict[_Key, _Value], count: int) -> dict[_Key, _Value]:
     return dict(islice(notes.items(), len(notes) - count, None))
 
 
-class InHand:
-    """Deliveries by identity. All methods are thread-safe and never block."""
+class InHand(Protocol):
+    """The record of what a subscription was given and has not finished; each backend brings its own.
+
+    duplicates: deliveries that came again and were not handed on. All methods are thread-safe and never block.
+    """
+
+    duplicates: int
+
+    def admit(self, batch: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
+        """Split a batch into what is new (now in hand) and what was finished already."""
+
+    def finish(self, deliveries: Iterable[Delivery]) -> Sequence[Delivery]:
+        """These are done: return them with their newest tokens, to be acknowledged."""
+
+    def drop(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """These will not be handled here: return them with their newest tokens, to be given back."""
+
+    def __len__(self) -> int:
+        """How many deliveries are in hand."""
+
+
+class InHandByIdentity:
+    """What is in hand where a redelivery is known by its `Delivery.identity`; see `InHand`."""
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._lock = threading.Lock()

@@ -1,0 +1,85 @@
+"""What joins a subscription to a session."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from typing import Protocol
+
+from ..message import Delivery
+from .in_hand import InHand
+from .subscriptions import Subscription
+
+
+class Link(Protocol):
+    """What an attachment needs of its session; see `Session` in `backends/base.py`."""
+
+    def detach(self, attachment: Attachment, timeout: float) -> None:
+        """Stop delivering."""
+
+    def resume(self, attachment: Attachment) -> None:
+        """There is room again."""
+
+    def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
+        """These are done."""
+
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
+        """These will not be handled here."""
+
+
+class Work(Protocol):
+    """What handles the deliveries of a subscription, whichever session they come through."""
+
+    @property
+    def sub(self) -> Subscription:
+        """The subscription."""
+
+    @property
+    def in_hand(self) -> InHand:
+        """What it was given and has not finished."""
+
+    def take(self, attachment: Attachment, batch: Sequence[Delivery]) -> bool:
+        """Take a batch; False when no more should be fetched until `Link.resume`."""
+
+    def discard(self, tokens: Collection[Hashable] | None = None) -> None:
+        """Drop what no handler was started for, or of that what has one of these tokens."""
+
+
+class Attachment:
+    """One subscription on one session: the way in for deliveries, the way back for acknowledgements.
+
+    It is complete, and noted where acknowledgements look for it, before the session may deliver anything.
+
+    session: the only one it is ever used with.
+    topic, group, start: as subscribed.
+    number: of the subscription, unique in this process and the same in every session.
+    in_hand: of the subscription, made by the backend; it outlives the attachment.
+    attached: whether the session delivers it; written under the map's lock only.
+    """
+
+    __slots__ = ("_work", "attached", "group", "in_hand", "number", "session", "start", "sub", "topic")
+
+    def __init__(self, work: Work, session: Link) -> None:
+        self._work = work
+        self.session = session
+        self.sub = sub = work.sub
+        self.topic = sub.topic
+        self.group = sub.group
+        self.start = sub.start
+        self.number = sub._number
+        self.in_hand = work.in_hand
+        self.attached = False
+
+    def __repr__(self) -> str:
+        return f"<Attachment of {self.sub!r}>"
+
+    def deliver(self, batch: Sequence[Delivery]) -> bool:
+        """Take a batch on a session thread; never blocks.
+
+        False: the lanes are full, fetch no more until `Session.resume`; the batch itself was taken (or, where
+        nothing is redelivered, dropped and counted).
+        """
+        return self._work.take(self, batch)
+
+    def discard(self, tokens: Collection[Hashable] | None = None) -> None:
+        """Drop what no handler was started for, all or what has one of these tokens; see `Lanes.discard`."""
+        self._work.discard(tokens)

@@ -1,0 +1,137 @@
+"""The map that keeps all subscriptions of a bus through every reconnect."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from ..errors import SubscribeError
+from .attachment import Attachment, Link
+from .consumption import Consumption
+from .subscriptions import Subscription, SubscriptionState
+
+
+class Carrier(Link, Protocol):
+    """A session as the map sees it."""
+
+    def attach(self, attachments: Sequence[Attachment]) -> None:
+        """Start delivering these; `SessionRetired` if it is too late."""
+
+
+class SubscriptionMap:
+    """All subscriptions of a bus, under one RLock. Holding it, only local and bounded work is done."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._consumptions: dict[Subscription, Consumption] = {}
+
+    def add(self, consumption: Consumption) -> None:
+        """Keep a subscription: from now on every new session delivers it.
+
+        SubscribeError where one of the same topic and group is there: the two would share the messages, and only
+        one of them would ever be known to the broker.
+        """
+        sub = consumption.sub
+        with self.lock:
+            if sub.group is not None and any(
+                (other.topic, other.group) == (sub.topic, sub.group) for other in self._consumptions
+            ):
+                raise SubscribeError(
+                    f"{sub.topic!r} is subscribed in group {sub.group!r} already: "
+                    "raise concurrency to handle more at once"
+                )
+            self._consumptions[sub] = consumption
+
+    def remove(self, sub: Subscription) -> Attachment | None:
+        """Forget a subscription and return what joins it to the session of now; CLOSED from now on.
+
+        The attachment stays noted: what the handler finishes last is still acknowledged through it.
+        """
+        with self.lock:
+            consumption = self._consumptions.pop(sub, None)
+            if consumption is None:
+                return None  # removed before, or another bus's
+            sub.state = SubscriptionState.CLOSED
+            return consumption.attachment
+
+    def unattached(self, session: Carrier) -> list[Attachment]:
+        """What would join those subscriptions to this session that it does not deliver yet.
+
+        Asked again, it gives the same attachments, unless another session was asked for in between.
+        """
+        with self.lock:
+            return [
+                consumption.attachment_to(session)
+                for consumption in self._consumptions.values()
+                if not consumption.is_attached_to(session)
+            ]
+
+    def attachment(self, sub: Subscription, session: Carrier) -> Attachment | None:
+        """What would join one subscription to this session; None when it is removed, or is delivered already."""
+        with self.lock:
+            consumption = self._consumptions.get(sub)
+            if consumption is None or consumption.is_attached_to(session):
+                return None
+            return consumption.attachment_to(session)
+
+    def attach(self, session: Carrier, attachments: Iterable[Attachment]) -> None:
+        """Let a session deliver these, all at once and each exactly once; what was removed meanwhile is left out.
+
+        Each is noted before the session knows of it, so that nothing it delivers is acknowledged to nobody. A
+        session that has ended raises `SessionRetired`; what was noted waits for the next one.
+        """
+        with self.lock:
+            consumptions = {
+                one: consumption
+                for one in attachments
+                if (consumption := self._consumptions.get(one.sub)) is not None
+                and not consumption.is_attached_to(session)
+            }
+            if not consumptions:
+                return
+            for one, consumption in consumptions.items():
+                consumption.attachment = one
+            session.attach(list(consumptions))
+            for one in consumptions:
+                one.attached = True
+                one.sub.state = SubscriptionState.ACTIVE
+                one.sub.error = None
+
+    def fail(self, sub: Subscription, error: Exception) -> bool:
+        """Mark one that cannot be prepared; True when this is news."""
+        with self.lock:
+            consumption = self._consumptions.get(sub)
+            if consumption is None:
+                return False
+            news = sub.state is not SubscriptionState.FAILED or str(sub.error) != str(error)
+            consumption.attachment = None
+            sub.state = SubscriptionState.FAILED
+            sub.error = error
+            return news
+
+    def lose(self, session: object) -> None:
+        """The session is gone: what it delivered waits for the next one."""
+        with self.lock:
+            for sub, consumption in self._consumptions.items():
+                attachment = consumption.attachment
+                if attachment is not None and attachment.session is session:
+                    consumption.attachment = None
+                    sub.state = SubscriptionState.PENDING
+
+    def consumption(self, sub: Subscription) -> Consumption | None:
+        """What works on a subscription; None when it was removed, or is another bus's."""
+        with self.lock:
+            return self._consumptions.get(sub)
+
+    def consumptions(self) -> list[Consumption]:
+        """What works on all of them, now."""
+        with self.lock:
+            return list(self._consumptions.values())
+
+    def __iter__(self) -> Iterator[Subscription]:
+        with self.lock:
+            return iter(list(self._consumptions))
+
+    def __len__(self) -> int:
+        return len(self._consumptions)
