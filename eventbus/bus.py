@@ -19,11 +19,8 @@ thread                           what runs on it                             sta
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -31,26 +28,19 @@ from .backends import backend_for
 from .config_sources import ConfigSource, load_config
 from .consuming.consumers import Consumers
 from .consuming.subscriptions import Broadcast, Handler, Subscription
-from .errors import ClosedError, NotConnectedError, PublishNotSentError
-from .gate import Gate
 from .message import Message, Receipt
 from .publishing.publisher import Publisher
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
-from .recovery.closing import close_in_order
-from .recovery.health import HealthMonitor
-from .recovery.supervisor import Supervisor
+from .recovery.lifecycle import Lifecycle
 from .state import (
     CloseReport,
     ConnectionState,
     FlushReport,
     HealthStatus,
-    Phase,
     ReconnectStatus,
     Statistics,
 )
-from .threads import Deadline, Stopped, StopToken, seconds
-
-logger = logging.getLogger(__name__)
+from .threads import seconds
 
 _Handler = TypeVar("_Handler", bound=Handler)
 
@@ -73,31 +63,15 @@ class EventBus:
             config.max_in_flight_bytes,
             f"eventbus.{config.name}.answers",
             self._callbacks.report,
-            self._suspect,
+            lambda: self._monitor.suspect(),
         )
         self._pending = self._publisher.pending
-        self._pending.refuse_with(lambda id: PublishNotSentError("the bus is not open: call open() first", id))
         self._consumers = Consumers(
             config.name, config.group, backend.features.replays, backend.new_in_hand, self._callbacks.report
         )
-        self._stop = StopToken()
-        self._supervisor = Supervisor(
-            config,
-            backend,
-            self._consumers.subscriptions,
-            self._pending,
-            self._callbacks,
-        )
-        self._monitor = HealthMonitor(
-            config, backend.retry_interval, self._supervisor, self._callbacks.report, self._stop
-        )
-        self._supervisor.on_lost = self._monitor.lost
-        self._lifecycle = threading.Lock()
-        self._gate = Gate(config.name, self._slow_down, self._pending.renew_origin)
-        self._close_report: CloseReport | None = None
-        self._closed = threading.Event()
-        # Two calls less for each message: while the bus is open, the session's own function, signed the same.
-        self._publisher.expose = partial(setattr, self, "publish_nowait")
+        self._life = Lifecycle(config, backend, self._consumers, self._publisher, self._callbacks)
+        self._supervisor = self._life.supervisor
+        self._monitor = self._life.monitor
 
     # -- lifecycle -------------------------------------------------------------------------------
 
@@ -108,45 +82,14 @@ class EventBus:
         new. wait=False: returns at once and keeps trying without limit; publishes wait. Either way a
         subscription that the broker refuses is FAILED, and does not hold the others back.
         """
-        self._gate.check()
-        limit = seconds(timeout, self.config.connect_timeout)
-        if not self._supervisor.phases.move(Phase.CONNECTING, only_from=Phase.NEW):
-            self._gate.check()
-            if wait and not self.wait_connected(limit):
-                raise NotConnectedError(f"{self.config.name}: not connected within {limit:g} s")
-            return
-        self._gate.guard()
-        if wait:
-            self._connect(limit)
-        else:
-            self._supervisor.phases.move(Phase.RECONNECTING)
-        self._let_publish()
-        if self.config.health_check.enabled or not wait:
-            self._monitor.start(only_connect=not self.config.health_check.enabled)
+        self._life.open(seconds(timeout, self.config.connect_timeout), wait)
 
     def close(self, timeout: float | None = None) -> CloseReport:
         """Take no more publishes, let handlers and answers finish, end everything; within `timeout` seconds.
 
         Idempotent. Called from a handler or callback it does not wait for that thread.
         """
-        limit = seconds(timeout, self.config.close_timeout)
-        deadline = Deadline(limit)
-        if self._gate.is_forked:
-            return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
-        self._gate.shut()
-        self._stop.set()  # before any lock: whoever holds one is woken and lets go
-        if not self._lifecycle.acquire(blocking=False):
-            # Whoever closes already waits for our own threads: one of them must not wait for him.
-            if not threading.current_thread().name.startswith(f"eventbus.{self.config.name}."):
-                self._closed.wait(deadline.remaining())
-            return self._close_report or CloseReport(unanswered=0, unhandled=0, unfinished_threads=("close",))
-        if self._close_report is None:
-            self._close_report = close_in_order(
-                self._monitor, self._supervisor, self._consumers, self._publisher, self._callbacks, deadline
-            )
-            self._closed.set()
-        self._lifecycle.release()
-        return self._close_report
+        return self._life.close(seconds(timeout, self.config.close_timeout))
 
     def __enter__(self) -> EventBus:
         self.open()
@@ -177,7 +120,7 @@ class EventBus:
         Raises PublishRejectedError, PublishNotSentError (no connection or room in time) or
         PublishUnknownError (no answer in time); each carries the id to publish again with.
         """
-        self._check_to_publish()
+        self._life.check_to_publish()
         wait = seconds(timeout, self.config.publish_timeout)
         return self._publisher.publish(topic, payload, key, headers, id, wait)
 
@@ -195,13 +138,13 @@ class EventBus:
 
         `timeout` bounds the wait for room; what was accepted lives until it is answered or `close()`.
         """
-        self._check_to_publish()
+        self._life.check_to_publish()
         wait = seconds(timeout, self.config.publish_timeout)
         return self._publisher.publish_async(topic, payload, key, headers, id, wait)
 
     def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Receipt]:
         """Publish all, pipelined; receipts in order. PublishManyError carries each result, in order."""
-        self._check_to_publish()
+        self._life.check_to_publish()
         return self._publisher.publish_many(messages, seconds(timeout, self.config.publish_timeout))
 
     def publish_nowait(
@@ -217,12 +160,12 @@ class EventBus:
 
         What fails later goes to the error callbacks and to `flush()`.
         """
-        self._check_to_publish()
+        self._life.check_to_publish()
         self._publisher.publish_nowait(topic, payload, key=key, headers=headers, id=id)
 
     def flush(self, timeout: float | None = None) -> FlushReport:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""
-        self._check_to_publish()
+        self._life.check_to_publish()
         return self._publisher.flush(seconds(timeout, self.config.publish_timeout))
 
     # -- consuming -------------------------------------------------------------------------------
@@ -245,14 +188,7 @@ class EventBus:
         Raises SubscribeError for bad arguments, or when the broker refuses it; without a connection it
         waits for one. Allowed before `open()`.
         """
-        self._gate.check()
-        sub = self._consumers.add(topic, handler, group, concurrency, start)
-        try:
-            self._supervisor.activate(sub)
-        except BaseException:
-            self._consumers.remove(sub, 1.0)
-            raise
-        return sub
+        return self._life.subscribe(topic, handler, group, concurrency, start)
 
     def on(
         self,
@@ -275,39 +211,27 @@ class EventBus:
 
         False: a handler was still running after `timeout` seconds; it finishes on its own.
         """
-        return not self._consumers.remove(subscription, seconds(timeout, self.config.close_timeout))
+        return self._life.unsubscribe(subscription, seconds(timeout, self.config.close_timeout))
 
     # -- recovery --------------------------------------------------------------------------------
 
     def start_health_check(self) -> None:
         """Start the health check; where it runs already nothing happens."""
-        self._gate.check()
-        if self._supervisor.phases.phase is Phase.NEW:
-            raise NotConnectedError("the bus is not open: call open() first, it starts the health check")
-        self._monitor.start()
+        self._life.start_health_check()
 
     def stop_health_check(self, timeout: float | None = None) -> bool:
         """Stop the health check and any reconnect that runs. From now on nothing reconnects by itself.
 
         False: the thread was still busy after `timeout` seconds; it stops as soon as it can.
         """
-        return not self._monitor.stop(seconds(timeout, self.config.close_timeout))
+        return self._life.stop_health_check(seconds(timeout, self.config.close_timeout))
 
     def reconnect(self, timeout: float | None = None) -> None:
         """Replace the connection now, even a healthy one, and wait for it up to `timeout` seconds.
 
         NotConnectedError when that fails; a running health check goes on trying. ClosedError: closed meanwhile.
         """
-        self._gate.check()
-        if self._supervisor.phases.phase in (Phase.NEW, Phase.CONNECTING):
-            raise NotConnectedError("the bus is not open: call open() first")
-        limit = seconds(timeout, self.config.connect_timeout)
-        if not self._monitor.reconnect_now(limit):
-            self._gate.check()  # closed meanwhile
-            state = self.get_connection_state()
-            raise NotConnectedError(
-                f"{self.config.name}: not reconnected within {limit:g} s ({state.last_error})"
-            ) from state.last_error
+        self._life.reconnect(seconds(timeout, self.config.connect_timeout))
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the phase CONNECTED."""
@@ -340,7 +264,7 @@ class EventBus:
 
     def get_health_status(self) -> HealthStatus:
         """What the health check measured last."""
-        return self._monitor.status()
+        return self._life.health_status()
 
     def get_reconnect_status(self) -> ReconnectStatus:
         """How reconnecting stands."""
@@ -363,37 +287,3 @@ class EventBus:
             in_flight=pending.in_flight,
             in_flight_bytes=pending.in_flight_bytes,
         )
-
-    # -- inside ----------------------------------------------------------------------------------
-
-    def _connect(self, timeout: float) -> None:
-        try:
-            self._supervisor.connect(timeout, self._stop)
-        except BaseException as error:
-            closed = not self._supervisor.phases.move(Phase.NEW, error)
-            if isinstance(error, Stopped) or closed:
-                raise ClosedError("the bus was closed while it was connecting") from error
-            raise
-        self._monitor.recovered("connected")
-
-    def _let_publish(self) -> None:
-        if self.config.on_outage == "wait":
-            self._pending.refuse_with(None)
-        else:
-            self._pending.refuse_with(
-                lambda id: PublishNotSentError("there is no connection, and on_outage is 'raise'", id)
-            )
-
-    def _suspect(self) -> None:
-        self._monitor.suspect()
-
-    def _slow_down(self) -> None:
-        self._publisher.expose = lambda publish_nowait: None
-        self.__dict__.pop("publish_nowait", None)  # back to the method that looks at the gate
-
-    def _check_to_publish(self) -> None:
-        """While the bus closes, handlers that still run may publish what they have to."""
-        if self._gate.is_shut:
-            lane = self._consumers.is_lane(threading.current_thread().name)
-            if not lane or self._supervisor.phases.phase is Phase.CLOSED:
-                self._gate.check()

@@ -134,9 +134,11 @@ class StopToken:
         """Ask to stop: ends all waits at once and runs the registered callbacks on this thread."""
         if self._is_set:
             return
+        before = self._callbacks.copy()
         self._is_set = True
         self._bell.ring()
-        for callback in list(self._callbacks.values()):
+        # Whoever registers from here on looks by himself; whoever left since has seen that it is set.
+        for callback in (before | self._callbacks).values():
             self._run(callback)
 
     def is_set(self) -> bool:

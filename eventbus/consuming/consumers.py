@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 
 from attrs import asdict, frozen
@@ -14,7 +15,7 @@ from ..threads import Deadline
 from .consumption import Consumption
 from .in_hand import InHand
 from .subscription_map import SubscriptionMap
-from .subscriptions import BROADCAST, Handler, Subscription
+from .subscriptions import BROADCAST, Handler, Subscription, SubscriptionState
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,19 @@ class Consumers:
         self._ending: list[Consumption] = []
         """Unsubscribed, and a handler may still be running."""
 
-    def add(self, topic: object, handler: object, group: object, concurrency: object, start: object) -> Subscription:
-        """Keep a subscription made from what a user passed; SubscribeError says what is wrong with it."""
+    def add(
+        self,
+        topic: object,
+        handler: object,
+        group: object,
+        concurrency: object,
+        start: object,
+        unwanted: Callable[[], bool] = lambda: False,
+    ) -> Subscription:
+        """Keep a subscription made from what a user passed; SubscribeError says what is wrong with it.
+
+        unwanted(): whether its caller has left before it was there; then it stands in nobody's way.
+        """
         try:
             pattern = check_pattern(topic)
             called = self._check_handler(handler)
@@ -64,10 +76,13 @@ class Consumers:
         except ValueError as error:
             raise SubscribeError(str(error)) from error
         sub = Subscription(pattern, group=named, concurrency=concurrency, start=str(start))
-        self.subscriptions.add(Consumption(self._bus, sub, called, self._new_in_hand(), self._replays, self._report))
+        consumption = Consumption(self._bus, sub, called, self._new_in_hand(), self._replays, self._report)
+        consumption.is_unwanted = unwanted
+        sub._owner = self
+        self.subscriptions.add(consumption)
         return sub
 
-    def remove(self, sub: Subscription, timeout: float) -> tuple[str, ...]:
+    def remove(self, sub: Subscription, timeout: float, *, from_handler: bool = False) -> tuple[str, ...]:
         """End a subscription: no more deliveries, then its lanes; up to `timeout` seconds.
 
         Names the lanes that are still in a handler then.
@@ -114,9 +129,23 @@ class Consumers:
         """Deliveries in hand, now."""
         return sum(consumption.unhandled for consumption in self._all())
 
-    def is_lane(self, thread_name: str) -> bool:
-        """Whether a thread of this name runs handlers of this bus."""
-        return thread_name.startswith(f"eventbus.{self._bus}.lane-")
+    def knows(self, sub: Subscription) -> bool:
+        """Whether it is one of these subscriptions, ended or not."""
+        return sub._owner is self
+
+    def is_handling(self) -> bool:
+        """Whether the calling thread runs a handler of this bus."""
+        return threading.current_thread().name.startswith(f"eventbus.{self._bus}.lane-")
+
+    def forked(self, error: Exception) -> None:
+        """This is a forked child's copy: nothing is delivered here. Takes no lock."""
+        self.subscriptions.renew_lock()
+        for sub in self.subscriptions:
+            sub.state, sub.error = SubscriptionState.CLOSED, error
+
+    def inherited(self) -> None:
+        """This is a forked child's copy of a bus that was not opened."""
+        self.subscriptions.renew_lock()
 
     @staticmethod
     def _check_handler(handler: object) -> Handler:

@@ -46,6 +46,7 @@ class Consumption:
         sub._work = self
         self.in_hand = in_hand
         self.attachment: Attachment | None = None
+        self.is_unwanted: Callable[[], bool] = lambda: False
         self._next: Attachment | None = None
         self._handler = handler
         self._replays = replays

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from ..errors import SubscribeError
@@ -35,7 +35,9 @@ class SubscriptionMap:
         sub = consumption.sub
         with self.lock:
             if sub.group is not None and any(
-                (other.topic, other.group) == (sub.topic, sub.group) for other in self._consumptions
+                (other.topic, other.group) == (sub.topic, sub.group)
+                for other, working in self._consumptions.items()
+                if not working.is_unwanted()
             ):
                 raise SubscribeError(
                     f"{sub.topic!r} is subscribed in group {sub.group!r} already: "
@@ -110,12 +112,12 @@ class SubscriptionMap:
             sub.error = error
             return news
 
-    def lose(self, session: object) -> None:
-        """The session is gone: what it delivered waits for the next one."""
+    def lose(self, session: object, only: Collection[Attachment] | None = None) -> None:
+        """The session is gone: what it delivered, all or these, waits for the next one."""
         with self.lock:
             for sub, consumption in self._consumptions.items():
                 attachment = consumption.attachment
-                if attachment is not None and attachment.session is session:
+                if attachment is not None and attachment.session is session and (only is None or attachment in only):
                     consumption.attachment = None
                     sub.state = SubscriptionState.PENDING
 
@@ -130,8 +132,15 @@ class SubscriptionMap:
             return list(self._consumptions.values())
 
     def __iter__(self) -> Iterator[Subscription]:
-        with self.lock:
-            return iter(list(self._consumptions))
+        # One step in C, without the lock: statuses may be asked for in a signal handler, or in a forked child.
+        return iter(list(self._consumptions))
+
+    def __contains__(self, sub: object) -> bool:
+        return sub in self._consumptions
+
+    def renew_lock(self) -> None:
+        """This is a forked child's copy: whoever held the lock is not here to let it go."""
+        self.lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._consumptions)

@@ -50,6 +50,7 @@ class Subscription:
     def __init__(self, topic: str, *, group: str | None, concurrency: int, start: str) -> None:
         self._number = next(_numbers)
         self._work: Any = None
+        self._owner: object = None
         self.topic = topic
         self.group = group
         self.concurrency = concurrency

@@ -72,9 +72,11 @@ class Episodes:
         phases, before = supervisor.phases, supervisor.session
         own = stop.child()
 
+        def replaced() -> bool:
+            return phases.phase is Phase.CONNECTED and supervisor.session is not before
+
         def over() -> bool:
-            replaced = phases.phase is Phase.CONNECTED and supervisor.session is not before
-            return replaced or phases.phase.is_final or stop.is_set()
+            return replaced() or phases.phase.is_final or stop.is_set()
 
         with supervisor.replacement_wanted():
             while not over() and not deadline.over:
@@ -83,7 +85,7 @@ class Episodes:
                     phases.wait_for(over, Deadline(min(WHO_RUNS, deadline.remaining())))
                 elif supervisor.reconnect(NotConnectedError(FORCED), own) is False:
                     break  # and nobody goes on
-        if not over() or stop.is_set():
+        if not replaced():
             error = phases.connection_state().last_error
             raise NotConnectedError(f"not reconnected within {timeout:g} s ({error})") from error
 

@@ -130,7 +130,7 @@ class HealthMonitor:
         return self._until_next_look() if at_work else 0.0
 
     def _until_next_look(self) -> float:
-        return self._retry_interval if self._supervisor.has_late else self._check.interval
+        return self._retry_interval if self._supervisor.current.has_late else self._check.interval
 
     def _guarded_tick(self, stop: StopToken) -> float:
         try:

@@ -206,8 +206,12 @@ class Lifecycle:
 
     def unsubscribe(self, sub: Subscription, timeout: float) -> bool:
         """See `EventBus.unsubscribe`."""
+        if not isinstance(sub, Subscription):
+            raise TypeError(f"unsubscribe takes what subscribe() returned, not {type(sub).__name__}")
         if self.gate.is_forked:
             self.gate.check()
+        if not self._consumers.knows(sub):
+            raise SubscribeError(f"{sub!r} is another bus's subscription")
         from_handler = self._consumers.is_handling()
         try:
             return not self.errands.run(
@@ -226,9 +230,9 @@ class Lifecycle:
         self.errands.run("start_health_check", lambda stop: self.monitor.start(), self._config.close_timeout)
 
     def stop_health_check(self, timeout: float) -> bool:
-        """See `EventBus.stop_health_check`."""
+        """See `EventBus.stop_health_check`; in a forked child there is nothing to stop."""
         if self.gate.is_forked:
-            self.gate.check()
+            return True
         try:
             return not self.errands.run("stop_health_check", lambda stop: self.monitor.stop(timeout), timeout)
         except TimeoutError:

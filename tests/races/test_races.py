@@ -281,9 +281,8 @@ class CarelessToken(StopToken):
     """Looks before it registers."""
 
     def child(self) -> StopToken:
-        token, late = StopToken(), self._event.is_set()
-        with self._lock:
-            self._callbacks[token] = token.set
+        token, late = StopToken(), self._is_set
+        self._callbacks[token] = token.set
         if late:
             token.set()
         return token
@@ -330,13 +329,15 @@ def test_a_stop_within_the_block_always_interrupts() -> None:
     )
 
 
-def test_two_stops_call_each_callback_once_between_them() -> None:
+def test_two_stops_call_each_callback_between_them() -> None:
+    """Once or twice: a lock to make it once would be one that a signal handler may meet."""
+
     def setup() -> Stopping:
         made = Stopping()
         made.token._callbacks["x"] = made._call
         return made
 
-    explore(setup, Stopping.stop, Stopping.stop, invariant=lambda made: made.called == 1)
+    explore(setup, Stopping.stop, Stopping.stop, invariant=lambda made: made.called in (1, 2))
 
 
 # -- stop against reconnect ----------------------------------------------------------------------
@@ -348,15 +349,16 @@ class Episode:
     features = SimpleNamespace(heals_itself=False)
 
     def __init__(self, kind: type[Supervisor] = Supervisor) -> None:
-        callbacks = type("Quiet", (), {"moved": lambda self, state: None, "reconnected": lambda self, event: None})()
+        quiet = dict.fromkeys(("moved", "reconnected", "report"), lambda self, event: None)
+        callbacks = type("Quiet", (), quiet)()
         pending = Pending(10, 1000, lambda record, error: None)
-        self.supervisor = kind(EventBusConfig(), self, SubscriptionMap(), pending, callbacks)  # type: ignore[arg-type]
+        self.supervisor = kind(EventBusConfig(), self, SubscriptionMap(), pending, callbacks, print, print)  # type: ignore[arg-type]
         self.supervisor._run_episode = self._run_episode  # type: ignore[method-assign]
         for phase in (Phase.CONNECTING, Phase.CONNECTED, Phase.RECONNECTING):
             self.supervisor.phases.move(phase)
         self.connected: bool | None = None
 
-    def _run_episode(self, cause: BaseException, stop: StopToken, force: bool) -> bool:
+    def _run_episode(self, cause: BaseException, stop: StopToken) -> bool:
         """As the real one ends: with a move."""
         if stop.is_set():
             self.supervisor.phases.move(Phase.DISCONNECTED)

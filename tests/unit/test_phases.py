@@ -18,6 +18,7 @@ PATHS = {
     Phase.RECONNECTING: [Phase.CONNECTING, Phase.RECONNECTING],
     Phase.DISCONNECTED: [Phase.CONNECTING, Phase.CONNECTED, Phase.DISCONNECTED],
     Phase.CLOSED: [Phase.CLOSED],
+    Phase.FORKED: [],
 }
 
 
@@ -25,6 +26,8 @@ def at(phase: Phase, on_move=lambda state: None) -> Phases:
     phases = Phases("test", on_move)
     for step in PATHS[phase]:
         assert phases.move(step)
+    if phase is Phase.FORKED:
+        phases.forked()
     assert phases.phase is phase
     return phases
 
@@ -32,8 +35,9 @@ def at(phase: Phase, on_move=lambda state: None) -> Phases:
 @pytest.mark.parametrize(("before", "to"), list(itertools.product(Phase, Phase)))
 def test_only_legal_moves_are_made(before: Phase, to: Phase) -> None:
     phases = at(before)
-    if before is Phase.CLOSED:
+    if before.is_final:
         assert phases.move(to) is False
+        assert phases.phase is before
     elif to in MOVES[before]:
         assert phases.move(to) is True
         assert phases.phase is to

@@ -25,6 +25,7 @@ CONNECTED     RECONNECTING DISCONNECTED CLOSED
 RECONNECTING  CONNECTED DISCONNECTED CLOSED
 DISCONNECTED  RECONNECTING CLOSED
 CLOSED
+FORKED
 """
 """Design section 5, `Phases`."""
 
@@ -39,7 +40,7 @@ def test_the_table_of_moves_is_exactly_the_design_s() -> None:
 def test_every_phase_has_its_moves_and_closed_is_final() -> None:
     assert set(MOVES) == set(Phase)
     assert MOVES[Phase.CLOSED] == frozenset()
-    assert all(Phase.CLOSED in moves for phase, moves in MOVES.items() if phase is not Phase.CLOSED)
+    assert all((Phase.CLOSED in moves) is not phase.is_final for phase, moves in MOVES.items())
     assert all(phase not in moves for phase, moves in MOVES.items())
 
 
@@ -54,7 +55,7 @@ def test_connected_is_reached_only_by_trying() -> None:
     ("kind", "names"),
     [
         (ConnectionState, "phase is_connected reconnect_count last_connected_time last_error"),
-        (HealthStatus, "is_healthy is_running consecutive_failures last_success_time last_failure_time detail"),
+        (HealthStatus, "is_healthy is_running consecutive_failures last_success_time last_failure_time detail not_served"),
         (ReconnectStatus, "failure_count last_reconnect_time is_reconnecting attempt config"),
         (FlushReport, "unanswered failed"),
         (CloseReport, "unanswered unhandled unfinished_threads"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from enum import Enum
 from typing import Any
@@ -152,3 +153,12 @@ def forget_broker(name: str) -> None:
     """Take a broker out of the process, with all it holds."""
     with _brokers_lock:
         _brokers.pop(name, None)
+
+
+def _after_fork_in_child() -> None:
+    global _brokers_lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _brokers_lock = threading.Lock()
+    _brokers.clear()  # a child's messages are its own, and so are its parent's
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -40,7 +40,13 @@ class MemoryBackend:
     )
 
     def __init__(self, config: MemoryConfig) -> None:
-        self._broker = broker_named(config)
+        self._config = config
+        broker_named(config)  # the first one to ask sets its partitions and bounds
+
+    @property
+    def _broker(self) -> MemoryBroker:
+        # Looked up anew: a child that was forked meanwhile has brokers of its own.
+        return broker_named(self._config)
 
     def connect(self, context: SessionContext) -> MemorySession:
         """A session, once the broker answers."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
 import threading
+from contextlib import suppress
 from typing import Protocol
+from weakref import WeakSet
 
 RECEIVE = 256 * 1024
 _SLICE = 64 * 1024
 _NONBLOCKING = socket.MSG_DONTWAIT
 _LONGEST_POLL = 1.0
+
+
+_sockets: WeakSet[socket.socket] = WeakSet()
+"""Those in use: a forked child gives its copies back at once, or the server would never see the parent's end."""
 
 
 class Transport(Protocol):
@@ -38,6 +45,7 @@ class PlainTransport:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(None)
+        _sockets.add(sock)
         self._socket = sock
         self._send = sock.send
 
@@ -73,6 +81,7 @@ class TlsTransport:
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         sock.setblocking(False)
+        _sockets.add(sock)
         self._socket = sock
         self._lock = threading.Lock()
         self._wanted = select.POLLOUT
@@ -154,3 +163,12 @@ def _shut(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
     except OSError:
         return  # the peer was first
+
+
+def _after_fork_in_child() -> None:
+    for sock in list(_sockets):
+        with suppress(OSError):
+            os.close(sock.detach())  # the bare descriptor: no goodbye, no TLS alert, for the link is the parent's
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
