@@ -11,7 +11,8 @@ import _thread
 import logging
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from .threads import Bell, Deadline, StopToken, spawn
@@ -41,12 +42,17 @@ class Errand(Generic[_Result]):
         self._call = call
         self._undo = undo
         self._bell = Bell()
+        self._begun = [False]
         self._over = False
         self._results: list[_Result] = []
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Make the call; what it raises is kept for the caller."""
+        """Make the call, once; what it raises is kept for the caller."""
+        try:
+            self._begun.pop()
+        except IndexError:
+            return
         try:
             self._results.append(self._call(self.stop))
         except BaseException as error:
@@ -85,6 +91,9 @@ class Errand(Generic[_Result]):
             self._undo(result)
 
 
+_Door = SimpleQueue[tuple[Callable[[], object], "str | None"]]
+
+
 class Errands:
     """The threads that run the errands of one bus: a doorman, who starts one for each, and runs the last one himself.
 
@@ -94,21 +103,20 @@ class Errands:
     def __init__(self, thread_name: str, owner: object) -> None:
         self._name = thread_name
         self._owner = owner
-        self._asked: SimpleQueue[tuple[Callable[[], object], str | None]] = SimpleQueue()
-        self._started = False
-        self._thread: threading.Thread | None = None
+        self._door: _Door | None = None
 
     @property
     def running(self) -> bool:
         """Whether there is a doorman; without one errands run on the thread that asks."""
-        return self._started
+        return self._door is not None
 
     def start(self) -> None:
         """Have a doorman; idempotent."""
-        if not self._started:
+        if self._door is None:
+            door: _Door = SimpleQueue()
             # Two steps, and the second on a thread that no signal interrupts: `Thread.start` is not safe from them.
-            _thread.start_new_thread(self._begin, ())
-            self._started = True
+            _thread.start_new_thread(self._begin, (door,))
+            self._door = door
 
     def run(
         self,
@@ -122,46 +130,58 @@ class Errands:
         TimeoutError when it does not. A caller that leaves with an exception or with that sets its stop token, and
         has `undo(result)` called once the call has ended all the same.
         """
-        errand = Errand(what, call, undo)
+        errand, door = Errand(what, call, undo), self._door
         try:
-            if self._started:
-                self._asked.put((errand.run, f"{self._name}.{what}"))
-                if not errand.wait(timeout + GRACE):
-                    raise TimeoutError(f"{what}() did not end within {timeout:g} s")
-            else:
+            if door is not None:
+                door.put((errand.run, f"{self._name}.{what}"))
+            if door is None or door is not self._door:  # the doorman may have gone, and not have seen it
                 errand.run()
+            if not errand.wait(timeout + GRACE):
+                raise TimeoutError(f"{what}() did not end within {timeout:g} s")
             return errand.result()
         except BaseException:
-            if errand.give_up():
-                self._asked.put((errand.take_back, f"{self._name}.{what}"))
+            if errand.give_up() and door is not None:
+                door.put((errand.take_back, f"{self._name}.{what}"))
             raise
 
     def stop(self) -> None:
         """Let the doorman go, who may come again: what is asked for now runs on the thread that asks."""
-        self._started = False
-        self.run_last(lambda: None)
+        door, self._door = self._door, None
+        if door is not None:
+            door.put((_nothing, None))
 
     def run_last(self, call: Callable[[], object]) -> None:
-        """Have the doorman run this himself and end; at once, and the caller does not wait."""
-        self._asked.put((call, None))
+        """Have the doorman run this himself and go; at once, and the caller does not wait."""
+        door = self._door
+        if door is not None:
+            door.put((call, None))
 
-    def _begin(self) -> None:
-        spawn(f"{self._name}.errands", self._serve, owner=self._owner)
+    def _begin(self, door: _Door) -> None:
+        spawn(f"{self._name}.errands", self._serve, door, owner=self._owner)
 
-    def _serve(self) -> None:
+    def _serve(self, door: _Door) -> None:
         while True:
-            call, name = self._asked.get()
+            call, name = door.get()
             if name is None:
-                self._guarded(call)
-                return
+                break
             try:
-                spawn(name, self._guarded, call, owner=self._owner)
+                spawn(name, _guarded, call, owner=self._owner)
             except RuntimeError:  # the interpreter is ending, and starts no thread any more
-                self._guarded(call)
+                _guarded(call)
+        _guarded(call)
+        if self._door is door:
+            self._door = None
+        with suppress(Empty):  # whoever asked before he could know that the doorman goes is still served
+            while True:
+                _guarded(door.get_nowait()[0])
 
-    @staticmethod
-    def _guarded(call: Callable[[], object]) -> None:
-        try:
-            call()
-        except Exception:
-            logger.exception("an errand failed")
+
+def _guarded(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:
+        logger.exception("an errand failed")
+
+
+def _nothing() -> None:
+    """The last errand of a doorman who is only to go."""

@@ -97,7 +97,7 @@ class Consumers:
             attachment.session.detach(attachment, deadline.remaining() / 2)
         if consumption is None:
             return ()
-        unfinished = consumption.stop(deadline.remaining())
+        unfinished = consumption.stop(0.0 if from_handler else deadline.remaining())
         with self.subscriptions.lock:
             self._fold_ended()
         return unfinished

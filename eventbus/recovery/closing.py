@@ -57,12 +57,15 @@ class Closing:
 
     def close(self, timeout: float) -> CloseReport:
         """End everything within `timeout` seconds; of several calls the first one's time counts."""
+        if self._report is not None:
+            return self._report
         deadline = Deadline(timeout)
-        if self._is_ours() or not self._errands.running:
+        if self._is_ours():
             self._close(deadline)
-            self._errands.run_last(lambda: None)
+            self._errands.stop()
         else:
             if not self._asked:
+                self._errands.start()  # of a bus that was never opened there is none yet
                 self._errands.run_last(lambda: self._close(deadline))  # once more than needed does no harm
                 self._asked = True
             self._over.wait_for(lambda: self._report, Deadline(timeout + GRACE))

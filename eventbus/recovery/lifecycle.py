@@ -212,11 +212,10 @@ class Lifecycle:
             self.gate.check()
         if not self._consumers.knows(sub):
             raise SubscribeError(f"{sub!r} is another bus's subscription")
-        from_handler = self._consumers.is_handling()
+        if self._consumers.is_handling():  # a thread of ours; and it waits for no other handler, which may wait for it
+            return not self._consumers.remove(sub, timeout, from_handler=True)
         try:
-            return not self.errands.run(
-                "unsubscribe", lambda stop: self._consumers.remove(sub, timeout, from_handler=from_handler), timeout
-            )
+            return not self.errands.run("unsubscribe", lambda stop: self._consumers.remove(sub, timeout), timeout)
         except TimeoutError:
             return False
 

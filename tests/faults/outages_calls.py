@@ -338,7 +338,7 @@ class CallOutages(OutageBase):
         assert (state.phase, state.is_connected, state.reconnect_count) == (new.phase, False, 0)
         assert state.last_error is caught.value
         assert not bus.get_health_status().is_running
-        assert not self._threads_of(bus)
+        wait_until(lambda: not self._threads_of(bus), 1.0)
         with pytest.raises(PublishNotSentError):
             bus.publish(self.topic, "x", timeout=0.5)
         self.broker.restore()
