@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
@@ -32,6 +32,7 @@ from .config_sources import ConfigSource, load_config
 from .consuming.consumers import Consumers
 from .consuming.subscriptions import Broadcast, Handler, Subscription
 from .errors import ClosedError, NotConnectedError, PublishNotSentError
+from .fields import Headers
 from .gate import Gate
 from .message import Message, Receipt
 from .publishing.publisher import Publisher
@@ -39,15 +40,7 @@ from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, Sta
 from .recovery.closing import close_in_order
 from .recovery.health import HealthMonitor
 from .recovery.supervisor import Supervisor
-from .state import (
-    CloseReport,
-    ConnectionState,
-    FlushReport,
-    HealthStatus,
-    Phase,
-    ReconnectStatus,
-    Statistics,
-)
+from .state import CloseReport, ConnectionState, FlushReport, HealthStatus, Phase, ReconnectStatus, Statistics
 from .threads import Deadline, Stopped, StopToken, seconds
 
 logger = logging.getLogger(__name__)
@@ -75,6 +68,7 @@ class EventBus:
             self._callbacks.report,
             self._suspect,
         )
+        self._publisher.tombstones = backend.features.tombstones
         self._pending = self._publisher.pending
         self._pending.refuse_with(lambda id: PublishNotSentError("the bus is not open: call open() first", id))
         self._consumers = Consumers(config.name, config.group, backend.features.replays, self._callbacks.report)
@@ -166,8 +160,8 @@ class EventBus:
         topic: str,
         payload: object,
         *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        key: str | bytes | None = None,
+        headers: Headers | None = None,
         id: str | None = None,
         timeout: float | None = None,
     ) -> Receipt:
@@ -185,8 +179,8 @@ class EventBus:
         topic: str,
         payload: object,
         *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        key: str | bytes | None = None,
+        headers: Headers | None = None,
         id: str | None = None,
         timeout: float | None = None,
     ) -> Future[Receipt]:
@@ -208,8 +202,8 @@ class EventBus:
         topic: str,
         payload: object,
         *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        key: str | bytes | None = None,
+        headers: Headers | None = None,
         id: str | None = None,
     ) -> None:
         """Publish without waiting. Never blocks: PublishNotSentError at once when there is no room.

@@ -29,7 +29,7 @@ class Features:
     stored. replays: what is not acknowledged is delivered again. groups: members share the work.
     ordered_by_key: order per key inside a group whatever dies. deduplicates: one id is stored once.
     heals_itself: a session survives an outage of the broker. counts_attempts: `Message.attempt` grows with
-    each delivery.
+    each delivery. tombstones: a message can be without a value.
     """
 
     durable: bool
@@ -40,6 +40,7 @@ class Features:
     deduplicates: bool
     heals_itself: bool
     counts_attempts: bool
+    tombstones: bool = False
 
 
 class Answers(Protocol):

@@ -42,6 +42,11 @@ BAD_HEADERS: list[Any] = [
     *({"name": value} for value in ["a\r\nb", "a\nb", "a\x00b", " a", "a ", 7, None, "\ud800"]),
     {"Twice": "1", "twice": "2"},
     ["name"],
+    [("name",)],
+    [("name", "a\r\nb")],
+    [("Eventbus-Id", b"x")],
+    {"a b": b"x"},
+    "ab",
 ]
 BAD_PAYLOADS = [object(), {1, 2}, float("nan"), {"a": object()}, "\ud800"]
 
@@ -243,7 +248,7 @@ class PublishingConformance:
         bad: list[dict[str, Any]] = [{"topic": topic} for topic in BAD_TOPICS]
         bad += [{"headers": headers} for headers in BAD_HEADERS]
         bad += [{"payload": payload} for payload in BAD_PAYLOADS]
-        bad += [{"key": key} for key in ("a\nb", "a\x00", " a", 7, b"k")]
+        bad += [{"key": key} for key in ("a\nb", "a\x00", " a", 7, ["k"])]
         bad += [{"id": id} for id in ("", "a b", "a\n", "ä", "i" * 129, 7)]
         for change in bad:
             for verb in (bus.publish, bus.publish_async, bus.publish_nowait):

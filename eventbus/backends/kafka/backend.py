@@ -33,6 +33,7 @@ class KafkaBackend:
         deduplicates=False,
         heals_itself=True,
         counts_attempts=False,
+        tombstones=True,
     )
 
     def __init__(self, config: KafkaConfig) -> None:

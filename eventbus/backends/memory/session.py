@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
 
 from ...config import MemoryConfig
 from ...consuming.subscriptions import Subscription
 from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
-from ...message import NO_HEADERS, Delivery
+from ...message import Delivery
 from ...publishing.records import Record
 from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Deliver, Features, SessionContext
 from .broker import Condition, MemoryBroker, broker_named
+from .deliveries import MemoryDelivery
 from .groups import Member, Place
 from .waiting import notify, pause, wait_answering
 
@@ -360,10 +360,10 @@ class MemorySession:
         for progress in self._broker.group_of(sub).progress.values():
             topic, identities = progress.topic.name, progress.topic.identities
             for offset, entry in progress.take(member, FETCH):
-                delivery = _new(_MemoryDelivery)
+                delivery = _new(MemoryDelivery)
                 delivery.topic = topic
-                delivery.id, delivery.payload, delivery.key, headers, partition, delivery.stored = entry
-                delivery.headers = NO_HEADERS if headers is None else headers
+                delivery.id, delivery.payload, delivery.raw_key, delivery.raw_headers = entry[:4]
+                partition, delivery.stored = entry[4:]
                 delivery.attempt = progress.attempt(offset)
                 delivery.identity = identities + offset
                 delivery.token = (progress, partition, offset)
@@ -371,17 +371,4 @@ class MemorySession:
         return batch
 
 
-class _MemoryDelivery(Delivery):
-    """A delivery that makes its time only when it is asked for."""
-
-    __slots__ = ("stored",)
-
-    stored: float
-
-    @property
-    def timestamp(self) -> datetime:  # type: ignore[override]
-        """When the broker stored it."""
-        return datetime.fromtimestamp(self.stored, timezone.utc)
-
-
-_new = _MemoryDelivery.__new__
+_new = MemoryDelivery.__new__
