@@ -33,6 +33,7 @@ class KafkaBackend:
         deduplicates=False,
         heals_itself=True,
         counts_attempts=False,
+        carries_bytes=True,
         tombstones=True,
     )
 

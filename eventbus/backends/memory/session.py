@@ -36,6 +36,7 @@ class MemoryBackend:
         deduplicates=True,
         heals_itself=False,
         counts_attempts=True,
+        carries_bytes=True,
     )
 
     def __init__(self, config: MemoryConfig) -> None:
@@ -362,8 +363,9 @@ class MemorySession:
             for offset, entry in progress.take(member, FETCH):
                 delivery = _new(MemoryDelivery)
                 delivery.topic = topic
-                delivery.id, delivery.payload, delivery.raw_key, delivery.raw_headers = entry[:4]
-                partition, delivery.stored = entry[4:]
+                delivery.id, delivery.payload, delivery.raw_key, delivery.raw_headers, partition, delivery.stored = (
+                    entry
+                )
                 delivery.attempt = progress.attempt(offset)
                 delivery.identity = identities + offset
                 delivery.token = (progress, partition, offset)
