@@ -39,7 +39,7 @@ from .errors import (
     UnsupportedError,
 )
 from .globals import close_global, get_global, initialize_from_config
-from .message import Message, Receipt
+from .message import TOMBSTONE, Message, Receipt, Tombstone
 from .state import (
     CloseReport,
     ConnectionState,
@@ -56,6 +56,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BROADCAST",
+    "TOMBSTONE",
     "AlreadyInitializedError",
     "AuthenticationError",
     "CloseReport",
@@ -93,6 +94,7 @@ __all__ = [
     "Subscription",
     "SubscriptionState",
     "TlsConfig",
+    "Tombstone",
     "UnsupportedError",
     "close_global",
     "get_default_kafka_config",

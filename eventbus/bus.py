@@ -19,7 +19,7 @@ thread                           what runs on it                             sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TypeVar
@@ -28,18 +28,12 @@ from .backends import backend_for
 from .config_sources import ConfigSource, load_config
 from .consuming.consumers import Consumers
 from .consuming.subscriptions import Broadcast, Handler, Subscription
+from .fields import Headers
 from .message import Message, Receipt
 from .publishing.publisher import Publisher
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
 from .recovery.lifecycle import Lifecycle
-from .state import (
-    CloseReport,
-    ConnectionState,
-    FlushReport,
-    HealthStatus,
-    ReconnectStatus,
-    Statistics,
-)
+from .state import CloseReport, ConnectionState, FlushReport, HealthStatus, ReconnectStatus, Statistics
 from .threads import seconds
 
 _Handler = TypeVar("_Handler", bound=Handler)
@@ -65,6 +59,7 @@ class EventBus:
             self._callbacks.report,
             lambda: self._monitor.suspect(),
         )
+        self._publisher.tombstones = backend.features.tombstones
         self._pending = self._publisher.pending
         self._consumers = Consumers(
             config.name, config.group, backend.features.replays, backend.new_in_hand, self._callbacks.report
@@ -110,8 +105,8 @@ class EventBus:
         topic: str,
         payload: object,
         *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        key: str | bytes | None = None,
+        headers: Headers | None = None,
         id: str | None = None,
         timeout: float | None = None,
     ) -> Receipt:
@@ -129,8 +124,8 @@ class EventBus:
         topic: str,
         payload: object,
         *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        key: str | bytes | None = None,
+        headers: Headers | None = None,
         id: str | None = None,
         timeout: float | None = None,
     ) -> Future[Receipt]:
@@ -152,8 +147,8 @@ class EventBus:
         topic: str,
         payload: object,
         *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        key: str | bytes | None = None,
+        headers: Headers | None = None,
         id: str | None = None,
     ) -> None:
         """Publish without waiting. Never blocks: PublishNotSentError at once when there is no room.

@@ -1,4 +1,4 @@
-"""Messages, receipts and the rules for topics, groups, headers and payloads."""
+"""Messages, receipts, ids, payloads, and the rules for topics and groups. For keys and headers see `fields`."""
 
 from __future__ import annotations
 
@@ -9,100 +9,153 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from secrets import token_hex
-from types import MappingProxyType
 from typing import Any
 
 from attrs import frozen
 
+from .fields import Headers, RawHeaders, kept, raw, show, shown, shown_headers
+
 MAX_TOPIC = 180
 MAX_GROUP = 64
 MAX_ID = 128
-MAX_HEADER_NAME = 128
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\Z")
 _PATTERN = re.compile(r"(?:[A-Za-z0-9_-]+|\*)(?:\.(?:[A-Za-z0-9_-]+|\*))*(?:\.>)?\Z|>\Z")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-_RESERVED = ("nats-", "eventbus-")
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Tombstone(bytes):
+    """The type of `TOMBSTONE`, which is its only instance."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "TOMBSTONE"
+
+    def __reduce__(self) -> str:
+        return "TOMBSTONE"  # by name: there is one
+
+
+TOMBSTONE = Tombstone()
+"""The payload that is no value: Kafka deletes its key from a compacted topic. To `len` and `==` it is b""."""
 
 
 class Message:
     """A message, as handlers get it and as `publish_many` takes it. Treat it as a value.
 
-    topic: where it was published. payload: the bytes (a str or JSON-able value is encoded).
-    key: messages with the same key keep their order. headers: str to str.
+    topic: where it was published. payload: the bytes (a str or JSON-able value is encoded); empty for a tombstone.
+    key: messages with the same key keep their order; str or bytes when it is made, always read as text.
+    headers: a mapping, or pairs where names repeat; always read as an immutable mapping of str to str.
+    What is not UTF-8 is shown with escapes there; `raw_key` and `raw_headers` have it unchanged.
     id: unique for the message, the same on every redelivery.
-    timestamp: when the broker stored it (aware UTC); core NATS does not stamp: when it arrived here.
-    attempt: 1 on the first delivery, as the broker counts.
+    timestamp: when the broker stored it (aware UTC), None where that is no date; core NATS does not stamp: when it
+    arrived here. attempt: 1 on the first delivery, as the broker counts.
+    partition, offset: where it is stored, as in `Receipt`; None on core NATS.
+    Nothing that another program wrote makes reading an attribute raise.
     """
 
-    __slots__ = ("attempt", "headers", "id", "key", "payload", "timestamp", "topic")
+    __slots__ = ("_headers", "_key", "attempt", "id", "offset", "partition", "payload", "timestamp", "topic")
 
     topic: str
     payload: bytes
-    key: str | None
-    headers: Mapping[str, str]
     id: str | None
     timestamp: datetime | None
     attempt: int
+    partition: int | str | None
+    offset: int | None
 
     def __init__(
         self,
         topic: str,
         payload: object,
         *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        key: str | bytes | None = None,
+        headers: Headers | None = None,
         id: str | None = None,
         timestamp: datetime | None = None,
         attempt: int = 1,
+        partition: int | str | None = None,
+        offset: int | None = None,
     ) -> None:
         self.topic = topic
         self.payload = payload if type(payload) is bytes else encode_payload(payload)
-        self.key = key
-        self.headers = NO_HEADERS if headers is None else headers
+        self._key = key
+        self._headers = None if headers is None else kept(headers)
         self.id = id
         self.timestamp = timestamp
         self.attempt = attempt
+        self.partition = partition
+        self.offset = offset
+
+    @property
+    def key(self) -> str | None:
+        """The key as text; bytes that are not UTF-8 are shown as escapes."""
+        key = self._key
+        return shown(key) if isinstance(key, bytes) else key
+
+    @property
+    def raw_key(self) -> bytes | None:
+        """The key as it is stored, byte for byte; None without one."""
+        return raw(self._key)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers as text: immutable, "" for a null, the last value of a name that repeats."""
+        return shown_headers(self.raw_headers)
+
+    @property
+    def raw_headers(self) -> RawHeaders:
+        """The headers as they are stored: (name, bytes or None) in order, repeats kept."""
+        given = self._headers
+        if not given:
+            return ()
+        pairs = given.items() if isinstance(given, dict) else given
+        return tuple([(name, raw(value)) for name, value in pairs])
+
+    @property
+    def is_tombstone(self) -> bool:
+        """Whether the payload is `TOMBSTONE`, and not merely empty."""
+        return isinstance(self.payload, Tombstone)
 
     def text(self) -> str:
         """The payload as UTF-8 text; UnicodeDecodeError if it is none."""
         return self.payload.decode()
 
     def json(self) -> Any:
-        """The payload as a JSON value; ValueError if it is none."""
-        return json.loads(self.payload)
+        """The payload as a JSON value; ValueError if it is none, or nested too deeply to be read."""
+        try:
+            return json.loads(self.payload)
+        except RecursionError as error:
+            raise ValueError("payload is nested too deeply for JSON") from error
 
     def __repr__(self) -> str:
-        size = len(self.payload)
-        return f"<Message {self.topic!r} id={self.id!r} key={self.key!r} attempt={self.attempt} {size} bytes>"
+        size = "TOMBSTONE" if self.is_tombstone else f"{len(self.payload)} bytes"
+        return f"<Message {self.topic!r} id={self.id!r} key={self.key!r} attempt={self.attempt} {size}>"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):
             return NotImplemented
-        return (self.topic, self.payload, self.key, self.id, dict(self.headers)) == (
-            other.topic,
-            other.payload,
-            other.key,
-            other.id,
-            dict(other.headers),
-        )
+        return self._value() == other._value()
+
+    def _value(self) -> tuple[object, ...]:
+        return self.topic, self.payload, self.is_tombstone, self.id, self.raw_key, self.raw_headers
 
     def __hash__(self) -> int:
         return hash((self.topic, self.id, self.payload))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy in another process is a plain message: what a session needs to acknowledge it stays here.
+        topic, payload, key, headers, message_id = parts_of(self)
         make = partial(
             Message,
-            key=self.key,
-            headers=dict(self.headers) or None,
-            id=self.id,
+            key=key,
+            headers=headers,
+            id=message_id,
             timestamp=self.timestamp,
             attempt=self.attempt,
+            partition=self.partition,
+            offset=self.offset,
         )
-        return make, (self.topic, self.payload)
+        return make, (topic, payload)
 
 
 @frozen(kw_only=True)
@@ -143,16 +196,20 @@ class IdMint:
 
 
 def encode_payload(payload: object) -> bytes:
-    """Bytes as they are, str as UTF-8, anything else as JSON.
+    """Bytes and `TOMBSTONE` as they are, str as UTF-8, anything else as JSON.
 
     TypeError for None and for what JSON cannot carry; ValueError for NaN, infinity, cycles and depths.
     """
+    if isinstance(payload, Tombstone):
+        return TOMBSTONE
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
     if isinstance(payload, str):
         return payload.encode()
     if payload is None:
-        raise TypeError("payload is None; publish b'' for an empty message or 'null' for a JSON null")
+        raise TypeError(
+            "payload is None; publish b'' for an empty message, 'null' for a JSON null, TOMBSTONE for no value"
+        )
     try:
         return json.dumps(payload, separators=(",", ":"), allow_nan=False).encode()
     except RecursionError as error:
@@ -163,7 +220,7 @@ def check_topic(topic: object) -> str:
     """Return the topic; ValueError unless it is 1 to 180 characters of A-Z a-z 0-9 . _ -."""
     if not isinstance(topic, str) or len(topic) > MAX_TOPIC or not _NAME.match(topic):
         raise ValueError(
-            f"bad topic {_show(topic)}: 1 to {MAX_TOPIC} characters of A-Z a-z 0-9 . _ -, no empty part between dots"
+            f"bad topic {show(topic)}: 1 to {MAX_TOPIC} characters of A-Z a-z 0-9 . _ -, no empty part between dots"
         )
     return topic
 
@@ -172,7 +229,7 @@ def check_pattern(topic: object) -> str:
     """Return the topic or pattern; `*` stands for one part, a final `>` for one or more."""
     if not isinstance(topic, str) or len(topic) > MAX_TOPIC or not _PATTERN.match(topic):
         raise ValueError(
-            f"bad topic pattern {_show(topic)}: 1 to {MAX_TOPIC} characters of A-Z a-z 0-9 . _ -, "
+            f"bad topic pattern {show(topic)}: 1 to {MAX_TOPIC} characters of A-Z a-z 0-9 . _ -, "
             "'*' for one whole part, '>' for the rest"
         )
     return topic
@@ -182,42 +239,31 @@ def check_group(group: object) -> str:
     """Return the group's name; ValueError unless it is 1 to 64 characters of A-Z a-z 0-9 . _ -."""
     if not isinstance(group, str) or len(group) > MAX_GROUP or not _NAME.match(group):
         raise ValueError(
-            f"bad group {_show(group)}: 1 to {MAX_GROUP} characters of A-Z a-z 0-9 . _ -, no empty part between dots"
+            f"bad group {show(group)}: 1 to {MAX_GROUP} characters of A-Z a-z 0-9 . _ -, no empty part between dots"
         )
     return group
 
 
-def check_id(id: object) -> str:
-    """Return the message id; ValueError unless it is 1 to 128 visible ASCII characters."""
+def check_id(id: object, received: bool = False) -> str:
+    """Return the message id; ValueError unless it is 1 to 128 visible ASCII characters.
+
+    received: another program may have chosen it, by rules of its own: for the backend to carry, or to refuse.
+    """
+    if received and isinstance(id, str):
+        return id
     if not isinstance(id, str) or not 0 < len(id) <= MAX_ID or not id.isascii() or not id.isprintable() or " " in id:
-        raise ValueError(f"bad message id {_show(id)}: 1 to {MAX_ID} visible ASCII characters, no space")
+        raise ValueError(f"bad message id {show(id)}: 1 to {MAX_ID} visible ASCII characters, no space")
     return id
 
 
-def check_key(key: object) -> str:
-    """Return the key; ValueError unless it is a str without control characters or outer spaces."""
-    return _check_text(key, "key")
+def parts_of(message: Message) -> tuple[str, bytes, str | bytes | None, Headers | None, str | None]:
+    """What publishing a message takes: topic, payload, key, headers and id as they were given.
 
-
-def check_headers(headers: object) -> dict[str, str]:
-    """Return the headers as a new dict; ValueError that names the one that cannot be carried."""
-    if not isinstance(headers, Mapping):
-        raise ValueError(f"headers must be a mapping of str to str, not {type(headers).__name__}")
-    checked: dict[str, str] = {}
-    folded: set[str] = set()
-    for name, value in headers.items():
-        if not isinstance(name, str) or len(name) > MAX_HEADER_NAME or not _HEADER_NAME.match(name):
-            raise ValueError(
-                f"bad header name {_show(name)}: 1 to {MAX_HEADER_NAME} letters, digits or !#$%&'*+-.^_`|~"
-            )
-        lower = name.lower()
-        if lower.startswith(_RESERVED):
-            raise ValueError(f"header name {name!r} is reserved: names that begin with Nats- or Eventbus- are ours")
-        if lower in folded:
-            raise ValueError(f"header {name!r} is there twice: names that differ only in case are one header in NATS")
-        folded.add(lower)
-        checked[name] = _check_text(value, f"value of header {name!r}")
-    return checked
+    Of a delivery, as they are stored: publishing it again changes no byte.
+    """
+    if isinstance(message, Delivery):
+        return message.topic, message.payload, message.raw_key, message.raw_headers or None, message.id
+    return message.topic, message.payload, message._key, message._headers or None, message.id
 
 
 def matches(pattern: str, topic: str) -> bool:
@@ -234,26 +280,6 @@ def matches(pattern: str, topic: str) -> bool:
         if position >= len(given) or part not in ("*", given[position]):
             return False
     return len(wanted) == len(given)
-
-
-def _check_text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{what} must be a str, not {type(value).__name__}")
-    if _UNSAFE.search(value) or value != value.strip(" \t"):
-        raise ValueError(f"{what} {_show(value)} has control characters (CR, LF, NUL, ...) or outer blanks")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{what} {_show(value)} is not valid Unicode") from error
-    return value
-
-
-def _show(value: object, limit: int = 60) -> str:
-    text = repr(value)
-    if len(text) <= limit:
-        return text
-    size = len(value) if isinstance(value, str) else len(text)
-    return f"{text[:limit]}... ({size} characters)"
 
 
 class Delivery(Message):

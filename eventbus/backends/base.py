@@ -26,7 +26,8 @@ class Features:
     stored. replays: what is not acknowledged is delivered again. groups: members share the work.
     ordered_by_key: order per key inside a group whatever dies. deduplicates: one id is stored once.
     heals_itself: a session survives an outage of the broker. counts_attempts: `Message.attempt` grows with
-    each delivery.
+    each delivery. carries_bytes: keys and headers may be any bytes, and a header null. tombstones: a message may be
+    without a value.
     """
 
     durable: bool
@@ -37,6 +38,8 @@ class Features:
     deduplicates: bool
     heals_itself: bool
     counts_attempts: bool
+    carries_bytes: bool = False
+    tombstones: bool = False
 
 
 class Answers(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 from ..errors import (
@@ -14,8 +14,10 @@ from ..errors import (
     PublishRejectedError,
     PublishUnknownError,
     SessionRetired,
+    UnsupportedError,
 )
-from ..message import Message, Receipt, check_headers, check_id, check_key, check_topic, encode_payload
+from ..fields import Headers, RawHeaders, check_headers, check_key
+from ..message import TOMBSTONE, Delivery, Message, Receipt, check_id, check_topic, encode_payload, parts_of
 from ..state import ErrorEvent, FlushReport
 from ..threads import Deadline, OrderedWorker
 from .futures import ReceiptFuture
@@ -26,7 +28,7 @@ from .sink import PublishNowait, Sink
 KEPT_FAILURES = 1000
 KNOWN_TOPICS = 10_000
 
-_Parts = tuple[str, bytes, "str | None", "Mapping[str, str] | None", "str | None"]
+_Parts = tuple[str, bytes, "str | bytes | None", "RawHeaders | None", "str | None"]
 
 
 class Publisher:
@@ -45,6 +47,8 @@ class Publisher:
         self.expose: Callable[[PublishNowait], object] = lambda publish_nowait: None
         """Told the quickest `publish_nowait` of now, whenever it changes."""
         self.answers = OrderedWorker(answer_thread, self._callback_failed)
+        self.tombstones = False
+        """Whether the backend has them."""
         self._report = report
         self._suspect = suspect
         self._topics: set[str] = set()
@@ -54,8 +58,8 @@ class Publisher:
         self,
         topic: str,
         payload: object,
-        key: str | None,
-        headers: Mapping[str, str] | None,
+        key: str | bytes | None,
+        headers: Headers | None,
         id: str | None,
         timeout: float,
     ) -> Receipt:
@@ -76,8 +80,8 @@ class Publisher:
         self,
         topic: str,
         payload: object,
-        key: str | None,
-        headers: Mapping[str, str] | None,
+        key: str | bytes | None,
+        headers: Headers | None,
         id: str | None,
         timeout: float,
     ) -> Future[Receipt]:
@@ -92,8 +96,8 @@ class Publisher:
         topic: str,
         payload: object,
         *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        key: str | bytes | None = None,
+        headers: Headers | None = None,
         id: str | None = None,
     ) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
@@ -169,18 +173,23 @@ class Publisher:
         key: object,
         headers: object,
         id: object,
+        received: bool = False,
     ) -> _Parts:
         given_id = id if isinstance(id, str) else ""
         try:
             if not isinstance(topic, str) or topic not in self._topics:
                 topic = self._new_topic(topic)
             data = payload if type(payload) is bytes else encode_payload(payload)
+            if data is TOMBSTONE and not self.tombstones:
+                raise UnsupportedError(
+                    "TOMBSTONE: only Kafka has messages without a value; publish b'' for an empty one"
+                )
             return (
                 topic,
                 data,
                 None if key is None else check_key(key),
                 None if headers is None else check_headers(headers) or None,
-                None if id is None else check_id(id),
+                None if id is None else check_id(id, received),
             )
         except ValueError as error:
             raise PublishRejectedError(str(error), given_id) from error
@@ -192,7 +201,7 @@ class Publisher:
     def _checked_message(self, message: object) -> _Parts:
         if not isinstance(message, Message):
             raise TypeError(f"publish_many takes Message objects, not {type(message).__name__}")
-        return self._checked(message.topic, message.payload, message.key, message.headers or None, message.id)
+        return self._checked(*parts_of(message), received=isinstance(message, Delivery))
 
     def _new_topic(self, topic: object) -> str:
         checked = check_topic(topic)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from ..errors import PublishError
+from ..fields import RawHeaders
 from ..message import Receipt
 
 Result = Receipt | PublishError
@@ -29,8 +29,8 @@ class Record(NamedTuple):
     number: int
     topic: str
     payload: bytes
-    key: str | None
-    headers: Mapping[str, str] | None
+    key: str | bytes | None
+    headers: RawHeaders | None
     id: str | None
     waiter: Waiter | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,8 @@ from attrs import evolve
 
 from ..bus import EventBus
 from ..config import EventBusConfig
-from ..errors import PublishRejectedError
-from ..message import Message
+from ..errors import PublishRejectedError, UnsupportedError
+from ..message import TOMBSTONE, Message
 from .wait import wait_until
 
 BAD_TOPICS: list[Any] = [
@@ -42,7 +43,20 @@ BAD_HEADERS: list[Any] = [
     *({"name": value} for value in ["a\r\nb", "a\nb", "a\x00b", " a", "a ", 7, None, "\ud800"]),
     {"Twice": "1", "twice": "2"},
     ["name"],
+    [("name",)],
+    [("name", "a\r\nb")],
+    [("Eventbus-Id", b"x")],
+    {"a b": b"x"},
+    "ab",
 ]
+RAW: list[tuple[str, bytes | None, bytes]] = [
+    ("null", None, b"\xff"),
+    ("binary", b"\x00\x01\xff", (42).to_bytes(8, "big")),
+    ("two-lines", b"a\r\n\tb", b"a\nb"),
+    ("blanks", b" a\t", b" a "),
+    ("a:name\n", b"", b"a\x00b"),
+]
+"""Of another program's messages: a header's name and value, and a key. NATS can carry none of them."""
 BAD_PAYLOADS = [object(), {1, 2}, float("nan"), {"a": object()}, "\ud800"]
 
 
@@ -234,6 +248,90 @@ class PublishingConformance:
         bus.publish(self.topic, "b")
         assert [message.text() for message in inbox.wait(2)] == ["a", "b"]
 
+    # -- as others write them --------------------------------------------------------------------
+
+    def test_a_message_says_where_it_is_stored_as_its_receipt_does(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        receipt = bus.publish(self.topic, "x", key="k")
+        (message,) = inbox.wait(1)
+        assert (message.partition, message.offset) == (receipt.partition, receipt.offset)
+        assert pickle.loads(pickle.dumps(message)) == message
+
+    def test_headers_repeat_in_order_and_their_values_may_be_bytes(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        bus.publish(self.topic, "x", key="käy", headers=[("tag", "1"), ("Other", "ö"), ("tag", b"2"), ("empty", "")])
+        bus.publish(self.topic, "y", key="käy".encode(), headers={"raw": b"caf\xe9"})
+        first, second = inbox.wait(2)
+        pairs = (("tag", b"1"), ("Other", "ö".encode()), ("tag", b"2"), ("empty", b""))
+        assert (first.key, first.raw_key, first.raw_headers) == ("käy", "käy".encode(), pairs)
+        assert (second.key, second.raw_key) == (first.key, first.raw_key)
+        assert (second.headers["raw"], second.raw_headers) == ("caf\\xe9", (("raw", b"caf\xe9"),))
+        with pytest.raises(TypeError):
+            first.headers["mine"] = "other handlers see it too"  # type: ignore[index]
+
+    def test_a_received_message_is_published_again_byte_for_byte(self) -> None:
+        bus, inbox, copies = self.open(), Inbox(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        bus.subscribe(f"{self.prefix}.copies", copies, group="g")
+        pairs: list[tuple[str, str | bytes | None]] = [("tag", "1"), ("tag", "2"), ("empty", ""), ("raw", b"caf\xe9")]
+        bus.publish(self.topic, b"\x00", key="k", headers=pairs)
+        bus.publish(self.topic, b"", key="k")
+        for name, value, key in RAW if bus.features.carries_bytes else ():
+            bus.publish(self.topic, b"", key=key, headers=[(name, value), (name, value)])
+        received = inbox.wait(2 + len(RAW) * bus.features.carries_bytes)
+        ways = ["publish", "publish_many"] if not bus.features.deduplicates else ["publish"]
+        for way in ways:
+            for message in received:
+                if way == "publish":
+                    options: dict[str, Any] = {"key": message.raw_key, "headers": message.raw_headers}
+                    bus.publish(f"{self.prefix}.copies", message.payload, **options)
+                else:
+                    message.topic = f"{self.prefix}.copies"
+                    bus.publish_many([message])
+        expected = Counter((message.payload, message.raw_key, message.raw_headers) for message in received * len(ways))
+        got = copies.wait(len(received) * len(ways))
+        assert Counter((message.payload, message.raw_key, message.raw_headers) for message in got) == expected
+
+    def test_bytes_arrive_unchanged_or_are_refused(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        for name, value, key in RAW:
+            options: dict[str, Any] = {"key": key, "headers": [(name, value)]}
+            if bus.features.carries_bytes:
+                bus.publish(self.topic, repr(options), **options)
+            else:
+                for refused in ({"key": key}, {"headers": options["headers"]}):
+                    with pytest.raises(PublishRejectedError):
+                        bus.publish(self.topic, "refused", **refused)
+        if bus.features.carries_bytes:
+            for message in inbox.wait(len(RAW)):
+                assert message.text() == repr({"key": message.raw_key, "headers": list(message.raw_headers)})
+        bus.publish(self.topic, "after")
+        wait_until(lambda: inbox.texts.count("after"))
+        assert "refused" not in inbox.texts
+
+    def test_a_tombstone_arrives_as_one_or_is_refused(self) -> None:
+        bus, inbox = self.open(), Inbox()
+        bus.subscribe(self.topic, inbox, group="g")
+        message = Message(self.topic, TOMBSTONE, key="k")
+        if not bus.features.tombstones:
+            for verb in (bus.publish, bus.publish_async, bus.publish_nowait):
+                with pytest.raises(UnsupportedError, match="TOMBSTONE"):
+                    verb(self.topic, TOMBSTONE, key="k")
+            with pytest.raises(UnsupportedError, match="TOMBSTONE"):
+                bus.publish_many([message])
+            assert bus.get_statistics().in_flight == 0
+            return
+        bus.publish(self.topic, TOMBSTONE, key="k")
+        (received,) = inbox.wait(1)
+        bus.publish_many([received, message])
+        bus.publish(self.topic, received.payload, key=received.raw_key)
+        bus.publish(self.topic, b"", key="k")
+        assert [each.is_tombstone for each in inbox.wait(5)] == [True, True, True, True, False]
+        assert [each.payload for each in inbox.messages] == [b""] * 5
+
     # -- bad input -------------------------------------------------------------------------------
 
     def test_bad_input_to_publish_is_refused_and_the_link_lives_on(self) -> None:
@@ -243,7 +341,7 @@ class PublishingConformance:
         bad: list[dict[str, Any]] = [{"topic": topic} for topic in BAD_TOPICS]
         bad += [{"headers": headers} for headers in BAD_HEADERS]
         bad += [{"payload": payload} for payload in BAD_PAYLOADS]
-        bad += [{"key": key} for key in ("a\nb", "a\x00", " a", 7, b"k")]
+        bad += [{"key": key} for key in ("a\nb", "a\x00", " a", 7, ["k"])]
         bad += [{"id": id} for id in ("", "a b", "a\n", "ä", "i" * 129, 7)]
         for change in bad:
             for verb in (bus.publish, bus.publish_async, bus.publish_nowait):

@@ -9,23 +9,24 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from string import ascii_letters, digits
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import Message
+from eventbus import TOMBSTONE, Message, Tombstone
+from eventbus.fields import check_headers, check_key
 from eventbus.message import (
     Delivery,
     IdMint,
     check_group,
-    check_headers,
     check_id,
-    check_key,
     check_pattern,
     check_topic,
     encode_payload,
     matches,
+    parts_of,
 )
 
 PARTS = st.text("abcAZ09_-", min_size=1, max_size=3)
@@ -92,11 +93,34 @@ def test_bad_groups(group: object) -> None:
         check_group(group)
 
 
-def test_headers_are_copied_and_checked() -> None:
-    given_headers = {"A-b": "x", "empty": "", "tab": "a\tb"}
-    checked = check_headers(given_headers)
-    assert checked == given_headers
-    assert checked is not given_headers
+def test_headers_become_pairs_of_bytes() -> None:
+    assert check_headers({"A-b": "ä", "empty": "", "tab": "a\tb", "raw": b"\r\n\xff"}) == (
+        ("A-b", "ä".encode()),
+        ("empty", b""),
+        ("tab", b"a\tb"),
+        ("raw", b"\r\n\xff"),
+    )
+    assert check_headers({}) == check_headers([]) == ()
+
+
+def test_pairs_may_repeat_and_what_is_raw_in_them_is_carried_as_it_is() -> None:
+    pairs = (("tag", b"1"), ("tag", b" 2\n"), ("TAG", None), ("my näme", b""), ("", b"x"), ("Nats-Stream", b"s"))
+    assert check_headers(pairs) == check_headers(list(pairs)) == check_headers(iter(pairs)) == pairs
+    assert check_headers([("tag", "1"), ["tag", "2"]]) == (("tag", b"1"), ("tag", b"2"))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *([pair] for pair in ("ab", ("a",), ("a", "b", "c"), 7, None, {"a": "b"})),
+        *([("a b", "text")], [("a", "b\r\nc")], [("Nats-X", "text")], [("a", 7)], [(b"a", b"b")]),
+        *([("Eventbus-Id", b"x")], [("a\0b", b"x")], [("\ud800", None)], [(7, None)]),
+        *("ab", b"ab", 7),
+    ],
+)
+def test_bad_pairs(headers: object) -> None:
+    with pytest.raises(ValueError, match="header"):
+        check_headers(headers)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +129,12 @@ def test_headers_are_copied_and_checked() -> None:
         *({"a": value} for value in ("b\r\nc", "\x00", " x")),
         *({name: ""} for name in ("a b", "", "a:", "NATS-x", "eventbus-x")),
         {"A": "", "a": ""},
+        {"A": b"", "a": ""},
+        {"a b": b"x"},
+        {"a": None},
     ],
 )
-def test_bad_headers(headers: dict[str, str]) -> None:
+def test_bad_headers(headers: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="header"):
         check_headers(headers)
 
@@ -157,7 +184,7 @@ UNSAFE = [chr(code) for code in (*range(9), *range(10, 32), *range(0x7F, 0xA0))]
 """All control characters but the tab: CR, LF and NUL among them, and NEL, a line end to some."""
 LINES = ["\u2028", "\u2029", "\u00a0", "\ufeff", "\u202e"]
 """Line ends and blanks to Unicode, mere bytes to a protocol."""
-NOT_TEXT: list[object] = [None, 1, 1.5, True, b"bytes", ["a"], ("a",), object()]
+NOT_TEXT: list[object] = [None, 1, 1.5, True, ["a"], ("a",), object()]
 
 
 @pytest.mark.parametrize("check", [check_topic, check_pattern, check_group, check_id])
@@ -182,7 +209,7 @@ def test_no_control_character_gets_into_a_key_or_a_header(unsafe: str) -> None:
 @pytest.mark.parametrize("line", LINES)
 def test_what_only_looks_like_a_line_end_is_carried_in_values_and_refused_in_names(line: str) -> None:
     assert check_key(f"a{line}b") == f"a{line}b"
-    assert check_headers({"h": f"a{line}b"}) == {"h": f"a{line}b"}
+    assert check_headers({"h": f"a{line}b"}) == (("h", f"a{line}b".encode()),)
     with pytest.raises(ValueError, match="bad header name"):
         check_headers({f"a{line}b": "v"})
 
@@ -204,14 +231,14 @@ def test_what_passes_as_headers_can_be_written_as_lines_and_read_again(headers: 
     except ValueError as error:
         assert "header" in str(error)
         return
-    block = "\r\n".join(f"{name}: {value}" for name, value in checked.items()).encode()
+    block = b"\r\n".join(b"%b: %b" % (name.encode(), value) for name, value in checked if value is not None)
     lines = block.split(b"\r\n") if block else []
     read = dict(tuple(part.strip(b" \t").decode() for part in line.split(b":", 1)) for line in lines)
-    assert read == checked == headers
+    assert read == headers
 
 
 @pytest.mark.parametrize("value", NOT_TEXT)
-def test_only_a_str_is_a_name_a_key_or_a_header(value: object) -> None:
+def test_only_text_is_a_name_and_only_text_or_bytes_a_key_or_a_header(value: object) -> None:
     for check in (check_topic, check_pattern, check_group, check_id):
         with pytest.raises(ValueError, match=r"^bad"):
             check(value)
@@ -222,8 +249,9 @@ def test_only_a_str_is_a_name_a_key_or_a_header(value: object) -> None:
     if not isinstance(value, list):
         with pytest.raises(ValueError, match="bad header name"):
             check_headers({value: "v"})
-    with pytest.raises(ValueError, match="headers must be a mapping"):
-        check_headers([("a", "b")])
+    if not isinstance(value, (list, tuple)):
+        with pytest.raises(ValueError, match="headers must be a mapping or"):
+            check_headers(value)
 
 
 @pytest.mark.parametrize(
@@ -296,21 +324,28 @@ def test_a_payload_that_is_no_text_or_no_json_says_so() -> None:
         Message("t", b"{").json()
 
 
+KEYS = st.sampled_from([None, "", "k", b"k", b"\xff", "\\xff"])
+HEADERS = st.sampled_from(
+    [None, {}, (), {"h": "v"}, [("h", b"v")], [("h", b"v"), ("h", b"v")], {"h": b"\xff"}, [("h", None)], {"h": ""}]
+)
 MESSAGES = st.builds(
     Message,
     st.sampled_from(["t", "u"]),
-    st.sampled_from([b"", b"x", "x", [1]]),
-    key=st.sampled_from([None, "k"]),
-    headers=st.sampled_from([None, {}, {"h": "v"}]),
+    st.sampled_from([b"", b"x", "x", [1], TOMBSTONE]),
+    key=KEYS,
+    headers=HEADERS,
     id=st.sampled_from([None, "1"]),
     attempt=st.sampled_from([1, 2]),
+    partition=st.sampled_from([None, 3, "orders"]),
+    offset=st.sampled_from([None, 0]),
 )
 
 
 @given(MESSAGES, MESSAGES)
 def test_equal_messages_have_one_hash_and_different_ones_differ_in_a_part(one: Message, two: Message) -> None:
     def parts(message: Message) -> tuple[object, ...]:
-        return message.topic, message.payload, message.key, message.id, dict(message.headers)
+        what = message.payload, message.is_tombstone, message.id
+        return (message.topic, *what, message.raw_key, message.raw_headers)
 
     assert (one == two) is (parts(one) == parts(two)) is not (one != two)
     assert one != two or hash(one) == hash(two)
@@ -320,7 +355,21 @@ def test_equal_messages_have_one_hash_and_different_ones_differ_in_a_part(one: M
 def test_a_message_can_be_copied_and_sent_to_another_process(message: Message) -> None:
     for again in (pickle.loads(pickle.dumps(message)), copy.deepcopy(message), copy.copy(message)):
         assert again == message
+        assert parts_of(again) == parts_of(message)
         assert (again.attempt, again.timestamp) == (message.attempt, message.timestamp)
+        assert (again.partition, again.offset) == (message.partition, message.offset)
+        assert again.is_tombstone is message.is_tombstone
+
+
+@given(MESSAGES)
+def test_a_received_message_is_published_as_it_was_stored(message: Message) -> None:
+    received = Delivery(message.topic, message.payload, key=message.raw_key, headers=message.raw_headers, id=message.id)
+    topic, payload, key, headers, id = parts_of(received)
+    assert (topic, payload, key, id) == (message.topic, message.payload, message.raw_key, message.id)
+    assert headers == (message.raw_headers or None)
+    assert key is None or check_key(key) == message.raw_key
+    assert headers is None or check_headers(headers) == message.raw_headers
+    assert encode_payload(payload) is payload
 
 
 def test_a_delivery_leaves_its_session_s_token_behind_when_it_is_sent_elsewhere() -> None:
@@ -331,9 +380,54 @@ def test_a_delivery_leaves_its_session_s_token_behind_when_it_is_sent_elsewhere(
     assert (again, again.attempt) == (Message("t", b"x", id="1"), 3)
 
 
-def test_the_headers_of_a_message_without_any_cannot_be_written_by_accident() -> None:
+def test_what_is_no_text_is_shown_with_escapes_and_kept_as_it_is() -> None:
+    message = Message("t", b"", key=b"\xff\x00", headers=[("h", b"caf\xe9"), ("h", "last"), ("null", None)])
+    assert (message.key, message.raw_key) == ("\\xff\x00", b"\xff\x00")
+    assert message.headers == {"h": "last", "null": ""}
+    assert message.raw_headers == (("h", b"caf\xe9"), ("h", b"last"), ("null", None))
+    assert Message("t", b"", headers={"h": b"caf\xe9"}).headers == {"h": "caf\\xe9"}
+    text = Message("t", b"", key="ä", headers={"h": "ö"})
+    assert (text.key, text.raw_key, text.raw_headers) == ("ä", "ä".encode(), (("h", "ö".encode()),))
+    nothing = Message("t", b"")
+    assert (nothing.key, nothing.raw_key, nothing.headers, nothing.raw_headers) == (None, None, {}, ())
+
+
+@pytest.mark.parametrize("headers", [None, {"h": "v"}, [("h", "v")]])
+def test_the_headers_of_a_message_cannot_be_written_by_accident(headers: Any) -> None:
+    message = Message("t", b"", headers=headers)
     with pytest.raises(TypeError):
-        Message("t", b"").headers["a"] = "b"  # type: ignore[index]
+        message.headers["a"] = "b"  # type: ignore[index]
+
+
+def test_a_message_does_not_follow_the_mapping_that_it_was_made_of() -> None:
+    given_headers = {"h": "v"}
+    message = Message("t", b"", headers=given_headers)
+    given_headers["h"] = "changed"
+    assert message.headers == {"h": "v"}
+
+
+def test_a_tombstone_is_empty_and_is_told_from_what_is_merely_empty() -> None:
+    tombstone, empty = Message("t", TOMBSTONE, key="k"), Message("t", b"", key="k")
+    assert (tombstone.is_tombstone, empty.is_tombstone, Message("t", Tombstone()).payload is TOMBSTONE) == (1, 0, 1)
+    assert tombstone != empty
+    assert (tombstone.payload, tombstone.text(), repr(TOMBSTONE)) == (b"", "", "TOMBSTONE")
+    assert "TOMBSTONE" in repr(tombstone)
+    with pytest.raises(ValueError):
+        tombstone.json()
+    for again in (pickle.loads(pickle.dumps(TOMBSTONE)), copy.copy(TOMBSTONE), copy.deepcopy(TOMBSTONE)):
+        assert again is TOMBSTONE
+
+
+def test_json_that_is_nested_too_deeply_is_a_value_error() -> None:
+    depth = 100_000
+    with pytest.raises(ValueError):
+        Message("t", b"[" * depth + b"]" * depth).json()
+
+
+def test_a_received_id_is_not_held_to_our_rule() -> None:
+    assert check_id("an id of another program, with blanks", received=True)
+    with pytest.raises(ValueError):
+        check_id("an id of another program, with blanks")
 
 
 def test_a_repr_names_the_message_and_shows_no_payload() -> None:

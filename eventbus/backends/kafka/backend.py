@@ -34,6 +34,8 @@ class KafkaBackend:
         deduplicates=False,
         heals_itself=True,
         counts_attempts=False,
+        carries_bytes=True,
+        tombstones=True,
     )
 
     def __init__(self, config: KafkaConfig) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
-from ...message import NO_HEADERS, Delivery
+from ...fields import NO_HEADERS, RawHeaders, shown
+from ...message import TOMBSTONE, Delivery
 from .outbox import ID_HEADER
 
 
@@ -22,25 +23,31 @@ class KafkaDelivery(Delivery):
 
     @property
     def payload(self) -> bytes:  # type: ignore[override]
-        """As `Message.payload`; a tombstone is empty."""
+        """The value; `TOMBSTONE`, which is empty, for a null."""
         value: Any = self.message.value()
-        return value if value is not None else b""
+        return value if value is not None else TOMBSTONE
 
     @property
-    def key(self) -> str | None:  # type: ignore[override]
-        """As `Message.key`; bytes that are not UTF-8 are shown as escapes."""
+    def raw_key(self) -> bytes | None:
+        """The key, byte for byte; None for a null."""
         key: Any = self.message.key()
-        if key is None:
-            return None
-        try:
-            text: str = key.decode()
-        except UnicodeDecodeError:
-            return _text(key)
-        return text
+        return key  # type: ignore[no-any-return]
 
     @property
-    def headers(self) -> Mapping[str, str]:  # type: ignore[override]
-        """As `Message.headers`; where a name came twice, its last value."""
+    def key(self) -> str | None:
+        """The key as text; bytes that are not UTF-8 are shown as escapes."""
+        key: Any = self.message.key()
+        return None if key is None else shown(key)
+
+    @property
+    def raw_headers(self) -> RawHeaders:
+        """The headers but for ours: (name, bytes or None) in order, repeats kept."""
+        fields: Any = self.message.headers()
+        return tuple([field for field in fields or () if field[0] != ID_HEADER])
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers as text; where a name came twice, its last value."""
         fields: Any = self.message.headers()
         if not fields or (len(fields) == 1 and fields[0][0] == ID_HEADER):
             return NO_HEADERS
@@ -50,7 +57,7 @@ class KafkaDelivery(Delivery):
 
     @property
     def id(self) -> str | None:  # type: ignore[override]
-        """As `Message.id`; None where the publisher was another program."""
+        """The id that its publisher gave it; None where that was another program."""
         fields: Any = self.message.headers()
         for name, value in fields or ():
             if name == ID_HEADER:
@@ -59,11 +66,24 @@ class KafkaDelivery(Delivery):
 
     @property
     def timestamp(self) -> datetime | None:  # type: ignore[override]
-        """When it was published, or stored: as the topic is set up; None where the message has none."""
+        """When it was published, or stored: as the topic is set up; None where it has none, or none that is a date."""
         kind, milliseconds = self.message.timestamp()
         if kind == TIMESTAMP_NOT_AVAILABLE:
             return None
-        return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+        try:
+            return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+        except (ValueError, OverflowError, OSError):  # its publisher counted micro- or nanoseconds
+            return None
+
+    @property
+    def partition(self) -> int | None:  # type: ignore[override]
+        """The partition that it is in."""
+        return self.message.partition()
+
+    @property
+    def offset(self) -> int | None:  # type: ignore[override]
+        """Its place in the partition."""
+        return self.message.offset()
 
 
 class Headers(Mapping[str, str]):
@@ -93,4 +113,4 @@ _new_headers = Headers.__new__
 
 
 def _text(data: bytes | None) -> str:
-    return "" if data is None else data.decode(errors="backslashreplace")
+    return "" if data is None else shown(data)

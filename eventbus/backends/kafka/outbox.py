@@ -14,6 +14,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from ...errors import NotConnectedError, PublishNotSentError, PublishRejectedError, PublishUnknownError, SessionRetired
+from ...message import TOMBSTONE
 from ...publishing.records import Record
 from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, join_all, spawn
@@ -93,16 +94,17 @@ class Outbox:
         bucket = self.ledger.current
         bucket.enter()
         number, topic, payload, key, headers, id, _ = record
+        value = None if payload is TOMBSTONE else payload
         if topic not in self.ready and self._hold(bucket, record):
             return
         size = len(payload)
         self.bytes_in += size
         fields: list[tuple[str, Any]] = [(ID_HEADER, id or f"{self._prefix}{number:012d}")]
         if headers is not None:
-            fields += headers.items()
+            fields += headers
         try:
             # Looked up after entering: what `abandon` does not see inside has met its closed door.
-            self.produce(topic, payload, key, -1, MethodType(bucket.answered, record), None, 0, fields)
+            self.produce(topic, value, key, -1, MethodType(bucket.answered, record), None, 0, fields)
         except BaseException as error:
             raise self.not_taken(bucket, record, error) from error
         if not number % SERVE_EVERY:
@@ -271,8 +273,9 @@ class Outbox:
         """Give a record to the producer that entered, and was counted, before."""
         fields: list[tuple[str, Any]] = [(ID_HEADER, self._id_of(record))]
         if record[4] is not None:
-            fields += record[4].items()
-        self.produce(record[1], record[2], record[3], -1, MethodType(bucket.answered, record), None, 0, fields)
+            fields += record[4]
+        value = None if record[2] is TOMBSTONE else record[2]
+        self.produce(record[1], value, record[3], -1, MethodType(bucket.answered, record), None, 0, fields)
 
     def _id_of(self, record: Record) -> str:
         return record[5] or f"{self._prefix}{record[0]:012d}"

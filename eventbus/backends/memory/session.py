@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
 
 from ...config import MemoryConfig
 from ...consuming.attachment import Attachment
 from ...consuming.in_hand import InHandByIdentity
 from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
-from ...message import NO_HEADERS, Delivery
+from ...message import Delivery
 from ...publishing.records import Record
 from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Features, Prepared, SessionContext
 from .broker import Condition, MemoryBroker, broker_named
+from .deliveries import MemoryDelivery
 from .groups import Member, Place
 from .waiting import notify, pause, wait_answering
 
@@ -37,6 +37,7 @@ class MemoryBackend:
         deduplicates=True,
         heals_itself=False,
         counts_attempts=True,
+        carries_bytes=True,
     )
 
     def __init__(self, config: MemoryConfig) -> None:
@@ -373,10 +374,11 @@ class MemorySession:
         for progress in self._broker.group_of(member.attachment.sub).progress.values():
             topic, identities = progress.topic.name, progress.topic.identities
             for offset, entry in progress.take(member, FETCH):
-                delivery = _new(_MemoryDelivery)
+                delivery = _new(MemoryDelivery)
                 delivery.topic = topic
-                delivery.id, delivery.payload, delivery.key, headers, partition, delivery.stored = entry
-                delivery.headers = NO_HEADERS if headers is None else headers
+                delivery.id, delivery.payload, delivery.raw_key, delivery.raw_headers, partition, delivery.stored = (
+                    entry
+                )
                 delivery.attempt = progress.attempt(offset)
                 delivery.identity = identities + offset
                 delivery.token = (progress, partition, offset)
@@ -384,17 +386,4 @@ class MemorySession:
         return batch
 
 
-class _MemoryDelivery(Delivery):
-    """A delivery that makes its time only when it is asked for."""
-
-    __slots__ = ("stored",)
-
-    stored: float
-
-    @property
-    def timestamp(self) -> datetime:  # type: ignore[override]
-        """When the broker stored it."""
-        return datetime.fromtimestamp(self.stored, timezone.utc)
-
-
-_new = _MemoryDelivery.__new__
+_new = MemoryDelivery.__new__

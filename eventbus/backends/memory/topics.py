@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import count
 from zlib import crc32
 
+from ...fields import RawHeaders, raw
 from ...publishing.records import Record
 
 _serials = count(1)
 
-Entry = tuple[str, bytes, "str | None", "Mapping[str, str] | None", int, float]
-"""A stored message: id, payload, key, headers, partition, seconds since the epoch. A plain tuple: the
+Entry = tuple[str, bytes, "bytes | None", RawHeaders, int, float]
+"""A stored message: id, payload, raw key, raw headers, partition, seconds since the epoch. A plain tuple: the
 garbage collector lets go of it, and a million objects would be walked through again and again."""
 
 
@@ -44,14 +45,15 @@ class Topic:
 
     def add(self, record: Record, id: str) -> tuple[int, int]:
         """Store; its partition and offset."""
-        _, _, payload, key, headers, _, _ = record
+        _, _, payload, given, headers, _, _ = record
+        key = raw(given)
         entries = self._entries
         if key is None:
             self._next_partition = partition = (self._next_partition + 1) % self.partitions
         else:
-            partition = crc32(key.encode()) % self.partitions
+            partition = crc32(key) % self.partitions
         offset = self.base + len(entries)
-        entries.append((id, payload, key, headers, partition, time.time()))
+        entries.append((id, payload, key, headers or (), partition, time.time()))
         return partition, offset
 
     def drop_below(self, offset: int) -> None:

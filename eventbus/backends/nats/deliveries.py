@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from ...fields import NO_HEADERS, RawHeaders, shown, shown_headers
 from ...message import Delivery
 from . import wire
 
-_NONE: Mapping[str, str] = MappingProxyType({})
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SHORT_REPLY = 9
 """Parts of `$JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<time>.<pending>`.
@@ -22,20 +21,32 @@ Newer servers may put `<domain>.<account>` behind `$JS.ACK`, and more at the end
 class Fields(NamedTuple):
     """A header block, read."""
 
-    key: str | None
+    raw_key: bytes | None
     id: str | None
+    raw_headers: RawHeaders
     headers: Mapping[str, str]
 
 
 def read_fields(block: bytes | None) -> Fields:
     """Read a header block. What the broker and the library put in is not among the headers."""
     if block is None:
-        return Fields(None, None, _NONE)
-    headers = wire.parse_headers(block)
-    key = headers.pop("Eventbus-Key", None)
-    message_id = headers.pop("Nats-Msg-Id", None)
-    own = {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}
-    return Fields(key, message_id, MappingProxyType(own) if own else _NONE)
+        return _NOTHING
+    key: bytes | None = None
+    message_id: bytes | None = None
+    own: list[tuple[str, bytes | None]] = []
+    for name, value in wire.parse_raw_headers(block):
+        if name == wire.KEY_HEADER:
+            key = value if key is None else key
+        elif name == wire.ID_HEADER:
+            message_id = value if message_id is None else message_id
+        elif not name.lower().startswith("nats-"):
+            own.append((name, value))
+    fields = tuple(own)
+    # Of a name that repeats the first value is shown, as NATS clients do.
+    return Fields(key, None if message_id is None else shown(message_id), fields, shown_headers(fields[::-1]))
+
+
+_NOTHING = Fields(None, None, (), NO_HEADERS)
 
 
 class NatsDelivery(Delivery):
@@ -50,6 +61,8 @@ class NatsDelivery(Delivery):
     identity: Any = None
     token: Any = None
     attempt: int = 1
+    partition: str | None = None
+    offset: int | None = None
 
     def _fields(self) -> Fields:
         block = self._block
@@ -58,18 +71,30 @@ class NatsDelivery(Delivery):
         return block
 
     @property
-    def key(self) -> str | None:  # type: ignore[override]
-        """As `Message.key`."""
-        return self._fields().key
+    def raw_key(self) -> bytes | None:
+        """The key, byte for byte, found without reading the other headers: lanes ask each message for it."""
+        block = self._block
+        return wire.key_in(block) if type(block) is bytes else self._fields().raw_key
+
+    @property
+    def key(self) -> str | None:
+        """The key as text; bytes that are not UTF-8 are shown as escapes."""
+        key = self.raw_key
+        return None if key is None else shown(key)
 
     @property
     def id(self) -> str | None:  # type: ignore[override]
-        """As `Message.id`."""
+        """The `Nats-Msg-Id`; None where its publisher gave it none."""
         return self._fields().id
 
     @property
-    def headers(self) -> Mapping[str, str]:  # type: ignore[override]
-        """As `Message.headers`; where a name came twice, its first value."""
+    def raw_headers(self) -> RawHeaders:
+        """The headers but for ours and the server's: in order, repeats kept."""
+        return self._fields().raw_headers
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers as text; where a name came twice, its first value."""
         return self._fields().headers
 
     @property
@@ -85,17 +110,37 @@ class JetStreamDelivery(NatsDelivery):
 
     @property
     def attempt(self) -> int:  # type: ignore[override]
-        """How often the consumer has delivered it, this time included."""
-        return self._part(4)
+        """How often the consumer has delivered it, this time included; 1 where the server does not say."""
+        return self._number(4) or 1
 
     @property
     def timestamp(self) -> datetime | None:  # type: ignore[override]
-        """When the stream stored it."""
-        return _EPOCH + timedelta(microseconds=self._part(7) // 1000)
+        """When the stream stored it; None where the server does not say."""
+        nanoseconds = self._number(7)
+        try:
+            return None if nanoseconds is None else _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+        except OverflowError:
+            return None
 
-    def _part(self, position: int) -> int:
+    @property
+    def partition(self) -> str | None:  # type: ignore[override]
+        """The stream."""
+        part = self._part(2)
+        return None if part is None else shown(part)
+
+    @property
+    def offset(self) -> int | None:  # type: ignore[override]
+        """The stream sequence."""
+        return self._number(5)
+
+    def _part(self, position: int) -> bytes | None:
         parts = self.token.split(b".")
-        return int(parts[position if len(parts) <= _SHORT_REPLY else position + 2])
+        place = position if len(parts) <= _SHORT_REPLY else position + 2
+        return parts[place] if place < len(parts) else None
+
+    def _number(self, position: int) -> int | None:
+        part = self._part(position)
+        return int(part) if part is not None and part.isdigit() else None
 
 
 def sequence_of(reply: bytes) -> int:

@@ -60,7 +60,7 @@ class CoreEncoder:
         for number, topic, payload, key, _headers, _id, _waiter in records:
             block = blocks.get(number) if blocks else None
             if block is None:
-                last = "" if key is None else f"Eventbus-Key: {key}\r\n"
+                last = f"Eventbus-Key: {key}\r\n" if isinstance(key, str) else ""
                 block = f"NATS/1.0\r\nNats-Msg-Id: {self._origin}-{number:012d}\r\n{last}\r\n".encode()
             head = len(block)
             line = f"\r\nHPUB {self._address(topic, number)} {head} {head + len(payload)}\r\n"

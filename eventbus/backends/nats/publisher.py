@@ -86,7 +86,7 @@ class Publisher:
             and record[4] is None
             and record[5] is None
             and len(record[2]) <= self._small
-            and (key is None or self._is_simple(key))
+            and (key is None or (type(key) is str and self._is_simple(key)))
         ):
             out = self._out
             out.append(record)

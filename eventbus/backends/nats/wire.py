@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
+
+from ...fields import RawHeaders, shown
 
 MAX_LINE = 4096
 MAX_INFO = 1024 * 1024
@@ -16,8 +18,12 @@ PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 CRLF = b"\r\n"
 VERSION = b"NATS/1.0"
+ID_HEADER = "Nats-Msg-Id"
+KEY_HEADER = "Eventbus-Key"
 
 _CACHED_LINES = 2048
+_KEY_LINE = b"\r\nEventbus-Key:"
+_UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _SUBJECT = re.compile(rb"[^\s\x00-\x1f\x7f]+\Z")
 
 Add = Callable[[str, "bytes | None", "bytes | None", bytes], None]
@@ -66,28 +72,73 @@ def unsub(sid: int) -> bytes:
     return b"UNSUB %d\r\n" % sid
 
 
-def header_block(message_id: str, key: str | None, headers: Mapping[str, str] | None) -> bytes:
-    """The header block of a message; ValueError if a name or value would break it."""
-    lines = [f"Nats-Msg-Id: {message_id}"]
+def header_block(message_id: str, key: str | bytes | None, headers: RawHeaders | None) -> bytes:
+    """The header block of a message; ValueError for what would break it, or would be read as something else.
+
+    Keys are UTF-8 text. A header's value may be in any encoding that needs no control characters. Blanks and tabs
+    around a value are padding to those who read it.
+    """
+    lines = [_line(ID_HEADER, message_id.encode())]
     if key is not None:
-        lines.append(f"Eventbus-Key: {key}")
-    if headers:
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-    encoded = [line.encode() for line in lines]
-    for line in encoded:
-        if b"\r" in line or b"\n" in line or b"\x00" in line:
-            raise ValueError(f"CR, LF or NUL in header {line!r:.80}")
-    return b"%b\r\n%b\r\n\r\n" % (VERSION, CRLF.join(encoded))
+        encoded = key.encode() if isinstance(key, str) else key
+        if not _is_text(encoded):
+            raise ValueError(f"key {encoded!r:.80} is not UTF-8 text: NATS carries it in a header")
+        lines.append(_line(KEY_HEADER, encoded))
+    for name, value in headers or ():
+        lines.append(_line(_checked_name(name), value))
+    return b"%b\r\n%b\r\n\r\n" % (VERSION, CRLF.join(lines))
+
+
+def _line(name: str, value: bytes | None) -> bytes:
+    if value is None:
+        raise ValueError(f"header {name!r:.80} is null: only Kafka and memory have that, NATS does not")
+    if _UNSAFE.search(value) or value != value.strip(b" \t"):
+        raise ValueError(
+            f"header {name!r:.80}: {value!r:.80} has control characters (CR, LF, NUL, ...) or outer blanks"
+        )
+    return b"%b: %b" % (name.encode(), value)
+
+
+def _checked_name(name: str) -> str:
+    lower = name.lower()
+    if lower.startswith("nats-") or lower == "eventbus-key":
+        raise ValueError(f"header name {name!r:.80} is reserved: on NATS it means something")
+    if not name or ":" in name or name != name.strip(" \t") or _UNSAFE.search(name.encode()):
+        raise ValueError(f"header name {name!r:.80} is empty, or has a colon, control characters or outer blanks")
+    return name
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def parse_headers(block: bytes) -> dict[str, str]:
-    """The headers of a block, the first value of each; lines that are none are left out."""
+    """The headers of a block as text, the first value of each; lines that are none are left out."""
     headers: dict[str, str] = {}
-    for line in block.decode("utf-8", "replace").split("\r\n")[1:]:
-        name, colon, value = line.partition(":")
-        if colon and name:
-            headers.setdefault(name.strip(), value.strip())
+    for name, value in parse_raw_headers(block):
+        headers.setdefault(name, shown(value))
     return headers
+
+
+def parse_raw_headers(block: bytes) -> Iterator[tuple[str, bytes]]:
+    """The headers of a block in order, repeats and bytes as they came; lines that are none are left out."""
+    for line in block.split(CRLF)[1:]:
+        name, colon, value = line.partition(b":")
+        if colon and name:
+            yield shown(name.strip(b" \t")), value.strip(b" \t")
+
+
+def key_in(block: bytes) -> bytes | None:
+    """The key in a header block, found at a fraction of the cost of reading all."""
+    start = block.find(_KEY_LINE)
+    if start < 0:
+        return None
+    start += len(_KEY_LINE)
+    return block[start : block.find(CRLF, start)].strip(b" \t")
 
 
 def status_of(block: bytes | None) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import threading
@@ -224,7 +225,7 @@ def test_frames_are_what_was_published(records):
 def test_the_long_way_gives_the_same(records, data):
     keyed = data.draw(st.sampled_from(records))
     special = data.draw(st.sampled_from(records))
-    blocks = {special.number: header_block("own", "key", {"H": "v"})}
+    blocks = {special.number: header_block("own", "key", (("H", b"v"),))}
     records = [record._replace(key="käy") if record is keyed else record for record in records]
     for encoder, reply in ((CoreEncoder("o"), False), (JetStreamEncoder("o", "_I"), True)):
         mixed = sent(encoder, records, reply, blocks)
@@ -253,11 +254,43 @@ def test_deliveries_read_their_token(token):
 def test_deliveries_read_their_headers_once():
     delivery = NatsDelivery.__new__(NatsDelivery)
     delivery.topic, delivery.payload, delivery._arrived = "a", b"x", 0.0
-    delivery._block = header_block("id", "key", {"A": "1"})
+    delivery._block = header_block("id", "key", (("A", b"1"),))
     assert (delivery.id, delivery.key, delivery.headers) == ("id", "key", {"A": "1"})
     assert delivery.headers is delivery.headers
     assert "id" in repr(delivery)
-    assert read_fields(b"NATS/1.0\r\nNats-Stream: x\r\n\r\n") == (None, None, {})
+    assert read_fields(b"NATS/1.0\r\nNats-Stream: x\r\n\r\n") == (None, None, (), {})
+
+
+def test_deliveries_say_where_they_are_stored():
+    for token in (SHORT, LONG):
+        delivery = JetStreamDelivery.__new__(JetStreamDelivery)
+        delivery.token, delivery._block = token, None
+        assert (delivery.partition, delivery.offset) == ("orders", 41)
+    core = NatsDelivery.__new__(NatsDelivery)
+    assert (core.partition, core.offset) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "token", [b"$JS.ACK.s.d.x.41.7.y.9", b"$JS.ACK.s.d.3.41.7.%d.9" % 10**30, b"$JS.ACK.s.d", b"", b"\xff.\xff.\xff"]
+)
+def test_an_odd_token_makes_no_attribute_raise(token):
+    delivery = JetStreamDelivery.__new__(JetStreamDelivery)
+    delivery.token, delivery._block = token, b"NATS/1.0\r\nEventbus-Key: \xff\r\nNats-Msg-Id: \xff\r\n\r\n"
+    assert delivery.timestamp is None
+    assert delivery.attempt in (1, 3)
+    assert (delivery.key, delivery.id, delivery.raw_key) == ("\\xff", "\\xff", b"\xff")
+    delivery.topic, delivery.payload = "t", b""
+    assert pickle.loads(pickle.dumps(delivery)).raw_key == b"\xff"
+
+
+def test_a_key_is_found_before_and_after_the_other_headers_are_read():
+    delivery = NatsDelivery.__new__(NatsDelivery)
+    delivery._block = header_block("id", "key", (("A", b"1"), ("A", b"\xe9")))
+    assert delivery.raw_key == b"key"
+    assert delivery.raw_headers == (("A", b"1"), ("A", b"\xe9"))
+    assert (delivery.raw_key, delivery.key, dict(delivery.headers)) == (b"key", "key", {"A": "1"})
+    delivery._block = None
+    assert (delivery.raw_key, delivery.key, delivery.raw_headers, delivery.headers) == (None, None, (), {})
 
 
 def test_acknowledgements_are_joined():

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus.backends.nats import wire
+from eventbus.backends.nats.deliveries import read_fields
 from eventbus.backends.nats.wire import Parser, ProtocolError
 
 
@@ -56,7 +57,9 @@ def frames(draw: st.DrawFn) -> tuple[bytes, tuple]:
     address = f"{topic} {sid}".encode() + (b" " + reply if reply else b"")
     if kind == "MSG":
         return b"MSG %b %d\r\n%b\r\n" % (address, len(payload), payload), (topic, reply, None, payload)
-    block = wire.header_block("id", draw(st.none() | subjects), draw(st.dictionaries(subjects, subjects, max_size=3)))
+    block = wire.header_block(
+        "id", draw(st.none() | subjects), draw(st.lists(st.tuples(subjects, subjects.map(str.encode)), max_size=3))
+    )
     sizes = b"%d %d" % (len(block), len(block) + len(payload))
     return b"HMSG %b %b\r\n%b%b\r\n" % (address, sizes, block, payload), (topic, reply, block, payload)
 
@@ -174,8 +177,8 @@ def test_frames():
 
 @given(
     st.text(max_size=40),
-    st.none() | st.text(max_size=20),
-    st.dictionaries(st.text(max_size=10), st.text(max_size=20)),
+    st.none() | st.text(max_size=20) | st.binary(max_size=20),
+    st.lists(st.tuples(st.text(max_size=10), st.none() | st.binary(max_size=20)), max_size=4),
 )
 def test_no_header_breaks_out_of_its_line(message_id, key, headers):
     try:
@@ -186,10 +189,45 @@ def test_no_header_breaks_out_of_its_line(message_id, key, headers):
     assert lines[0] == b"NATS/1.0"
     assert len(lines) == 1 + 1 + (key is not None) + len(headers) + 2
     assert b"\n" not in block.replace(b"\r\n", b"")
+    raw = list(wire.parse_raw_headers(block))
+    assert raw[len(raw) - len(headers) :] == headers
+    assert wire.key_in(block) == (key.encode() if isinstance(key, str) else key)
+
+
+@pytest.mark.parametrize("key", [b"\xff", b"a\r\nb", b"a\0b", b" a", b"a\t", "a\nb", (42).to_bytes(8, "big")])
+def test_a_key_that_is_no_text_is_refused(key):
+    with pytest.raises(ValueError):
+        wire.header_block("id", key, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("h", value) for value in (None, b"\r", b"\n", b"\0", b" a", b"a\t", b"\x01")),
+        *((name, b"v") for name in ("", "a:b", "a\nb", " a", "a ", "Nats-Rollup", "eventbus-key", "NATS-x", "\ud800")),
+    ],
+)
+def test_a_header_that_nats_cannot_carry_is_refused(name, value):
+    with pytest.raises(ValueError):
+        wire.header_block("id", None, ((name, value),))
+
+
+def test_what_another_program_wrote_is_read_and_written_byte_for_byte():
+    pairs = (("X-Tag", b"one"), ("X-Tag", b"two"), ("x-tag", b""), ("my name", b"Andr\xe9"), ("sp", b"\xa0x\xc2\xa0"))
+    block = b"NATS/1.0\r\n" + b"".join(b"%b:%b\r\n" % (name.encode(), value) for name, value in pairs) + b"\r\n"
+    assert tuple(wire.parse_raw_headers(block)) == pairs
+    assert tuple(wire.parse_raw_headers(wire.header_block("id", None, pairs)))[1:] == pairs
+
+
+def test_only_blanks_and_tabs_pad_a_value():
+    block = b"NATS/1.0\r\nA: \t\xc2\xa0x\xe2\x80\xa8\t \r\nEventbus-Key:  \xe3\x80\x80k \r\nno header\r\n:x\r\n\r\n"
+    assert wire.parse_headers(block) == {"A": "\u00a0x\u2028", "Eventbus-Key": "\u3000k"}
+    assert wire.key_in(block) == "\u3000k".encode()
+    assert wire.key_in(b"NATS/1.0\r\nX: Eventbus-Key: k\r\n\r\n") is None
 
 
 def test_headers_come_back():
-    block = wire.header_block("id-1", "kä", {"A": "1", "B-c": "x: y"})
+    block = wire.header_block("id-1", "kä", (("A", b"1"), ("B-c", b"x: y"), ("A", b"2")))
     assert wire.parse_headers(block) == {"Nats-Msg-Id": "id-1", "Eventbus-Key": "kä", "A": "1", "B-c": "x: y"}
 
 
@@ -197,6 +235,8 @@ def test_headers_come_back():
 def test_reading_headers_and_statuses_never_fails(block):
     wire.parse_headers(block)
     wire.status_of(block)
+    wire.key_in(block)
+    read_fields(block)
 
 
 def test_statuses():

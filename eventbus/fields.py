@@ -1,0 +1,133 @@
+"""Keys and headers: as text, as bytes, and the rules for them at the door."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+MAX_HEADER_NAME = 128
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_RESERVED = ("nats-", "eventbus-")
+_OURS = "Eventbus-Id"
+
+Headers = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes | None]]
+"""Headers as publishing takes them."""
+RawHeaders = tuple[tuple[str, bytes | None], ...]
+"""Headers as a broker keeps them: in order, repeats kept; None is a null (Kafka and memory)."""
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+def kept(headers: Headers) -> dict[str, str | bytes] | tuple[tuple[str, str | bytes | None], ...]:
+    """A copy of headers that nobody else can change."""
+    return dict(headers) if isinstance(headers, Mapping) else tuple(headers)
+
+
+def raw(value: str | bytes | None) -> bytes | None:
+    """A key or a header's value as bytes."""
+    # A lone surrogate cannot be published; it can be looked at and compared.
+    return value.encode(errors="surrogatepass") if isinstance(value, str) else value
+
+
+def shown(data: bytes) -> str:
+    """Bytes as text for people; those that are not UTF-8 as escapes."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode(errors="backslashreplace")
+
+
+def shown_headers(fields: RawHeaders) -> Mapping[str, str]:
+    """Headers as an immutable mapping of text: "" for a null, the last value of a name that repeats."""
+    if not fields:
+        return NO_HEADERS
+    return MappingProxyType({name: "" if value is None else shown(value) for name, value in fields})
+
+
+def check_key(key: object) -> str | bytes:
+    """Return the key; ValueError unless it is bytes, or a str without control characters or outer blanks.
+
+    Bytes are for the backend to carry, or to refuse.
+    """
+    if isinstance(key, (bytes, bytearray, memoryview)):
+        return bytes(key)
+    return _check_text(key, "key")
+
+
+def check_headers(headers: object) -> RawHeaders:
+    """Return the headers as pairs with their values in bytes; ValueError that names the one that cannot be carried.
+
+    Text, and every name in a mapping, is checked by the rules that hold on all backends. Bytes are for the backend
+    to carry, or to refuse; so are the names beside bytes and None in pairs: other programs have rules of their own.
+    """
+    if isinstance(headers, Mapping):
+        return _check_mapping(headers)
+    if isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):
+        raise ValueError(f"headers must be a mapping or (name, value) pairs, not {type(headers).__name__}")
+    return tuple([_check_pair(pair) for pair in headers])
+
+
+def show(value: object, limit: int = 60) -> str:
+    """A value in an error's text: its repr, cut to `limit` characters."""
+    text = repr(value)
+    if len(text) <= limit:
+        return text
+    size = len(value) if isinstance(value, str) else len(text)
+    return f"{text[:limit]}... ({size} characters)"
+
+
+def _check_mapping(headers: Mapping[object, object]) -> RawHeaders:
+    checked: list[tuple[str, bytes | None]] = []
+    folded: set[str] = set()
+    for given, value in headers.items():
+        name = _check_name(given)
+        lower = name.lower()
+        if lower in folded:
+            raise ValueError(f"header {name!r} is there twice: names that differ only in case are one header in NATS")
+        folded.add(lower)
+        checked.append((name, _check_value(name, value)))
+    return tuple(checked)
+
+
+def _check_pair(pair: object) -> tuple[str, bytes | None]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ValueError(f"bad header {show(pair)}: not a (name, value) pair")
+    name, value = pair
+    if isinstance(value, str):
+        return _check_name(name), _check_value(name, value)
+    if not isinstance(name, str) or "\x00" in name or name == _OURS:
+        raise ValueError(f"bad header name {show(name)}: not a str without NUL, or {_OURS}, which is ours")
+    _encoded(name, "header name")
+    return name, None if value is None else _check_value(name, value)
+
+
+def _check_name(name: object) -> str:
+    if not isinstance(name, str) or len(name) > MAX_HEADER_NAME or not _HEADER_NAME.match(name):
+        raise ValueError(f"bad header name {show(name)}: 1 to {MAX_HEADER_NAME} letters, digits or !#$%&'*+-.^_`|~")
+    if name.lower().startswith(_RESERVED):
+        raise ValueError(f"header name {name!r} is reserved: names that begin with Nats- or Eventbus- are ours")
+    return name
+
+
+def _check_value(name: str, value: object) -> bytes:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    return _check_text(value, f"value of header {show(name)}").encode()
+
+
+def _check_text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a str or bytes, not {type(value).__name__}")
+    if _UNSAFE.search(value) or value != value.strip(" \t"):
+        raise ValueError(f"{what} {show(value)} has control characters (CR, LF, NUL, ...) or outer blanks")
+    _encoded(value, what)
+    return value
+
+
+def _encoded(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} {show(text)} is not valid Unicode") from error
