@@ -10,7 +10,7 @@ MATRIX ?= python3.10 python3.11 python3.12 python3.13
 BACKEND ?= nats
 WORKERS ?= 2
 
-.PHONY: help install demo test test-fast lint type fmt bench soak matrix clean
+.PHONY: help install demo test test-fast test-versions lint type fmt bench soak matrix clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: $(STAMP) ## all tests, on real brokers; in two processes, for most of them
 
 test-fast: $(STAMP) ## the tests that need no server
 	$(PYTEST) tests/unit tests/races
+
+test-versions: $(STAMP) ## the tests that need no server, on every Python of 3.10 to 3.13 that there is
+	$(BIN)/python scripts/versions.py
 
 lint: $(STAMP) ## style
 	$(BIN)/ruff format --check $(RUFF) eventbus tests scripts

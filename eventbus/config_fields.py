@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv6Address
 from typing import Any
-from urllib.parse import urlsplit
 
 from attrs import Attribute, field
 
@@ -16,6 +16,9 @@ _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 _NONE = {"none", "null", ""}
 _SECRET_WORDS = ("password", "passphrase", "secret", "key.pem", "ssl_key", "token", "oauthbearer.config", "extensions")
+
+_PLACE = re.compile(r"(?:\[([^\[\]]*)\]|([^\s\[\]/?#@:\\]+))(?::(.+))?")
+"""[address] or host, and the port. Not `urlsplit`: what it lets pass differs from one Python to the next."""
 
 _Check = Callable[[Any, "Attribute[Any]", Any], None]
 
@@ -158,16 +161,20 @@ def _address(text: str, name: str, scheme: str, port: int) -> str:
     place = place.rstrip("/") if separator else place
     if place.count(":") > 1 and not place.startswith("["):
         place = f"[{place}]"
-    try:
-        parts = urlsplit(f"//{place}")
-        host, found = parts.hostname or "", parts.port
-        if ":" in host:
-            IPv6Address(host)
-    except ValueError as error:
-        raise ConfigError(f"{name}: {text!r}: {error}") from error
-    if not host or found == 0 or parts.netloc != place or any(ord(one) <= 32 or one in "[]\\" for one in host):
+    found = _PLACE.fullmatch(place)
+    if found is None or not place.isprintable():
         raise ConfigError(f"{name}: {text!r} is not host, host:port or [::1]:port")
-    return f"{f'[{host}]' if ':' in host else host}:{port if found is None else found}"
+    inside, host, digits = found.groups()
+    if inside is not None:
+        try:
+            host = f"[{IPv6Address(inside)}]"
+        except ValueError as error:
+            raise ConfigError(f"{name}: {text!r}: {error}") from error
+    if digits is not None and not (digits.isascii() and digits.isdecimal() and int(digits) <= 65535):
+        raise ConfigError(f"{name}: {text!r}: Port must be a number from 1 to 65535")
+    if digits is not None and int(digits) == 0:
+        raise ConfigError(f"{name}: {text!r} is not host, host:port or [::1]:port; no port is 0")
+    return f"{host.lower() if inside is None else host}:{port if digits is None else int(digits)}"
 
 
 def texts(value: object, name: str = "servers") -> tuple[str, ...]:
