@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from ..backends.base import Backend, Session, SessionContext
@@ -156,14 +157,21 @@ class CurrentSession:
         """Close a session that is not wanted, on a thread that nobody waits for."""
         name = f"eventbus.{self._config.name}.closing"
         try:
-            self._closers = [*self.closers(), spawn(name, session.close, OLD_CLOSE)]
+            self._closers.append(spawn(name, self._close, session))
         except RuntimeError:  # the interpreter is ending, and starts no thread any more
             session.close(0.0)
 
     def closers(self) -> list[threading.Thread]:
         """Threads that are closing replaced sessions."""
-        self._closers = [thread for thread in self._closers if thread.is_alive()]
         return list(self._closers)
+
+    def _close(self, session: Session) -> None:
+        try:
+            session.close(OLD_CLOSE)
+        finally:
+            for thread in [one for one in list(self._closers) if one is threading.current_thread() or not one.is_alive()]:
+                with suppress(ValueError):  # another one that ends took it out
+                    self._closers.remove(thread)
 
     def note_lost(self, session: Session, cause: BaseException) -> None:
         """A session says that its link is gone; of one that is not current it is no news."""
