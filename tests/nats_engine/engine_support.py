@@ -74,7 +74,8 @@ class FakeBus:
         headers: dict[str, str] | None = None,
         id: str | None = None,
     ) -> Record:
-        return Record(self.next_number(), topic, payload, key, headers, id, None)
+        pairs = None if headers is None else tuple((name, value.encode()) for name, value in headers.items())
+        return Record(self.next_number(), topic, payload, key, pairs, id, None)
 
     def publish_all(self, session: Any, topic: str, count: int, start: int = 0) -> list[Record]:
         """Publish `count` messages with the payloads `start`, `start + 1`, ..."""
