@@ -112,6 +112,7 @@ class EventBus:
     ) -> Receipt:
         """Publish and return once the broker has confirmed.
 
+        key: str or bytes. headers: a mapping of names to str or bytes, or pairs: names may repeat, None is a null.
         Raises PublishRejectedError, PublishNotSentError (no connection or room in time) or
         PublishUnknownError (no answer in time); each carries the id to publish again with.
         """

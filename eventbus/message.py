@@ -262,7 +262,7 @@ def parts_of(message: Message) -> tuple[str, bytes, str | bytes | None, Headers 
     Of a delivery, as they are stored: publishing it again changes no byte.
     """
     if isinstance(message, Delivery):
-        return message.topic, message.payload, message.raw_key, message.raw_headers or None, message.id
+        return message.topic, message.payload, message.raw_key, message.raw_headers or None, message.id or None
     return message.topic, message.payload, message._key, message._headers or None, message.id
 
 

@@ -22,8 +22,9 @@ class Waiter(Protocol):
 class Record(NamedTuple):
     """One accepted publish. Sessions may hold plain tuples of this shape: unpack them, or `Record(*it)`.
 
-    number: counts up within the bus; the order of sending. id: None stands for the one minted from the
-    number. waiter: None for `publish_nowait`.
+    number: counts up within the bus; the order of sending. payload: `TOMBSTONE` is told from b"" by identity. key:
+    str where it is plain text, else bytes. id: None stands for the one minted from the number. waiter: None for
+    `publish_nowait`.
     """
 
     number: int

@@ -41,9 +41,9 @@ def read_fields(block: bytes | None) -> Fields:
             message_id = value if message_id is None else message_id
         elif not name.lower().startswith("nats-"):
             own.append((name, value))
-    fields = tuple(own)
     # Of a name that repeats the first value is shown, as NATS clients do.
-    return Fields(key, None if message_id is None else shown(message_id), fields, shown_headers(fields[::-1]))
+    headers = shown_headers(tuple([(wire.shown_name(name), value) for name, value in reversed(own)]))
+    return Fields(key, None if message_id is None else shown(message_id), tuple(own), headers)
 
 
 _NOTHING = Fields(None, None, (), NO_HEADERS)

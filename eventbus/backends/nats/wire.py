@@ -100,8 +100,7 @@ def _line(name: str, value: bytes | None) -> bytes:
 
 
 def _checked_name(name: str) -> str:
-    lower = name.lower()
-    if lower.startswith("nats-") or lower == "eventbus-key":
+    if name == KEY_HEADER or name.lower().startswith("nats-"):
         raise ValueError(f"header name {name!r:.80} is reserved: on NATS it means something")
     if not name or ":" in name or name != name.strip(" \t") or _UNSAFE.search(name.encode()):
         raise ValueError(f"header name {name!r:.80} is empty, or has a colon, control characters or outer blanks")
@@ -120,16 +119,24 @@ def parse_headers(block: bytes) -> dict[str, str]:
     """The headers of a block as text, the first value of each; lines that are none are left out."""
     headers: dict[str, str] = {}
     for name, value in parse_raw_headers(block):
-        headers.setdefault(name, shown(value))
+        headers.setdefault(shown_name(name), shown(value))
     return headers
 
 
 def parse_raw_headers(block: bytes) -> Iterator[tuple[str, bytes]]:
-    """The headers of a block in order, repeats and bytes as they came; lines that are none are left out."""
+    """The headers of a block in order, repeats and bytes as they came; lines that are none are left out.
+
+    Bytes in a name that are not UTF-8 become lone surrogates: such a name cannot be published in a changed form.
+    """
     for line in block.split(CRLF)[1:]:
         name, colon, value = line.partition(b":")
         if colon and name:
-            yield shown(name.strip(b" \t")), value.strip(b" \t")
+            yield name.strip(b" \t").decode(errors="surrogateescape"), value.strip(b" \t")
+
+
+def shown_name(name: str) -> str:
+    """A header's name for people: what is not UTF-8 as escapes."""
+    return name if name.isascii() else shown(name.encode(errors="surrogateescape"))
 
 
 def key_in(block: bytes) -> bytes | None:

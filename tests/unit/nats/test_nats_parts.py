@@ -27,6 +27,7 @@ from eventbus.backends.nats.wire import Parser, header_block
 from eventbus.consuming.attachment import Attachment
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.errors import ConfigError
+from eventbus.fields import check_headers
 from eventbus.message import Delivery
 from eventbus.publishing.records import Record
 from eventbus.testing import wait_until
@@ -281,6 +282,15 @@ def test_an_odd_token_makes_no_attribute_raise(token):
     assert (delivery.key, delivery.id, delivery.raw_key) == ("\\xff", "\\xff", b"\xff")
     delivery.topic, delivery.payload = "t", b""
     assert pickle.loads(pickle.dumps(delivery)).raw_key == b"\xff"
+
+
+def test_a_name_that_is_no_text_is_shown_and_never_published_in_another_form():
+    fields = read_fields(b"NATS/1.0\r\nbad\xff: 1\r\nA: 2\r\n\r\n")
+    assert fields.headers == {"bad\\xff": "1", "A": "2"}
+    with pytest.raises(ValueError, match="header name"):
+        check_headers(fields.raw_headers)
+    with pytest.raises(ValueError):
+        header_block("id", None, fields.raw_headers)
 
 
 def test_a_key_is_found_before_and_after_the_other_headers_are_read():

@@ -204,7 +204,7 @@ def test_a_key_that_is_no_text_is_refused(key):
     ("name", "value"),
     [
         *(("h", value) for value in (None, b"\r", b"\n", b"\0", b" a", b"a\t", b"\x01")),
-        *((name, b"v") for name in ("", "a:b", "a\nb", " a", "a ", "Nats-Rollup", "eventbus-key", "NATS-x", "\ud800")),
+        *((name, b"v") for name in ("", "a:b", "a\nb", " a", "a ", "Nats-Rollup", "Eventbus-Key", "NATS-x", "\ud800")),
     ],
 )
 def test_a_header_that_nats_cannot_carry_is_refused(name, value):
@@ -223,6 +223,7 @@ def test_only_blanks_and_tabs_pad_a_value():
     block = b"NATS/1.0\r\nA: \t\xc2\xa0x\xe2\x80\xa8\t \r\nEventbus-Key:  \xe3\x80\x80k \r\nno header\r\n:x\r\n\r\n"
     assert wire.parse_headers(block) == {"A": "\u00a0x\u2028", "Eventbus-Key": "\u3000k"}
     assert wire.key_in(block) == "\u3000k".encode()
+    assert wire.parse_headers(b"NATS/1.0\r\nb\xff\xc3\xa4: 1\r\n\r\n") == {"b\\xffä": "1"}
     assert wire.key_in(b"NATS/1.0\r\nX: Eventbus-Key: k\r\n\r\n") is None
 
 
