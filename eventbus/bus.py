@@ -24,7 +24,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from types import TracebackType
 from typing import TypeVar
 
 from .backends import backend_for
@@ -151,9 +150,7 @@ class EventBus:
         self.open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -255,12 +252,7 @@ class EventBus:
         return sub
 
     def on(
-        self,
-        topic: str,
-        *,
-        group: str | Broadcast | None = None,
-        concurrency: int = 1,
-        start: str = "earliest",
+        self, topic: str, *, group: str | Broadcast | None = None, concurrency: int = 1, start: str = "earliest"
     ) -> Callable[[_Handler], _Handler]:
         """`subscribe` as a decorator."""
 
@@ -327,10 +319,18 @@ class EventBus:
         self._callbacks.register("error", callback)
         return callback
 
+    def unregister_error_callback(self, callback: ErrorCallback) -> None:
+        """Undo `register_error_callback`; an unknown one is fine."""
+        self._callbacks.unregister("error", callback)
+
     def register_state_callback(self, callback: StateCallback) -> StateCallback:
         """Call `callback(ConnectionState)` after each change of phase, on the callback thread."""
         self._callbacks.register("state", callback)
         return callback
+
+    def unregister_state_callback(self, callback: StateCallback) -> None:
+        """Undo `register_state_callback`; an unknown one is fine."""
+        self._callbacks.unregister("state", callback)
 
     # -- status ----------------------------------------------------------------------------------
 
