@@ -47,7 +47,7 @@ from .state import (
     ReconnectStatus,
     Statistics,
 )
-from .threads import Deadline, Stopped, StopToken, seconds
+from .threads import Deadline, Stopped, StopToken, seconds, yes_or_no
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class EventBus:
         subscription that the broker refuses is FAILED, and does not hold the others back.
         """
         self._gate.check()
-        limit = seconds(timeout, self.config.connect_timeout)
+        wait, limit = yes_or_no(wait, "wait"), seconds(timeout, self.config.connect_timeout)
         if not self._supervisor.phases.move(Phase.CONNECTING, only_from=Phase.NEW):
             self._gate.check()
             if wait and not self.wait_connected(limit):

@@ -60,7 +60,7 @@ class Callbacks:
         TypeError for what is no plain function, such as a coroutine function: it would never run.
         """
         try:
-            check_plain(callback, f"a {kind} callback")
+            check_plain(callback, f"the {kind} callback")
         except ValueError as error:
             raise TypeError(str(error)) from None
         if callback not in self._lists[kind]:
