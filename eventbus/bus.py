@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from types import TracebackType
 from typing import TypeVar
 
 from .backends import backend_for
@@ -34,7 +33,7 @@ from .publishing.publisher import Publisher
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
 from .recovery.lifecycle import Lifecycle
 from .state import CloseReport, ConnectionState, FlushReport, HealthStatus, ReconnectStatus, Statistics
-from .threads import seconds
+from .threads import seconds, yes_or_no
 
 _Handler = TypeVar("_Handler", bound=Handler)
 
@@ -57,7 +56,7 @@ class EventBus:
             config.max_in_flight_bytes,
             f"eventbus.{config.name}.answers",
             self._callbacks.report,
-            lambda: self._monitor.suspect(),
+            self._suspect,
         )
         self._publisher.tombstones = backend.features.tombstones
         self._pending = self._publisher.pending
@@ -77,7 +76,7 @@ class EventBus:
         new. wait=False: returns at once and keeps trying without limit; publishes wait. Either way a
         subscription that the broker refuses is FAILED, and does not hold the others back.
         """
-        self._life.open(seconds(timeout, self.config.connect_timeout), wait)
+        self._life.open(seconds(timeout, self.config.connect_timeout), yes_or_no(wait, "wait"))
 
     def close(self, timeout: float | None = None) -> CloseReport:
         """Take no more publishes, let handlers and answers finish, end everything; within `timeout` seconds.
@@ -90,9 +89,7 @@ class EventBus:
         self.open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -187,12 +184,7 @@ class EventBus:
         return self._life.subscribe(topic, handler, group, concurrency, start)
 
     def on(
-        self,
-        topic: str,
-        *,
-        group: str | Broadcast | None = None,
-        concurrency: int = 1,
-        start: str = "earliest",
+        self, topic: str, *, group: str | Broadcast | None = None, concurrency: int = 1, start: str = "earliest"
     ) -> Callable[[_Handler], _Handler]:
         """`subscribe` as a decorator."""
 
@@ -247,10 +239,18 @@ class EventBus:
         self._callbacks.register("error", callback)
         return callback
 
+    def unregister_error_callback(self, callback: ErrorCallback) -> None:
+        """Undo `register_error_callback`; an unknown one is fine."""
+        self._callbacks.unregister("error", callback)
+
     def register_state_callback(self, callback: StateCallback) -> StateCallback:
         """Call `callback(ConnectionState)` after each change of phase, on the callback thread."""
         self._callbacks.register("state", callback)
         return callback
+
+    def unregister_state_callback(self, callback: StateCallback) -> None:
+        """Undo `register_state_callback`; an unknown one is fine."""
+        self._callbacks.unregister("state", callback)
 
     # -- status ----------------------------------------------------------------------------------
 
@@ -283,3 +283,6 @@ class EventBus:
             in_flight=pending.in_flight,
             in_flight_bytes=pending.in_flight_bytes,
         )
+
+    def _suspect(self) -> None:
+        self._monitor.suspect()

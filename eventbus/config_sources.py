@@ -1,11 +1,18 @@
-"""Where a configuration comes from: a URL, a mapping (Django settings, YAML) or `EVENTBUS_URL`.
+"""Where a configuration comes from: a URL, a mapping (Django settings, YAML) or the environment.
 
 `nats://user:password@a:4222,b:4222?group=orders&jetstream=false&health_check.interval=1`,
 `tls://a:4222?tls.ca=/etc/ca.pem`, `kafka://user:password@a:9092,b:9092?producer.linger.ms=5`,
 `kafka+ssl://a:9093`, `memory://orders`. Query keys are the names of the settings; a dot reaches into a
 group of them. The dots in the raw options for Kafka are part of their names: producer={"linger.ms": 5}.
-A mapping has the same names, nested, and "url" or "backend". What stands in the URL may not stand beside
-it too.
+
+A mapping has the same names, nested, and "url" or "backend". Without either, as without any source, `EVENTBUS_URL`
+(or `EVENTBUS_BACKEND`, "nats") says where the broker is. Every setting has a variable of its own, too:
+`EVENTBUS_RECONNECT__MAX_ATTEMPTS=5`, see `eventbus.config_environment`.
+
+What a mapping says wins over the URL, the URL over the environment, setting by setting. A token wins over a user
+below it, and a user over a token. Of the environment counts what the backend knows, whatever else is set for others.
+What is finished is not changed: an EventBusConfig takes nothing from the environment, nor does a ReconnectConfig, a
+TlsConfig or a NatsConfig inside a mapping.
 """
 
 from __future__ import annotations
@@ -29,6 +36,7 @@ from .config import (
     ReconnectConfig,
     TlsConfig,
 )
+from .config_environment import settings_from, variables_behind
 from .config_fields import texts
 from .errors import ConfigError
 
@@ -49,22 +57,32 @@ ConfigSource = EventBusConfig | Mapping[str, Any] | str | None
 
 
 def load_config(source: ConfigSource = None) -> EventBusConfig:
-    """Turn any source into a configuration; None reads `EVENTBUS_URL`. ConfigError says what is wrong."""
-    if source is None:
-        source = os.environ.get(ENVIRONMENT_VARIABLE)
-        if not source:
-            raise ConfigError(f"no configuration: pass a URL or mapping, or set {ENVIRONMENT_VARIABLE}")
+    """Turn any source into a configuration; None reads the environment alone. ConfigError says what is wrong."""
     if isinstance(source, EventBusConfig):
         return source
-    if isinstance(source, str):
-        return _from_mapping({}, source)
-    if isinstance(source, Mapping):
+    if source is None:
+        values: dict[str, Any] = {}
+    elif isinstance(source, str):
+        values = {"url": source}
+    elif isinstance(source, Mapping):
         values = dict(source)
-        url = values.pop("url", None)
-        if url is not None and not isinstance(url, str):
-            raise ConfigError(f"url must be a str, not {type(url).__name__}")
-        return _from_mapping(values, url)
-    raise ConfigError(f"expected a URL, a mapping or an EventBusConfig, not {type(source).__name__}")
+    else:
+        raise ConfigError(f"expected a URL, a mapping or an EventBusConfig, not {type(source).__name__}")
+    environment = _from_environment()
+    places = ("url", "backend")
+    given: dict[str, Any] = {name: environment.pop(name) for name in places if name in environment}
+    if values.get("url") is None and values.get("backend") is None:
+        if len(given) != 1:
+            raise ConfigError(
+                f"set either {ENVIRONMENT_VARIABLE} or EVENTBUS_BACKEND, not both"
+                if given
+                else f"no configuration: pass a URL, or a mapping with url or backend, or set {ENVIRONMENT_VARIABLE}"
+            )
+        values |= given
+    url = values.pop("url", None)
+    if url is not None and not isinstance(url, str):
+        raise ConfigError(f"url must be a str, not {type(url).__name__}")
+    return _from_mapping(values, url, environment)
 
 
 def get_default_nats_config(urls: str | Sequence[str] = "nats://127.0.0.1:4222") -> EventBusConfig:
@@ -82,28 +100,67 @@ def get_default_kafka_config(brokers: str | Sequence[str] = "127.0.0.1:9092") ->
     return EventBusConfig(backend=KafkaConfig(brokers=brokers))
 
 
-def _from_mapping(values: dict[str, Any], url: str | None) -> EventBusConfig:
-    common = {field.name for field in attrs.fields(EventBusConfig)} - {"backend"}
+def _names(kind: type[Any]) -> set[str]:
+    return {field.name for field in attrs.fields(kind)}
+
+
+_COMMON = _names(EventBusConfig) - {"backend"}
+
+
+def _from_environment() -> dict[str, Any]:
+    raw = {name for names in (_NESTED_RAW | _FLAT_RAW).values() for name in names}
+    every = _names(EventBusConfig).union({"url"}, *map(_names, _BACKENDS.values()))
+    groups = {name: _names(kind) for name, kind in _NESTED.items()}
+    return settings_from(os.environ, every - raw - groups.keys(), groups, raw)
+
+
+def _from_mapping(values: dict[str, Any], url: str | None, environment: dict[str, Any]) -> EventBusConfig:
     backend = values.pop("backend", None)
+    place: dict[str, Any] = {}
+    query: dict[str, Any] = {}
+    finished = isinstance(backend, (MemoryConfig, NatsConfig, KafkaConfig))
     if url is not None:
         if backend is not None:
             raise ConfigError("set either url or backend, not both")
-        scheme, backend_values, query = _from_url(url)
+        scheme, place, query = _from_url(url)
         kind = _BACKENDS[scheme]
-        _refuse_both(backend_values, {key: values[key] for key in values if key not in common})
-        _refuse_both(backend_values, {key: query[key] for key in query if key not in common})
-        _refuse_both(query, values)
-        values = query | values
-        if url.lower().startswith("kafka+ssl:") and values.get("tls") is None:
-            values["tls"] = TlsConfig()
-    elif isinstance(backend, (MemoryConfig, NatsConfig, KafkaConfig)):
-        return EventBusConfig(backend=backend, **_nested(values, common))
+        _refuse_twice(place, {key for key in query if key not in _COMMON})
     else:
-        kind, backend_values = _named_backend(backend), {}
-    own = {field.name for field in attrs.fields(kind)}
-    _refuse_unknown(values, common | own | {"url", "backend"})
-    backend_values |= {key: values.pop(key) for key in list(values) if key in own and key not in common}
-    return EventBusConfig(backend=_build(kind, _nested(backend_values, own)), **_nested(values, common))
+        kind = type(backend) if finished else _named_backend(backend)
+    own = set() if finished else _names(kind)
+    for layer in (values, query):
+        _refuse_unknown(layer, _COMMON | own | (set() if finished else {"url", "backend"}))
+    named = {key: place.pop(key) for key in list(place) if key in _COMMON}  # memory://name is not the bus's name
+    environment = {key: value for key, value in environment.items() if key in _COMMON | own}
+    values = _over(_over(environment, query | place), values)
+    if url is not None and url.lower().startswith("kafka+ssl:") and values.get("tls") is None:
+        values["tls"] = TlsConfig()
+    try:
+        if not finished:
+            of_backend = named | {key: values.pop(key) for key in list(values) if key in own and key not in _COMMON}
+            backend = kind(**_nested(of_backend, own))
+        return EventBusConfig(backend=backend, **_nested(values, _COMMON))
+    except ConfigError as error:
+        variables = variables_behind(str(error), environment)
+        if not variables:
+            raise
+        raise ConfigError(f"{error} (in the environment: {', '.join(variables)})") from error
+
+
+def _over(lower: Mapping[str, Any], higher: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set in either; the higher wins, inside a group of settings and raw options, too."""
+    hidden: set[str] = set()
+    if higher.get("token") is not None:
+        hidden |= {"user", "password"}
+    if higher.get("user") is not None or higher.get("password") is not None:
+        hidden |= {"token"}
+    both = {key: value for key, value in lower.items() if key not in hidden}
+    for key, value in higher.items():
+        below = both.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = {**below, **value}
+        both[key] = value
+    return both
 
 
 def _named_backend(backend: object) -> type[BackendConfig]:
@@ -190,10 +247,10 @@ def _query(query_text: str, flat: Collection[str]) -> dict[str, Any]:
     return values
 
 
-def _refuse_both(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-    both = first.keys() & second.keys()
+def _refuse_twice(place: Mapping[str, Any], query: Collection[str]) -> None:
+    both = place.keys() & set(query)
     if both:
-        raise ConfigError(f"set in the URL and beside it: {', '.join(sorted(both))}")
+        raise ConfigError(f"set twice in the URL: {', '.join(sorted(both))}")
 
 
 def _typed_texts(value: Any) -> Any:
@@ -223,14 +280,10 @@ def _nested(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             members = {field.name for field in attrs.fields(kind)}
             _refuse_unknown(value, members, prefix=f"{name}.")
-            built[name] = _build(kind, dict(value))
+            built[name] = kind(**value)
         elif value is not None and not isinstance(value, kind):
             raise ConfigError(f"{name} must be a mapping or a {kind.__name__}, not {value!r}")
     return built
-
-
-def _build(kind: type[Any], values: dict[str, Any]) -> Any:
-    return kind(**values)
 
 
 def _refuse_unknown(values: Mapping[str, Any], known: set[str], prefix: str = "") -> None:

@@ -31,6 +31,13 @@ def seconds(timeout: float | None, default: float) -> float:
     return min(timeout, threading.TIMEOUT_MAX)
 
 
+def yes_or_no(value: bool, name: str) -> bool:
+    """The flag that a user passed; TypeError unless it is a bool: the text "no" is true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 class Deadline:
     """A point in time that bounds several waits. `None` seconds means no bound."""
 

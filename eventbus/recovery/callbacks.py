@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
+from ..callables import check_plain, refuse_unawaited
 from ..state import ConnectionState, ErrorEvent, ReconnectEvent
 from ..threads import OrderedWorker
 
@@ -20,28 +23,53 @@ QUEUED_ERRORS = 10_000
 """Error events that wait at most behind a slow callback; more are counted and logged, not queued."""
 
 
+class Tally:
+    """Counts on any thread, without a lock, and tells one thread how many there were since it asked last."""
+
+    def __init__(self) -> None:
+        self._count = count()
+        self._taken = 0
+
+    def add(self) -> None:
+        """One more."""
+        next(self._count)
+
+    def take(self) -> int:
+        """How many were added since the last call; one thread calls it."""
+        now = next(self._count)
+        added, self._taken = now - self._taken, now + 1
+        return added
+
+
 class Callbacks:
-    """The registered callbacks of a bus. Registering one twice counts once. Nothing here ever blocks."""
+    """The registered callbacks of a bus. Registering one twice counts once. Nothing here ever blocks.
+
+    No lock of ours is held while one runs or is logged, and none to register one: a signal handler may.
+    """
 
     def __init__(self, bus: str) -> None:
-        self._lock = threading.Lock()
         self._lists: dict[str, list[Callable[[Any], object]]] = {"reconnect": [], "error": [], "state": []}
         self._worker = OrderedWorker(f"eventbus.{bus}.callbacks", self._worker_failed)
-        self._waiting_errors = 0
-        self._suppressed = 0
+        self._waiting_errors: deque[None] = deque()
+        """One for each that waits: adding and taking one is a single step, counting would be three."""
+        self._suppressed = Tally()
 
     def register(self, kind: str, callback: Callable[[Any], object]) -> None:
-        """Add a callback: "reconnect", "error" or "state"."""
-        if not callable(callback):
-            raise TypeError(f"a {kind} callback must be callable, not {type(callback).__name__}")
-        with self._lock:
-            if callback not in self._lists[kind]:
-                self._lists[kind].append(callback)
+        """Add a callback: "reconnect", "error" or "state".
+
+        TypeError for what is no plain function, such as a coroutine function: it would never run.
+        """
+        try:
+            check_plain(callback, f"the {kind} callback")
+        except ValueError as error:
+            raise TypeError(str(error)) from None
+        if callback not in self._lists[kind]:
+            self._lists[kind].append(callback)  # twice, where two threads cross; `_run` calls it once
 
     def unregister(self, kind: str, callback: Callable[[Any], object]) -> None:
-        """Remove a callback; one that is not there is fine."""
-        with self._lock:
-            if callback in self._lists[kind]:
+        """Remove a callback; one that is not there is fine. A run that has begun still calls it."""
+        while callback in self._lists[kind]:
+            with suppress(ValueError):  # another thread was faster
                 self._lists[kind].remove(callback)
 
     def reconnected(self, event: ReconnectEvent) -> None:
@@ -54,13 +82,12 @@ class Callbacks:
 
     def report(self, event: ErrorEvent) -> None:
         """Queue the error callbacks, unless thousands wait already."""
-        with self._lock:
-            if not self._lists["error"]:
-                return
-            if self._waiting_errors >= QUEUED_ERRORS:
-                self._suppressed += 1
-                return
-            self._waiting_errors += 1
+        if not self._lists["error"]:
+            return
+        if len(self._waiting_errors) >= QUEUED_ERRORS:
+            self._suppressed.add()
+            return
+        self._waiting_errors.append(None)
         self._worker.submit(self._run_errors, event)
 
     def close(self, timeout: float) -> tuple[str, ...]:
@@ -68,25 +95,24 @@ class Callbacks:
         return self._worker.close(timeout)
 
     def _queue(self, kind: str, event: object) -> None:
-        with self._lock:
-            wanted = bool(self._lists[kind])
-        if wanted:
+        if self._lists[kind]:
             self._worker.submit(self._run, kind, event)
 
     def _run_errors(self, event: ErrorEvent) -> None:
-        with self._lock:
-            self._waiting_errors -= 1
-            suppressed, self._suppressed = self._suppressed, 0
+        self._waiting_errors.popleft()
+        suppressed = self._suppressed.take()
         if suppressed:
             logger.error("%d error events were dropped behind a slow error callback", suppressed)
         self._run("error", event)
 
     def _run(self, kind: str, event: object) -> None:
-        with self._lock:
-            callbacks = list(self._lists[kind])
-        for callback in callbacks:
+        called: list[Callable[[Any], object]] = []
+        for callback in tuple(self._lists[kind]):
+            if callback in called:
+                continue
+            called.append(callback)
             try:
-                callback(event)
+                refuse_unawaited(callback(event))
             except BaseException as error:  # SystemExit too: it would end the thread of all callbacks
                 logger.exception("%s callback %r failed", kind, callback)
                 if kind != "error":  # else a broken error callback would feed itself for ever

@@ -169,7 +169,9 @@ class CurrentSession:
         try:
             session.close(OLD_CLOSE)
         finally:
-            for thread in [one for one in list(self._closers) if one is threading.current_thread() or not one.is_alive()]:
+            for thread in [
+                one for one in list(self._closers) if one is threading.current_thread() or not one.is_alive()
+            ]:
                 with suppress(ValueError):  # another one that ends took it out
                     self._closers.remove(thread)
 

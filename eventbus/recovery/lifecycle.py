@@ -64,8 +64,8 @@ class Lifecycle:
             consumers.subscriptions,
             publisher.pending,
             callbacks,
-            on_lost=lambda cause: self.monitor.lost(cause),
-            on_connected=lambda detail: self.monitor.recovered(detail),
+            on_lost=self._lost,
+            on_connected=self._connected,
         )
         self.phases = self.supervisor.phases
         self.monitor = HealthMonitor(config, backend.retry_interval, self.supervisor, callbacks.report, self._stop)
@@ -270,6 +270,14 @@ class Lifecycle:
             self.gate.is_forked or self.phases.phase is Phase.CLOSED or not self._consumers.is_handling()
         ):
             self.gate.check()
+
+    # The supervisor is made before the monitor that is told.
+
+    def _lost(self, cause: BaseException) -> None:
+        self.monitor.lost(cause)
+
+    def _connected(self, detail: str) -> None:
+        self.monitor.recovered(detail)
 
     # -- fork ------------------------------------------------------------------------------------
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 
 import pytest
 
-from eventbus import ErrorEvent
+from eventbus import ErrorEvent, EventBus
 from eventbus.recovery import callbacks as module
-from eventbus.recovery.callbacks import Callbacks
+from eventbus.recovery.callbacks import Callbacks, Tally
 from eventbus.testing import wait_until
 
 
@@ -199,3 +201,120 @@ def test_after_the_close_nothing_runs_and_nothing_fails() -> None:
     made.report(event())
     assert made.close(5.0) == ()
     assert seen == []
+
+
+class Awaited:
+    """Called, it only makes something to be awaited."""
+
+    async def __call__(self, one: object) -> None: ...
+
+    async def method(self, one: object) -> None: ...
+
+
+async def coroutine(one: object) -> None: ...
+
+
+async def generated(one: object) -> AsyncIterator[int]:
+    yield 1
+
+
+def generator(one: object) -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [coroutine, generated, generator, partial(coroutine), partial(partial(generator)), Awaited(), Awaited().method],
+)
+@pytest.mark.parametrize("kind", ["reconnect", "error", "state"])
+def test_what_would_never_run_is_refused(kind: str, callback: Callable[[object], object]) -> None:
+    made = Callbacks("test")
+    with pytest.raises(TypeError, match=f"{kind} callback is an? .*, which would never run"):
+        made.register(kind, callback)
+    assert made._lists[kind] == []
+
+
+def test_a_callback_that_returns_something_to_be_awaited_has_failed() -> None:
+    made, seen = Callbacks("test"), list[ErrorEvent]()
+    made.register("state", lambda one: coroutine(one) if one else None)
+    made.register("error", seen.append)
+    made.moved("moved")  # type: ignore[arg-type]
+    wait_until(lambda: seen)
+    assert made.close(5.0) == ()
+    assert isinstance(seen[0].error, TypeError)
+
+
+def test_callbacks_registered_by_many_threads_at_once_are_all_there_and_each_is_called_once() -> None:
+    made, seen, shared = Callbacks("test"), list[int](), list[object]()
+    barrier = threading.Barrier(8)
+
+    def run(number: int) -> None:
+        barrier.wait(5.0)
+        for step in range(50):
+            made.register("state", lambda one, own=number * 50 + step: seen.append(own))
+            made.register("state", shared.append)
+            made.register("state", print)
+            made.unregister("state", print)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10.0)
+    assert print not in made._lists["state"]
+    made.moved("moved")  # type: ignore[arg-type]
+    assert made.close(5.0) == ()
+    assert sorted(seen) == list(range(400))
+    assert len(shared) == 1
+
+
+def test_a_tally_tells_how_many_there_were_since_it_was_asked() -> None:
+    tally = Tally()
+    told = []
+    for added in (0, 3, 1, 0, 0, 7):
+        for _ in range(added):
+            tally.add()
+        told.append(tally.take())
+    assert told == [0, 3, 1, 0, 0, 7]
+
+
+def test_each_kind_can_be_unregistered_from_a_bus() -> None:
+    seen: list[str] = []
+    bus = EventBus("memory://callbacks")
+
+    def stays(state: object) -> None:
+        seen.append("stays")
+
+    def goes(state: object) -> None:
+        seen.append("goes")
+
+    for callback in (stays, goes):
+        bus.register_state_callback(callback)
+        bus.register_error_callback(callback)
+    bus.unregister_state_callback(goes)
+    bus.unregister_error_callback(goes)
+    bus.unregister_error_callback(goes)
+    bus._callbacks.report(event())
+    with bus:
+        pass
+    assert set(seen) == {"stays"}
+
+
+def test_callbacks_that_publish_raise_or_block_change_nothing_else() -> None:
+    entered, release = threading.Event(), threading.Event()
+    with EventBus("memory://callbacks") as bus:
+
+        def publishes(one: object) -> None:
+            bus.publish("orders", b"from a callback")
+            entered.set()
+            release.wait(20.0)
+            raise SystemExit
+
+        bus.register_state_callback(publishes)
+        bus._callbacks.moved("moved")  # type: ignore[arg-type]
+        assert entered.wait(5.0)
+        assert bus.publish("orders", b"x", timeout=5.0).confirmed
+        assert bus.flush(5.0).unanswered == 0
+        assert bus.get_connection_state().is_connected
+        bus.unregister_state_callback(publishes)
+        release.set()

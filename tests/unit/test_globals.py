@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
 import eventbus
-from eventbus import AlreadyInitializedError, ConfigError, ConnectFailedError, NotInitializedError, Phase
+from eventbus import AlreadyInitializedError, ClosedError, ConfigError, ConnectFailedError, NotInitializedError, Phase
 from eventbus import globals as globals_module
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
@@ -117,28 +120,190 @@ def test_a_failed_start_leaves_no_thread_and_a_closed_bus(monkeypatch: pytest.Mo
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("eventbus.")] == []
 
 
-def test_while_one_is_being_opened_a_second_is_refused_and_there_is_none_to_get() -> None:
-    broker, failed = MemoryOutages("global"), list[BaseException]()
-    broker.freeze()
+class Opening:
+    """`initialize_from_config()` on a thread, with a broker that does not answer yet."""
 
-    def run() -> None:
+    def __init__(self, wait: bool = True) -> None:
+        self.broker = MemoryOutages("global")
+        self.broker.freeze()
+        self.ended: list[object] = []
+        self._wait = wait
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
         try:
-            eventbus.initialize_from_config({"url": "memory://global", "connect_timeout": 20.0})
+            source = {"url": "memory://global", "connect_timeout": 20.0}
+            self.ended.append(eventbus.initialize_from_config(source, wait=self._wait))
         except BaseException as error:
-            failed.append(error)
+            self.ended.append(error)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    wait_until(lambda: globals_module._opening)
+    def end(self) -> object:
+        """What it returned or raised, once the broker answers."""
+        self.broker.restore()
+        self._thread.join(5.0)
+        return self.ended[0]
+
+
+def opening_bus() -> eventbus.EventBus | None:
+    return globals_module._last().bus
+
+
+def test_while_one_is_being_opened_a_second_is_refused_and_there_is_none_to_get() -> None:
+    opening = Opening()
+    wait_until(opening_bus)
     with pytest.raises(AlreadyInitializedError):
         eventbus.initialize_from_config("memory://elsewhere")
     with pytest.raises(NotInitializedError):
         eventbus.get_global()
-    assert eventbus.close_global() is None
-    broker.restore()
-    thread.join(5.0)
-    assert failed == []
+    assert opening.end() is eventbus.get_global()
     assert eventbus.get_global().get_connection_state().is_connected
+
+
+def test_closing_it_while_it_is_being_opened_ends_the_opening() -> None:
+    opening = Opening()
+    bus = wait_until(opening_bus)
+    wait_until(lambda: bus.get_connection_state().phase is Phase.CONNECTING)
+    eventbus.close_global(5.0)
+    with pytest.raises(NotInitializedError):
+        eventbus.get_global()
+    assert isinstance(opening.end(), ClosedError)
+    assert bus.get_connection_state().phase is Phase.CLOSED
+    with pytest.raises(NotInitializedError):
+        eventbus.get_global()
+    assert eventbus.initialize_from_config("memory://global") is eventbus.get_global()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_closing_it_around_the_making_of_the_bus_ends_the_opening(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[eventbus.EventBus] = []
+
+    class Crossed(eventbus.EventBus):
+        def __init__(self, source: object) -> None:
+            super().__init__(source)  # type: ignore[arg-type]
+            made.append(self)
+            if moment == "before":
+                assert eventbus.close_global() is None
+
+        def open(self, timeout: float | None = None, wait: bool = True) -> None:
+            super().open(timeout, wait)
+            assert eventbus.close_global() is not None
+
+    monkeypatch.setattr("eventbus.globals.EventBus", Crossed)
+    with pytest.raises(ClosedError):
+        eventbus.initialize_from_config("memory://global")
+    assert made[0].get_connection_state().phase is Phase.CLOSED
+    assert eventbus.close_global() is None
+
+
+def test_a_bus_that_was_closed_is_no_global_bus_any_more() -> None:
+    with eventbus.initialize_from_config("memory://global") as bus:
+        assert eventbus.get_global() is bus
+    with pytest.raises(NotInitializedError):
+        eventbus.get_global()
+    assert eventbus.close_global() is None
+    with eventbus.initialize_from_config("memory://global") as bus:
+        pass
+    other = eventbus.initialize_from_config("memory://global")
+    assert other is not bus
+    assert other is eventbus.get_global()
+
+
+def test_a_wrong_timeout_closes_nothing() -> None:
+    bus = eventbus.initialize_from_config("memory://global")
+    with pytest.raises(ValueError, match="timeout"):
+        eventbus.close_global(-1)
+    assert eventbus.get_global() is bus
+
+
+def test_an_interrupted_close_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = eventbus.initialize_from_config("memory://global")
+    with monkeypatch.context() as patch:
+        patch.setattr(bus, "close", lambda timeout: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            eventbus.close_global()
+    with pytest.raises(NotInitializedError):
+        eventbus.get_global()
+    assert eventbus.close_global() is not None
+    assert bus.get_connection_state().phase is Phase.CLOSED
+
+
+class Interrupt:
+    """Calls or raises at the n-th instruction of the module's own code."""
+
+    def __init__(self, at: int, act: Callable[[], object]) -> None:
+        self._left = at
+        self._act = act
+        self.acted = False
+
+    def __enter__(self) -> Interrupt:
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _call(self, frame: FrameType, event: str, argument: object) -> Callable[..., object] | None:
+        if frame.f_code.co_filename != globals_module.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        return self._trace
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Callable[..., object] | None:
+        if event == "opcode":
+            self._left -= 1
+            if self._left < 0 and not self.acted:
+                self.acted = True
+                sys.settrace(None)
+                self._act()
+        return self._trace
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_interrupted_at_any_instruction_it_leaves_a_bus_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[eventbus.EventBus] = []
+
+    class Noted(eventbus.EventBus):
+        def __init__(self, source: object) -> None:
+            made.append(self)
+            super().__init__(source)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("eventbus.globals.EventBus", Noted)
+    moment, acted = 0, True
+    while acted:
+        made.clear()
+        with contextlib.suppress(KeyboardInterrupt), Interrupt(moment, interrupt) as injected:
+            eventbus.initialize_from_config("memory://global")
+        acted = injected.acted
+        try:
+            assert eventbus.get_global().publish("orders", b"x").confirmed, moment
+        except NotInitializedError:
+            assert all(bus.get_connection_state().phase in (Phase.NEW, Phase.CLOSED) for bus in made), moment
+            assert eventbus.initialize_from_config("memory://global").publish("orders", b"x").confirmed, moment
+        eventbus.close_global(5.0)
+        moment += 1
+    assert moment > 50
+
+
+def test_a_handler_that_closes_it_may_run_at_any_instruction() -> None:
+    moment, acted = 0, True
+    while acted:
+        with (
+            contextlib.suppress(ClosedError, NotInitializedError),
+            Interrupt(moment, eventbus.close_global) as injected,
+        ):
+            bus = eventbus.initialize_from_config("memory://global")
+            assert eventbus.get_global() is bus
+            eventbus.close_global()
+        acted = injected.acted
+        eventbus.close_global()
+        with pytest.raises(NotInitializedError):
+            eventbus.get_global()
+        moment += 1
+    assert moment > 100
 
 
 def test_it_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,4 +322,7 @@ def test_many_closes_at_once_close_it_once() -> None:
     for thread in threads:
         thread.join(5.0)
     assert len(reports) == 4
-    assert reports.count(None) == 3
+    assert {report for report in reports if report is not None} == {
+        eventbus.CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
+    }
+    assert eventbus.close_global() is None

@@ -27,7 +27,8 @@ MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 VOCABULARY = {
-    *("config", "config_fields", "config_sources", "errands", "errors", "fields", "gate", "message", "state", "threads"),
+    *("callables", "config", "config_environment", "config_fields", "config_sources"),
+    *("errands", "errors", "fields", "gate", "message", "state", "threads"),
 }
 UP_TO_BACKENDS = {"vocabulary", "publishing", "consuming", "backends"}
 MAY_IMPORT = {
