@@ -1,0 +1,29 @@
+"""How often the searches of this folder try, and what their chance is.
+
+`EVENTBUS_TEST_LONG=1` (as `make soak` sets it) takes the long numbers. `EVENTBUS_TEST_SEED=N` repeats a search:
+each test prints the seed that it ran with, and pytest shows that where it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+LONG = os.environ.get("EVENTBUS_TEST_LONG", "") not in ("", "0")
+SEED = int(os.environ.get("EVENTBUS_TEST_SEED") or random.randrange(10**6))
+
+
+def rounds(short: int, long: int) -> int:
+    """How many rounds to try in this run."""
+    return long if LONG else short
+
+
+def limit(short: float) -> float:
+    """The watchdog's seconds for a search that takes at most `short` of them when it is short."""
+    return 1800.0 if LONG else min(short, float(os.environ.get("W", "1e9")))
+
+
+def chance_of(name: str) -> random.Random:
+    """The chance of one search; the same for the same seed and name."""
+    print(f"EVENTBUS_TEST_SEED={SEED}")
+    return random.Random(f"{SEED}/{name}")
