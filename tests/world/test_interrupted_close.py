@@ -15,7 +15,7 @@ from contextlib import suppress
 import pytest
 from conftest import MakeBus
 from rounds import limit, rounds
-from world_support import QUICK, Seen, Shooter, assert_closes, run_script, script, took
+from world_support import QUICK, Seen, Shooter, assert_closed, run_script, script, took
 
 import eventbus
 from eventbus import EventBus
@@ -56,7 +56,7 @@ def test_close_in_a_signal_handler_on_top_of_a_call_returns_in_time(
         with suppress(eventbus.ClosedError, eventbus.PublishError, eventbus.NotConnectedError):
             Shooter(close).run(work, chance.uniform(0.0005, 0.01))
         assert took_in_handler and took_in_handler[0] < 0.3 + QUICK, f"round {number}: {took_in_handler}"
-        assert_closes(bus, f"{busy}, round {number}")
+        assert_closed(bus, f"{busy}, round {number}")
 
 
 def test_close_in_a_signal_handler_on_top_of_close(memory_bus: MakeBus, chance: random.Random) -> None:
@@ -69,7 +69,7 @@ def test_close_in_a_signal_handler_on_top_of_close(memory_bus: MakeBus, chance: 
         shooter = Shooter(lambda bus=bus, inner=inner: inner.append(took(lambda: bus.close(0.3))))  # type: ignore[misc]
         seconds = took(lambda: shooter.run(lambda: bus.close(2.0), chance.uniform(0.0, 0.002)))  # noqa: B023
         assert seconds < 2.0 + QUICK and all(one < 0.3 + QUICK for one in inner), (number, seconds, inner)
-        assert_closes(bus, f"round {number}")
+        assert_closed(bus, f"round {number}")
 
 
 @pytest.mark.parametrize("call", ["publish_nowait", "status", "publish"])
