@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -111,6 +112,21 @@ def test_small_and_large_payloads_keep_their_order_side_by_side(make_bus: MakeBu
     assert bus.get_statistics().in_flight_bytes == 0
 
 
+def test_a_thousand_topics_under_one_pattern(memory_bus: MakeBus, outages: Outages) -> None:
+    """A tenth of them appear later."""
+    bus, seen = memory_bus(), Seen()
+    bus.open()
+    topics = [f"crowd.{number}" for number in range(1000)]
+    bus.publish_many([Message(topic, topic) for topic in topics[:900]])
+    bus.subscribe("crowd.*", seen, group="group", concurrency=4)
+    bus.publish_many([Message(topic, topic) for topic in topics[900:]])
+    seen.wait(1000)
+    outages.cut()
+    bus.publish_many([Message(topic, topic) for topic in topics])
+    seen.wait(2000)
+    assert set(seen.payloads) == {topic.encode() for topic in topics}
+
+
 def test_what_is_in_hand_is_bounded_by_bytes(memory_bus: MakeBus) -> None:
     """32 MiB for a subscription; the messages of another one pass by."""
     bus, small = memory_bus(), Seen()
@@ -133,8 +149,6 @@ class Gate:
     """A handler that waits until it is opened."""
 
     def __init__(self) -> None:
-        import threading
-
         self._opened = threading.Event()
 
     def open(self) -> None:

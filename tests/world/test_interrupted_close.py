@@ -91,6 +91,29 @@ def test_calls_in_a_signal_handler_end_in_time(memory_bus: MakeBus, chance: rand
     assert bus.flush(1.0).unanswered == 0
 
 
+def test_ctrl_c_in_a_with_block_ends_it_in_time(make_bus: MakeBus, chance: random.Random) -> None:
+    """As the main thread of a script that is busy publishing; `__exit__` closes the bus, wherever it was."""
+
+    def ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    for number in range(rounds(8, 300)):
+        bus = make_bus()
+
+        def work(bus: EventBus = bus, topic: str = f"ctrl-c-{number}") -> None:
+            with bus:
+                bus.subscribe(topic, lambda message: None)
+                while True:
+                    bus.publish_nowait(topic, b"x")
+                    bus.publish(topic, b"x", timeout=1.0)
+
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            Shooter(ctrl_c).run(work, chance.uniform(0.0, 0.03))
+        assert time.monotonic() - started < 3.0, f"round {number}"
+        assert_closed(bus, f"round {number}")
+
+
 WORKER = """
 bus = eventbus.EventBus(sys.argv[1])
 def end(*_):

@@ -217,7 +217,7 @@ def test_swaps_under_a_group_of_two_lose_nothing_and_keep_the_order(
     outages: Outages, chance: random.Random, how: str
 ) -> None:
     quick = {"interval": 0.1, "timeout": 0.1, "retry_interval": 0.05}
-    settings = {"url": f"memory://{outages.name}", "health_check": quick}
+    settings = {"url": f"memory://{outages.name}", "health_check": quick, "reconnect": {"failure_threshold": 1}}
     buses = [EventBus({**settings, "name": name}) for name in ("one", "two")]
     swaps: list[tuple[float, float]] = []
     with buses[0], buses[1], EventBus({**settings, "name": "publisher"}) as publisher:
@@ -233,7 +233,7 @@ def test_swaps_under_a_group_of_two_lose_nothing_and_keep_the_order(
 
         thread = threading.Thread(target=publish, daemon=True)
         thread.start()
-        for _ in range(rounds(3 if how == "half_open" else 20, 300)):
+        for _ in range(rounds(2 if how == "half_open" else 20, 300)):
             threading.Event().wait(chance.uniform(0.0, 0.03))
             member = chance.choice(buses)
             counts = [bus.get_connection_state().reconnect_count for bus in buses]
