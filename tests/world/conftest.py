@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 from rounds import chance_of
-from world_support import Outages, end, fresh
+from world_support import MakeBus, Outages, end, fresh
 
 import eventbus
 from eventbus.testing import NatsServer
-
-MakeBus = Callable[..., eventbus.EventBus]
 
 
 @pytest.fixture

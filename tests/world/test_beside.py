@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
-from conftest import MakeBus
 from rounds import limit
-from world_support import QUICK, Outages, Seen, assert_closes, assert_well, fresh, took
+from world_support import QUICK, MakeBus, Outages, Seen, assert_closes, assert_well, fresh, took
 
 import eventbus
 from eventbus import EventBus, Message, SubscriptionState

@@ -9,9 +9,8 @@ from collections import Counter
 from contextlib import ExitStack
 
 import pytest
-from conftest import MakeBus
 from rounds import limit, rounds
-from world_support import Outages, Seen, assert_closes, fresh, took
+from world_support import MakeBus, Outages, Seen, assert_closes, fresh, took
 
 import eventbus
 from eventbus import EventBus, Message, SubscriptionState

@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from conftest import MakeBus
-from world_support import Seen
+from world_support import MakeBus, Seen
 
 import eventbus
 import eventbus.testing

@@ -13,10 +13,10 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 import pytest
-from conftest import MakeBus
 from rounds import limit, rounds
 from world_support import (
     Instants,
+    MakeBus,
     Outages,
     Seen,
     assert_closes,

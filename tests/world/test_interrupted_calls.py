@@ -11,10 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from conftest import MakeBus
 from rounds import limit, rounds
 from world_support import (
     Interrupted,
+    MakeBus,
     Outages,
     Seen,
     Shooter,

@@ -13,9 +13,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 import pytest
-from conftest import MakeBus
 from rounds import limit, rounds
-from world_support import QUICK, Seen, Shooter, assert_closed, run_script, script, took
+from world_support import QUICK, MakeBus, Seen, Shooter, assert_closed, run_script, script, took
 
 import eventbus
 from eventbus import EventBus

@@ -9,9 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import MakeBus
 from rounds import limit
-from world_support import QUICK, Outages, Seen, assert_closes, assert_well, took
+from world_support import QUICK, MakeBus, Outages, Seen, assert_closes, assert_well, took
 
 import eventbus
 from eventbus import EventBus, Phase

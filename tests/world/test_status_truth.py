@@ -6,9 +6,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from conftest import MakeBus
 from rounds import limit
-from world_support import Outages, Seen, in_child
+from world_support import MakeBus, Outages, Seen, in_child
 
 import eventbus
 from eventbus import EventBus, Message, Phase, SubscriptionState

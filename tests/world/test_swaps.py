@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from conftest import MakeBus
 from rounds import limit, rounds
-from world_support import Outages, Seen, assert_closes
+from world_support import MakeBus, Outages, Seen, assert_closes
 
 import eventbus
 from eventbus import EventBus, Message

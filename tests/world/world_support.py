@@ -28,6 +28,9 @@ QUICK = 0.5
 FLUSH = 1.0
 """Seconds that `flush()` may take when nothing is amiss."""
 
+MakeBus = Callable[..., EventBus]
+"""What the fixtures `memory_bus` and `make_bus` are: settings in, a bus out."""
+
 _serials = count(1)
 _RETURNS = {opcode.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in opcode.opmap}
 _WATCHED = ("/eventbus/", "/threading.py", "/queue.py", "/concurrent/futures/", "/contextlib.py")
