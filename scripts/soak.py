@@ -3,8 +3,9 @@
 recovery   kill -9 and restart, again and again: how long until the first message is handled again
 confirmed  kill -9 under confirmed JetStream publishes from four threads: nothing lost, nothing twice
 leaks      hundreds of reconnects leave threads, file descriptors and memory as they were
+world      `tests/world`: interrupts, forks and swaps at random, by the hundred
 
-Those are about NATS; the parts whose names begin with `kafka-` are explained in `scripts/soak_kafka.py`.
+The first three are about NATS; the parts whose names begin with `kafka-` are explained in `scripts/soak_kafka.py`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from scripts.bench.stage import Worker
 from scripts.soak_kafka import KAFKA_PARTS
 from scripts.soaking.holdings import Holdings, settled
 from scripts.soaking.recovery import OUTAGES
+from scripts.soaking.world import world
 
 SHORTEST, LONGEST = 0.2, 5.0
 """Seconds of downtime."""
@@ -304,7 +306,7 @@ NATS_PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {
     "confirmed": confirmed,
     "leaks": leaks,
 }
-PARTS = {**NATS_PARTS, **KAFKA_PARTS}
+PARTS = {**NATS_PARTS, **KAFKA_PARTS, "world": world}
 BACKENDS = {"nats": NATS_PARTS, "kafka": KAFKA_PARTS, None: PARTS}
 
 

@@ -58,6 +58,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item) -> None:
+    """pytest gives up the last resort when a test fails; its end can still hang."""
+    if isinstance(node, pytest.Item):
+        faulthandler.dump_traceback_later(LAST_RESORT, exit=True, file=node.config.stash[_stderr])
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Fails a test that hangs, with what every thread was doing."""
