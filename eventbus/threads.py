@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from _thread import LockType
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -73,16 +72,13 @@ class Bell:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: deque[LockType] = deque()
+        self._waiting: dict[LockType, bool] = {}
 
     def ring(self) -> None:
         """Let all that wait look at their condition again."""
-        for _ in range(len(self._waiting)):
-            try:
-                waiting = self._waiting.popleft()
-            except IndexError:  # another one rings, too
-                return
-            waiting.release()
+        for waiting in list(self._waiting):
+            if self._waiting.pop(waiting, False):  # else another one rings, too
+                waiting.release()
 
     def wait_for(self, condition: Callable[[], object], deadline: Deadline) -> bool:
         """Wait until the condition holds or the time is up; whether it holds. The condition takes no lock."""
@@ -91,13 +87,12 @@ class Bell:
                 return False
             own = threading.Lock()
             own.acquire()
-            self._waiting.append(own)
+            self._waiting[own] = True
             try:
                 if not condition():  # it may have changed before we were among the waiting
                     own.acquire(timeout=deadline.remaining())
             finally:
-                with suppress(ValueError):
-                    self._waiting.remove(own)
+                self._waiting.pop(own, None)
         return True
 
 

@@ -49,7 +49,7 @@ class Callbacks:
 
     def __init__(self, bus: str) -> None:
         self._lists: dict[str, list[Callable[[Any], object]]] = {"reconnect": [], "error": [], "state": []}
-        self._worker = OrderedWorker(f"eventbus.{bus}.callbacks", self._worker_failed)
+        self._worker = OrderedWorker(f"eventbus.{bus}.callbacks", self._worker_failed, owner=self)
         self._waiting_errors: deque[None] = deque()
         """One for each that waits: adding and taking one is a single step, counting would be three."""
         self._suppressed = Tally()
