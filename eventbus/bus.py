@@ -7,7 +7,8 @@ thread                           what runs on it                             sta
 ===============================  ==========================================  ===========================
 `eventbus.<bus>.health`          probes, reconnect episodes, repairs         start_health_check / stop, close
 `eventbus.<bus>.lane-<topic>-N`  handlers of one subscription                first delivery / unsubscribe, close
-`eventbus.<bus>.answers`         done-callbacks of `publish_async` futures   first answer / close
+`eventbus.<bus>.sender`          numbers what is published, gives it out     open / close
+`eventbus.<bus>.answers`         done-callbacks of `publish_async` futures   first callback / close
 `eventbus.<bus>.callbacks`       reconnect, state and error callbacks        first event / close
 `eventbus.<bus>.reconnect`       `reconnect()` while no health check runs    the call itself
 `eventbus.<bus>.closing`         closing a replaced session                  the swap / at most 5 s
@@ -23,7 +24,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ from .consuming.subscriptions import Broadcast, Handler, Subscription
 from .errors import ClosedError, NotConnectedError, PublishNotSentError
 from .gate import Gate
 from .message import Message, Receipt
+from .publishing.inbox import SMALL
 from .publishing.publisher import Publisher
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
 from .recovery.closing import close_in_order
@@ -69,13 +70,15 @@ class EventBus:
         self.features = backend.features
         self._callbacks = Callbacks(config.name)
         self._publisher = Publisher(
+            config.name,
             config.max_in_flight,
             config.max_in_flight_bytes,
-            f"eventbus.{config.name}.answers",
             self._callbacks.report,
             self._suspect,
         )
         self._pending = self._publisher.pending
+        self._inbox = self._pending.inbox
+        self._next_number = self._pending.next_number
         self._pending.refuse_with(lambda id: PublishNotSentError("the bus is not open: call open() first", id))
         self._consumers = Consumers(config.name, config.group, backend.features.replays, self._callbacks.report)
         self._stop = StopToken()
@@ -95,8 +98,6 @@ class EventBus:
         self._gate = Gate(config.name, self._slow_down, self._pending.renew_origin)
         self._close_report: CloseReport | None = None
         self._closed = threading.Event()
-        # Two calls less for each message: while the bus is open, the session's own function, signed the same.
-        self._publisher.expose = partial(setattr, self, "publish_nowait")
 
     # -- lifecycle -------------------------------------------------------------------------------
 
@@ -115,6 +116,7 @@ class EventBus:
                 raise NotConnectedError(f"{self.config.name}: not connected within {limit:g} s")
             return
         self._gate.guard()
+        self._publisher.start()
         if wait:
             self._connect(limit)
         else:
@@ -190,9 +192,10 @@ class EventBus:
         id: str | None = None,
         timeout: float | None = None,
     ) -> Future[Receipt]:
-        """Publish and return a Future of the receipt, completed on the answer thread.
+        """Publish and return a Future of the receipt; its done-callbacks run on the answer thread.
 
         `timeout` bounds the wait for room; what was accepted lives until it is answered or `close()`.
+        `cancel()` takes the message back, and returns True, as long as no client was given it.
         """
         self._check_to_publish()
         wait = seconds(timeout, self.config.publish_timeout)
@@ -216,8 +219,25 @@ class EventBus:
 
         What fails later goes to the error callbacks and to `flush()`.
         """
+        inbox = self._inbox
+        records = inbox.records
+        # All that a plain message needs, in one frame: of every two calls saved it costs a fifth less.
+        if (
+            len(records) < inbox.room
+            and type(payload) is bytes
+            and type(topic) is str
+            and topic in inbox.topics
+            and len(payload) <= SMALL
+            and key is None
+            and headers is None
+            and id is None
+        ):
+            records.append((self._next_number(), topic, payload, None, None, None, None))  # type: ignore[arg-type]
+            if inbox.idle:
+                inbox.wake()
+            return
         self._check_to_publish()
-        self._publisher.publish_nowait(topic, payload, key=key, headers=headers, id=id)
+        self._publisher.publish_nowait(topic, payload, key, headers, id)
 
     def flush(self, timeout: float | None = None) -> FlushReport:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""
@@ -350,7 +370,7 @@ class EventBus:
         """The counters since the bus was made."""
         counts, pending = self._consumers.counts(), self._pending
         return Statistics(
-            published=pending.issued - pending.refused_count,
+            published=pending.published,
             confirmed=pending.confirmed_count,
             rejected=pending.rejected_count,
             unknown=pending.unknown_count,
@@ -371,6 +391,7 @@ class EventBus:
             self._supervisor.connect(timeout, self._stop)
         except BaseException as error:
             closed = not self._supervisor.phases.move(Phase.NEW, error)
+            self._publisher.stop(1.0)
             if isinstance(error, Stopped) or closed:
                 raise ClosedError("the bus was closed while it was connecting") from error
             raise
@@ -388,8 +409,7 @@ class EventBus:
         self._monitor.suspect()
 
     def _slow_down(self) -> None:
-        self._publisher.expose = lambda publish_nowait: None
-        self.__dict__.pop("publish_nowait", None)  # back to the method that looks at the gate
+        self._pending.quicken(False)  # so that each publish looks at the gate
 
     def _check_to_publish(self) -> None:
         """While the bus closes, handlers that still run may publish what they have to."""

@@ -56,7 +56,7 @@ def test_connected_is_reached_only_by_trying() -> None:
         (ConnectionState, "phase is_connected reconnect_count last_connected_time last_error"),
         (HealthStatus, "is_healthy is_running consecutive_failures last_success_time last_failure_time detail"),
         (ReconnectStatus, "failure_count last_reconnect_time is_reconnecting attempt config"),
-        (FlushReport, "unanswered failed"),
+        (FlushReport, "unanswered failed left_out"),
         (CloseReport, "unanswered unhandled unfinished_threads"),
     ],
 )
