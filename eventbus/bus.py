@@ -7,7 +7,8 @@ thread                           what runs on it                             sta
 ===============================  ==========================================  ===========================
 `eventbus.<bus>.health`          probes, reconnect episodes, repairs         start_health_check / stop, close
 `eventbus.<bus>.lane-<topic>-N`  handlers of one subscription                first delivery / unsubscribe, close
-`eventbus.<bus>.answers`         done-callbacks of `publish_async` futures   first answer / close
+`eventbus.<bus>.sender`          numbers what is published, gives it out     open / close
+`eventbus.<bus>.answers`         done-callbacks of `publish_async` futures   first callback / close
 `eventbus.<bus>.callbacks`       reconnect, state and error callbacks        first event / close
 `eventbus.<bus>.reconnect`       `reconnect()` while no health check runs    the call itself
 `eventbus.<bus>.closing`         closing a replaced session                  the swap / at most 5 s
@@ -29,6 +30,7 @@ from .consuming.consumers import Consumers
 from .consuming.subscriptions import Broadcast, Handler, Subscription
 from .fields import Headers
 from .message import Message, Receipt
+from .publishing.inbox import SMALL
 from .publishing.publisher import Publisher
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
 from .recovery.lifecycle import Lifecycle
@@ -52,14 +54,17 @@ class EventBus:
         self.features = backend.features
         self._callbacks = Callbacks(config.name)
         self._publisher = Publisher(
+            config.name,
             config.max_in_flight,
             config.max_in_flight_bytes,
-            f"eventbus.{config.name}.answers",
             self._callbacks.report,
             self._suspect,
+            owner=self._callbacks,
         )
         self._publisher.tombstones = backend.features.tombstones
         self._pending = self._publisher.pending
+        self._inbox = self._pending.inbox
+        self._next_number = self._pending.next_number
         self._consumers = Consumers(
             config.name, config.group, backend.features.replays, backend.new_in_hand, self._callbacks.report
         )
@@ -127,9 +132,10 @@ class EventBus:
         id: str | None = None,
         timeout: float | None = None,
     ) -> Future[Receipt]:
-        """Publish and return a Future of the receipt, completed on the answer thread.
+        """Publish and return a Future of the receipt; its done-callbacks run on the answer thread.
 
         `timeout` bounds the wait for room; what was accepted lives until it is answered or `close()`.
+        `cancel()` takes the message back, and returns True, as long as no client was given it.
         """
         self._life.check_to_publish()
         wait = seconds(timeout, self.config.publish_timeout)
@@ -153,8 +159,25 @@ class EventBus:
 
         What fails later goes to the error callbacks and to `flush()`.
         """
+        inbox = self._inbox
+        records = inbox.records
+        # All that a plain message needs, in one frame: of every two calls saved it costs a fifth less.
+        if (
+            len(records) < inbox.room
+            and type(payload) is bytes
+            and type(topic) is str
+            and topic in inbox.topics
+            and len(payload) <= SMALL
+            and key is None
+            and headers is None
+            and id is None
+        ):
+            records.append((self._next_number(), topic, payload, None, None, None, None))  # type: ignore[arg-type]
+            if inbox.idle:
+                inbox.wake()
+            return
         self._life.check_to_publish()
-        self._publisher.publish_nowait(topic, payload, key=key, headers=headers, id=id)
+        self._publisher.publish_nowait(topic, payload, key, headers, id)
 
     def flush(self, timeout: float | None = None) -> FlushReport:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""
@@ -270,7 +293,7 @@ class EventBus:
         """The counters since the bus was made."""
         counts, pending = self._consumers.counts(), self._pending
         return Statistics(
-            published=pending.issued - pending.refused_count,
+            published=pending.published,
             confirmed=pending.confirmed_count,
             rejected=pending.rejected_count,
             unknown=pending.unknown_count,

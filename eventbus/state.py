@@ -156,11 +156,13 @@ class Statistics:
 class FlushReport:
     """What `flush` found. unanswered: still without an answer when the time was up.
 
-    failed: the ids and causes of `publish_nowait` messages that failed since the last flush.
+    failed: the ids and causes of `publish_nowait` messages that failed since the last flush, the latest 1,000 of
+    them. left_out: how many more there were before those.
     """
 
     unanswered: int
     failed: tuple[Exception, ...]
+    left_out: int = 0
 
 
 @frozen(kw_only=True)

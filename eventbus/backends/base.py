@@ -13,8 +13,7 @@ from attrs import Factory, frozen
 from ..consuming.attachment import Attachment
 from ..consuming.in_hand import InHand
 from ..message import Delivery
-from ..publishing.records import Record
-from ..publishing.sink import Door, PublishNowait
+from ..publishing.port import Answers, PublishingPort
 from ..threads import StopToken
 
 
@@ -40,29 +39,6 @@ class Features:
     counts_attempts: bool
     carries_bytes: bool = False
     tombstones: bool = False
-
-
-class Answers(Protocol):
-    """Where a session puts the answers to publishes. All methods are thread-safe and never block."""
-
-    @property
-    def origin(self) -> str:
-        """The first part of minted ids; the id of a record without one is `f"{origin}-{number:012d}"`."""
-
-    def sent(self, records: Sequence[Record]) -> None:
-        """The broker has read these, and stores nothing (`confirmed=False`)."""
-
-    def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
-        """The broker has stored this one."""
-
-    def stored(self, count: int) -> None:
-        """The broker has stored so many more records without a waiter: for sessions that count, not note."""
-
-    def failed(self, record: Record, error: Exception) -> None:
-        """This one is answered with an error: a PublishError, or made one of "unknown"."""
-
-    def loaded(self) -> None:
-        """`Session.unanswered_bytes` has grown: check the bounds again. Answers check them by themselves."""
 
 
 @frozen(kw_only=True)
@@ -105,21 +81,8 @@ class Session(Protocol):
         """Why the link is gone for good; None while it may be alive."""
 
     @property
-    def unanswered_bytes(self) -> int:
-        """Payload bytes accepted and unanswered."""
-
-    def publish(self, record: Record) -> None:
-        """Accept a record, in order; never blocks. SessionRetired: not accepted. PublishRejectedError: never."""
-
-    def shortcut(self, door: Door, otherwise: PublishNowait) -> PublishNowait | None:
-        """A `publish_nowait` made for this session, in one frame; None: the usual way is all there is.
-
-        It takes plain messages (a known topic, bytes, nothing else) while there is room and the session lives, and
-        leaves all others to `otherwise`. People may hold it for longer than the session lasts.
-        """
-
-    def unanswered(self, up_to: int) -> int:
-        """How many accepted records with a number of at most `up_to` have no answer."""
+    def publisher(self) -> PublishingPort:
+        """Where records are published."""
 
     def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
         """All network work for these, within `timeout` seconds: streams, durables, topics.
@@ -148,12 +111,8 @@ class Session(Protocol):
     def probe(self, timeout: float, stop: StopToken) -> str:
         """Broker round trip, consumer loops alive, progress; says what it found, raises what is wrong."""
 
-    def abandon(self, patience: float = 0.0) -> list[Record]:
-        """Stop using the link; hand back unanswered records in order. They get no answer from it any more.
-
-        What is handed back may have been stored: while answers go on coming, up to `patience` seconds are spent on
-        those that are due. Nothing new is taken meanwhile.
-        """
+    def abandon(self, patience: float = 0.0) -> None:
+        """Stop using the link: retire the publisher, as `PublishingPort.retire` says, and stop all deliveries."""
 
     def drain(self, timeout: float) -> None:
         """Stop all deliveries and send out acknowledgements; bounded."""

@@ -2,71 +2,215 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from concurrent.futures import Future, InvalidStateError
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
 
 from ..errors import PublishError
 from ..message import Receipt
 from ..threads import OrderedWorker
-from .records import Result
+from .records import Result, Waiter
 
-_PENDING, _FINISHED = "PENDING", "FINISHED"
+logger = logging.getLogger(__name__)
 
-_making = threading.Lock()
+_DoneCallback = Callable[["Future[Receipt]"], object]
+
+
+class _Cancelled:
+    """The outcome of a future whose message was taken back."""
+
+
+_CANCELLED = _Cancelled()
 
 
 class ReceiptFuture(Future[Receipt]):
-    """A Future that makes its Condition only for somebody who waits, cancels or adds a callback.
+    """A Future without a lock: it is completed in one step, and each one who waits has a lock of his own.
 
-    A Condition is ten objects; making them for each message, and the garbage collector's walks through them,
-    take more than half of a pipelined publish. One that was never asked for is completed without.
+    The base class makes a Condition for each future, ten objects; making them, and the garbage collector's
+    walks through them, take more than half of a pipelined publish. And a thread of ours would wait for it
+    while a signal handler runs in the thread that holds it.
+    withdraw(waiter): have its record taken back, True when that succeeded.
     """
 
-    def __init__(self, worker: OrderedWorker) -> None:
-        # Not the base class's, which makes a Condition. `_waiters` and `_done_callbacks` come with it.
-        self._made: threading.Condition | None = None
-        self._state = _PENDING
-        self._result: Receipt | None = None
-        self._exception: BaseException | None = None
+    _outcome: Result | _Cancelled | None = None
+    _waits: deque[threading.Lock] | None = None
+    _calls: deque[_DoneCallback] | None = None
+    _listeners: list[Any] | None = None
+
+    def __init__(self, number: int, worker: OrderedWorker, withdraw: Callable[[Waiter], bool]) -> None:
+        # Not the base class's, see above.
+        self.number = number
         self._worker = worker
+        self._withdraw = withdraw
+        self._free = [True]
+
+    # -- the Waiter of a record ------------------------------------------------------------------
+
+    def claim(self) -> bool:
+        """Decide about the record; False when somebody has."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return False
+
+    def give_back(self) -> None:
+        """No client took the record."""
+        self._free.append(True)
+
+    def answer(self, result: Result) -> None:
+        """Complete it at once; its done-callbacks follow on the answer thread."""
+        self._outcome = result
+        if self._waits is not None:
+            self._release()
+        if self._calls is not None:
+            for call in _drained(self._calls):
+                self._worker.submit(call, self)
+        if self._listeners is not None:
+            self._worker.submit(self._tell_listeners)
+
+    # -- what users call -------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Take the message back; True: it is certainly never sent. False: a client has it, or it is answered."""
+        if self._outcome is None and self._withdraw(self):
+            self._outcome = _CANCELLED
+            self._release()
+            self._call_back()
+            if self._listeners is not None:
+                self._tell_listeners()
+        return self.cancelled()
+
+    def cancelled(self) -> bool:
+        """Whether `cancel` took it back."""
+        return self._outcome is _CANCELLED
+
+    def running(self) -> bool:
+        """Whether a client has the message, and no answer is there."""
+        return self._outcome is None and not self._free
+
+    def done(self) -> bool:
+        """Whether it is answered or cancelled."""
+        return self._outcome is not None
+
+    def result(self, timeout: float | None = None) -> Receipt:
+        """The receipt; raises the PublishError, CancelledError, or TimeoutError after `timeout` seconds."""
+        outcome = self._outcome_within(timeout)
+        if isinstance(outcome, Receipt):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # its traceback holds this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The PublishError, None for a receipt; raises CancelledError, or TimeoutError after `timeout` seconds."""
+        outcome = self._outcome_within(timeout)
+        return None if isinstance(outcome, Receipt) else outcome
+
+    def add_done_callback(self, fn: _DoneCallback) -> None:
+        """Call `fn(future)` on the answer thread once it is answered; at once and here when it is done already."""
+        calls: deque[_DoneCallback] = self.__dict__.setdefault("_calls", deque())
+        calls.append(fn)
+        if self._outcome is not None:
+            self._call_back()
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """InvalidStateError: the bus alone completes it."""
+        raise InvalidStateError("the bus completes this future")
+
+    def set_result(self, result: Receipt) -> None:
+        """InvalidStateError: the bus alone completes it."""
+        raise InvalidStateError("the bus completes this future")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """InvalidStateError: the bus alone completes it."""
+        raise InvalidStateError("the bus completes this future")
+
+    def __repr__(self) -> str:
+        return f"<ReceiptFuture at {id(self):#x} {self._state.lower()}>"
+
+    # -- what `concurrent.futures.wait` and `as_completed` look at ---------------------------------
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        """What the base class does everything under; under it the state is looked at again."""
-        with _making:
-            if self._made is None:
-                self._waiters = []
-                self._done_callbacks = []  # type: ignore[var-annotated]
-                self._made = threading.Condition()
-            return self._made
+        # Taken before `_state` is looked at: whoever completes it later finds listeners to tell.
+        self.__dict__.setdefault("_listeners", [])
+        made: threading.Condition = self.__dict__.setdefault("_made", threading.Condition())
+        return made
 
-    def answer(self, result: Result) -> None:
-        """Hand the result to the answer thread, where a user's done-callback may do what it likes."""
-        self._worker.submit(self._complete, result)
+    @property
+    def _state(self) -> str:  # type: ignore[override]
+        if self._outcome is None:
+            return "PENDING"
+        return "CANCELLED_AND_NOTIFIED" if self._outcome is _CANCELLED else "FINISHED"
 
-    def done(self) -> bool:
-        """As the base class."""
-        return self._state == _FINISHED or super().done()
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        listeners: list[Any] = self.__dict__.setdefault("_listeners", [])
+        return listeners
 
-    def result(self, timeout: float | None = None) -> Receipt:
-        """As the base class: the receipt, or raises the PublishError, TimeoutError or CancelledError."""
-        if self._state == _FINISHED and self._result is not None:
-            return self._result
-        return super().result(timeout)
-
-    def _complete(self, result: Result) -> None:
-        with _making:
-            if self._made is None:  # nobody waits, and who comes now finds it finished
-                if isinstance(result, PublishError):
-                    self._exception = result
+    def _tell_listeners(self) -> None:
+        with self._condition:
+            for listener in self._waiters:
+                if self._outcome is _CANCELLED:
+                    listener.add_cancelled(self)
+                elif isinstance(self._outcome, Receipt):
+                    listener.add_result(self)
                 else:
-                    self._result = result
-                self._state = _FINISHED
-                return
+                    listener.add_exception(self)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        for lock in _drained(self._waits):
+            lock.release()
+
+    def _call_back(self) -> None:
+        for call in _drained(self._calls):
+            try:
+                call(self)
+            except Exception:  # as the base class does: a callback is not its caller's affair
+                logger.exception("a done-callback of %r failed", self)
+
+    def _outcome_within(self, timeout: float | None) -> Receipt | PublishError:
+        if self._outcome is None:
+            self._wait(threading.TIMEOUT_MAX if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+        outcome = self._outcome
+        if outcome is None:
+            raise FutureTimeoutError
+        if isinstance(outcome, _Cancelled):
+            raise CancelledError
+        return outcome
+
+    def _wait(self, timeout: float) -> None:
+        waits: deque[threading.Lock] = self.__dict__.setdefault("_waits", deque())
+        lock = threading.Lock()
+        lock.acquire()
+        waits.append(lock)
         try:
-            if isinstance(result, PublishError):
-                self.set_exception(result)
-            else:
-                self.set_result(result)
-        except InvalidStateError:
-            pass  # the user cancelled it: the message is sent all the same, the answer goes nowhere
+            if self._outcome is None:
+                lock.acquire(timeout=timeout)
+        finally:
+            _remove(waits, lock)
+
+
+def _drained(found: deque[Any] | None) -> list[Any]:
+    """Take out what is there; each is taken by one thread."""
+    drained = []
+    while found:
+        try:
+            drained.append(found.popleft())
+        except IndexError:  # another thread has taken the last one
+            break
+    return drained
+
+
+def _remove(waits: deque[threading.Lock], lock: threading.Lock) -> None:
+    try:
+        waits.remove(lock)
+    except ValueError:
+        pass  # it was released

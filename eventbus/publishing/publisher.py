@@ -1,8 +1,7 @@
-"""The four verbs of publishing, and flush: one path from a call to a record to the session."""
+"""The four verbs of publishing, and flush: one path from a call to a record to the sender."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
@@ -13,7 +12,6 @@ from ..errors import (
     PublishNotSentError,
     PublishRejectedError,
     PublishUnknownError,
-    SessionRetired,
     UnsupportedError,
 )
 from ..fields import Headers, RawHeaders, check_headers, check_key
@@ -22,37 +20,57 @@ from ..state import ErrorEvent, FlushReport
 from ..threads import Deadline, OrderedWorker
 from .futures import ReceiptFuture
 from .pending import Pending
-from .records import BatchWaiter, Record, SyncWaiter, Waiter
-from .sink import PublishNowait, Sink
+from .records import BatchWaiter, Record, SyncWaiter, Waiter, topic_of, waiter_of
 
-KEPT_FAILURES = 1000
 KNOWN_TOPICS = 10_000
 
 _Parts = tuple[str, bytes, "str | bytes | None", "RawHeaders | None", "str | None"]
 
 
 class Publisher:
-    """Checks what users pass, makes records of it and waits for their answers."""
+    """Checks what users pass, makes records of it and waits for their answers.
+
+    name: of the bus, for the names of its threads. report(event): something failed that nobody waits for.
+    suspect(): a publish was not answered in time. owner: whom its threads work for.
+    """
 
     def __init__(
         self,
+        name: str,
         max_records: int,
         max_bytes: int,
-        answer_thread: str,
         report: Callable[[ErrorEvent], object],
         suspect: Callable[[], object],
+        owner: object = None,
     ) -> None:
         self.pending = Pending(max_records, max_bytes, self._nowait_failed)
-        self.pending.on_session = self._session_changed
-        self.expose: Callable[[PublishNowait], object] = lambda publish_nowait: None
-        """Told the quickest `publish_nowait` of now, whenever it changes."""
-        self.answers = OrderedWorker(answer_thread, self._callback_failed)
         self.tombstones = False
         """Whether the backend has them."""
+        self.answers = OrderedWorker(f"eventbus.{name}.answers", self._callback_failed, owner)
+        self._sender_name = f"eventbus.{name}.sender"
         self._report = report
         self._suspect = suspect
-        self._topics: set[str] = set()
-        self._failures: deque[PublishError] = deque(maxlen=KEPT_FAILURES)
+
+    def start(self) -> None:
+        """Start the sender thread; where it runs already nothing happens."""
+        self.pending.sender.start(self._sender_name)
+        self.pending.quicken(True)
+
+    def stop(self, timeout: float) -> tuple[str, ...]:
+        """End the sender thread, as after an `open` that failed: `start` begins anew. Its name if it goes on."""
+        self.pending.quicken(False)
+        return self.pending.sender.close(timeout)
+
+    def close(self, timeout: float) -> tuple[str, ...]:
+        """End the sender and the answer thread, within `timeout` seconds; names those that still run.
+
+        Only after `Pending.fail_all`.
+        """
+        deadline = Deadline(timeout)
+        unfinished = self.stop(deadline.share(0.5))
+        return unfinished + self.answers.close(deadline.remaining())
+
+    # -- on the caller's thread: no lock, single steps -------------------------------------------
 
     def publish(
         self,
@@ -65,12 +83,13 @@ class Publisher:
     ) -> Receipt:
         """Publish and wait up to `timeout` seconds for the answer; raises a PublishError without one."""
         deadline = Deadline(timeout)
-        waiter = SyncWaiter()
-        record = self._record(self._checked(topic, payload, key, headers, id), waiter)
-        self.pending.submit(record, deadline.remaining())
+        parts = self._checked(topic, payload, key, headers, id)
+        waiter = SyncWaiter(self.pending.next_number())
+        record = Record(waiter.number, *parts, waiter)
+        self.pending.accept(record, timeout)
         result = waiter.wait(deadline.remaining())
         if result is None:
-            overdue = self._overdue(record, timeout)
+            overdue = self._overdue(record, waiter, timeout)
             result = waiter.result or overdue  # the answer may have come in this moment
         if isinstance(result, PublishError):
             raise result
@@ -86,42 +105,22 @@ class Publisher:
         timeout: float,
     ) -> Future[Receipt]:
         """Publish and return a Future of the answer; waits up to `timeout` seconds for room only."""
-        future = ReceiptFuture(self.answers)
-        record = self._record(self._checked(topic, payload, key, headers, id), future)
-        self.pending.submit(record, timeout)
+        parts = self._checked(topic, payload, key, headers, id)
+        future = ReceiptFuture(self.pending.next_number(), self.answers, self.pending.withdraw)
+        self.pending.accept(Record(future.number, *parts, future), timeout)
         return future
 
     def publish_nowait(
         self,
         topic: str,
         payload: object,
-        *,
         key: str | bytes | None = None,
         headers: Headers | None = None,
         id: str | None = None,
     ) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
-        try:
-            plain = topic in self._topics and type(payload) is bytes and key is None and headers is None and id is None
-        except TypeError:  # a topic of a kind that no set takes
-            plain = False
-        if not plain:
-            topic, payload, key, headers, id = self._checked(topic, payload, key, headers, id)
-        pending = self.pending
-        number = pending.next_number()
-        session = pending.session
-        if session is not None and number <= pending.ceiling:
-            try:
-                # A plain tuple of Record's shape: a named one costs a quarter of the whole call.
-                session.publish((number, topic, payload, key, headers, id, None))  # type: ignore[arg-type]
-            except SessionRetired:
-                pass
-            except PublishRejectedError:
-                pending.refused()
-                raise
-            else:
-                return
-        pending.submit(Record(number, topic, payload, key, headers, id, None), 0.0)  # type: ignore[arg-type]
+        parts = self._checked(topic, payload, key, headers, id)
+        self.pending.accept(Record(self.pending.next_number(), *parts, None), 0.0)
 
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
         """Publish all, pipelined, and wait up to `timeout` seconds for all answers.
@@ -131,20 +130,20 @@ class Publisher:
         deadline = Deadline(timeout)
         parts = [self._checked_message(message) for message in messages]
         batch = BatchWaiter(len(parts))
-        records: list[Record] = []
-        for index, part in enumerate(parts):
-            record = self._record(part, batch.place(index))
-            records.append(record)
+        places = [batch.place(index, self.pending.next_number()) for index in range(len(parts))]
+        records = [Record(place.number, *part, place) for place, part in zip(places, parts, strict=True)]
+        for index, record in enumerate(records):
             try:
-                self.pending.submit(record, deadline.remaining())
+                self.pending.accept(record, deadline.remaining())
             except PublishError as error:
                 batch.put(index, error)
             except ClosedError as error:  # the ones before it have their answers: they are told
                 batch.put(index, PublishNotSentError(str(error), self.pending.id_of(record)))
-        if not batch.wait(deadline.remaining()):
-            for index in batch.missing():
-                batch.put(index, self._overdue(records[index], timeout))
-        results = [result for result in batch.results if result is not None]
+        batch.wait(deadline.remaining())
+        results = [
+            result or self._overdue_of_batch(batch, index, records[index], timeout)
+            for index, result in enumerate(batch.results)
+        ]
         receipts = [result for result in results if isinstance(result, Receipt)]
         if len(receipts) < len(results):
             failed = len(results) - len(receipts)
@@ -154,17 +153,10 @@ class Publisher:
     def flush(self, timeout: float) -> FlushReport:
         """Wait up to `timeout` seconds until everything accepted so far is answered."""
         unanswered = self.pending.wait_settled(timeout)
-        failed = []
-        while self._failures:
-            failed.append(self._failures.popleft())
-        return FlushReport(unanswered=unanswered, failed=tuple(failed))
+        failed, left_out = self.pending.failures.take()
+        return FlushReport(unanswered=unanswered, failed=failed, left_out=left_out)
 
-    def _session_changed(self, session: Sink | None) -> None:
-        shortcut = None if session is None else session.shortcut(self.pending, self.publish_nowait)
-        self.expose(shortcut or self.publish_nowait)
-
-    def _record(self, parts: _Parts, waiter: Waiter) -> Record:
-        return Record(self.pending.next_number(), *parts, waiter)
+    # -- inside ----------------------------------------------------------------------------------
 
     def _checked(
         self,
@@ -177,7 +169,7 @@ class Publisher:
     ) -> _Parts:
         given_id = id if isinstance(id, str) else ""
         try:
-            if not isinstance(topic, str) or topic not in self._topics:
+            if type(topic) is not str or topic not in self.pending.inbox.topics:
                 topic = self._new_topic(topic)
             data = payload if type(payload) is bytes else encode_payload(payload)
             if data is TOMBSTONE and not self.tombstones:
@@ -205,22 +197,30 @@ class Publisher:
 
     def _new_topic(self, topic: object) -> str:
         checked = check_topic(topic)
-        if len(self._topics) >= KNOWN_TOPICS:
-            self._topics = set()
-        self._topics.add(checked)
+        topics = self.pending.inbox.topics
+        if len(topics) >= KNOWN_TOPICS:
+            self.pending.inbox.topics = topics = set()
+        topics.add(checked)
         return checked
 
-    def _overdue(self, record: Record, timeout: float) -> PublishError:
-        if self.pending.withdraw(record):
-            text = f"{record.topic}: no connection within {timeout:g} s"
+    def _overdue(self, record: Record, waiter: Waiter, timeout: float) -> PublishError:
+        if self.pending.withdraw(waiter):
+            text = f"{topic_of(record)}: no connection within {timeout:g} s"
             return PublishNotSentError(text, self.pending.id_of(record))
         self._suspect()
-        text = f"{record.topic}: no answer within {timeout:g} s"
+        text = f"{topic_of(record)}: no answer within {timeout:g} s"
         return PublishUnknownError(text, self.pending.id_of(record))
 
+    def _overdue_of_batch(
+        self, batch: BatchWaiter, index: int, record: Record, timeout: float
+    ) -> Receipt | PublishError:
+        waiter = waiter_of(record)
+        assert waiter is not None
+        overdue = self._overdue(record, waiter, timeout)
+        return batch.results[index] or overdue
+
     def _nowait_failed(self, record: Record, error: PublishError) -> None:
-        self._failures.append(error)
-        self._report(ErrorEvent(source="publish", error=error, topic=record.topic))
+        self._report(ErrorEvent(source="publish", error=error, topic=topic_of(record)))
 
     def _callback_failed(self, error: BaseException) -> None:
         self._report(ErrorEvent(source="callback", error=error))

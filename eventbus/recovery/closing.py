@@ -99,12 +99,13 @@ class Closing:
             _drain(session, deadline.share(0.5))
         # From here on a candidate that comes too late is closed by the supervisor.
         supervisor.phases.move(Phase.CLOSED)
-        records = [] if session is None else session.abandon()
-        unanswered = publisher.pending.fail_all(records, lambda id: ClosedError("the bus is closed; make a new one"))
+        if session is not None:
+            session.abandon()
+        unanswered = publisher.pending.fail_all(lambda id: ClosedError("the bus is closed; make a new one"))
         if session is not None:
             unfinished += session.close(deadline.share(0.7))
         unfinished += join_all(supervisor.current.closers(), deadline.share(0.5))
-        unfinished += publisher.answers.close(deadline.share(0.5))
+        unfinished += publisher.close(deadline.share(0.5))
         unfinished += self._callbacks.close(min(CALLBACKS_GRACE, deadline.remaining()))
         return CloseReport(
             unanswered=unanswered,

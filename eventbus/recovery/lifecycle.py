@@ -104,6 +104,7 @@ class Lifecycle:
         if self.gate.is_forked:
             return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
         self.gate.shut()
+        self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
         report = self._closing.close(timeout)
         if self.phases.phase.is_final:
             _open.pop(self, None)
@@ -114,6 +115,7 @@ class Lifecycle:
             if wait and not self.phases.wait_connected(timeout):
                 raise NotConnectedError(f"{self._config.name}: not connected within {timeout:g} s")
             return
+        self._publisher.start()
         try:
             if wait:
                 self._connect(timeout, stop)
@@ -153,6 +155,7 @@ class Lifecycle:
     def _as_new(self) -> None:
         """An open that failed leaves nothing behind."""
         if self.phases.phase is Phase.NEW:
+            self._publisher.stop(1.0)
             self.gate.unguard()
             _open.pop(self, None)
             self.errands.stop()
@@ -282,6 +285,7 @@ class Lifecycle:
     # -- fork ------------------------------------------------------------------------------------
 
     def _forked(self) -> None:
+        self._publisher.pending.quicken(False)
         self.phases.forked()
         self._consumers.forked(self.gate.error())
 

@@ -83,7 +83,7 @@ class FakeBus:
         """Publish `count` messages with the payloads `start`, `start + 1`, ..."""
         records = [self.record(topic, b"%d" % number) for number in range(start, start + count)]
         for record in records:
-            session.publish(record)
+            session.publisher.publish([record])
         return records
 
 

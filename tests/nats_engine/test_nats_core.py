@@ -33,7 +33,7 @@ def test_messages_arrive_in_order_and_whole(bus, session):
         for number in range(300)
     ]
     for record in records:
-        session.publish(record)
+        session.publisher.publish([record])
     inbox.wait(300)
     wait_until(lambda: bus.answered == 300)
     assert [record.number for record in bus.was_sent] == [record.number for record in records]
@@ -47,8 +47,8 @@ def test_messages_arrive_in_order_and_whole(bus, session):
 
 def test_plain_tuples_are_records(bus, session):
     inbox = Inbox("core.tuple", group=None).attach(session)
-    session.publish((bus.next_number(), "core.tuple", b"x", None, None, None, None))
-    session.publish((bus.next_number(), "core.tuple", b"y", None, None, "my-id", None))
+    session.publisher.publish([(bus.next_number(), "core.tuple", b"x", None, None, None, None)])
+    session.publisher.publish([(bus.next_number(), "core.tuple", b"y", None, None, "my-id", None)])
     inbox.wait(2)
     assert [delivery.id for delivery in inbox.got] == [f"{bus.origin}-{1:012d}", "my-id"]
 
@@ -58,7 +58,7 @@ def test_every_size(bus, session, size):
     inbox = Inbox("core.size", group=None).attach(session)
     payload = bytes(range(256)) * (size // 256) + b"\r\n"[: size % 256]
     for _ in range(5):
-        session.publish(bus.record("core.size", payload))
+        session.publisher.publish([bus.record("core.size", payload)])
     assert inbox.wait(5) == [payload] * 5
 
 
@@ -67,7 +67,9 @@ def test_a_burst_from_several_threads(bus, session):
 
     def publish(name: int) -> None:
         for number in range(5000):
-            session.publish((bus.next_number(), f"core.burst.{name}", b"%d" % number, None, None, None, None))
+            session.publisher.publish(
+                [(bus.next_number(), f"core.burst.{name}", b"%d" % number, None, None, None, None)]
+            )
 
     threads = [threading.Thread(target=publish, args=(name,)) for name in range(4)]
     for thread in threads:
@@ -95,8 +97,8 @@ def test_groups_share_and_others_copy(bus, nats_server_shared, connect):
 def test_wildcards_leave_out_what_is_not_for_them(bus, session):
     everything = Inbox(">", group=None).attach(session)
     letters = Inbox("dlq.>", group=None).attach(session)
-    session.publish(bus.record("dlq.team.core", b"letter"))
-    session.publish(bus.record("core.plain", b"message"))
+    session.publisher.publish([bus.record("dlq.team.core", b"letter")])
+    session.publisher.publish([bus.record("core.plain", b"message")])
     letters.wait(1)
     everything.wait(1)
     session.probe(2.0, bus.stop)
@@ -118,12 +120,12 @@ def test_detach_ends_delivery(bus, session):
 def test_too_large_is_rejected_before_it_costs_the_link(bus, serve, connect):
     session = connect(serve(jetstream=False, max_payload=2000), jetstream=False)
     fits = 2000 - len(f"NATS/1.0\r\nNats-Msg-Id: {bus.origin}-{1:012d}\r\n\r\n")
-    session.publish(bus.record("core.large", b"x" * fits))
+    session.publisher.publish([bus.record("core.large", b"x" * fits)])
     with pytest.raises(PublishRejectedError) as caught:
-        session.publish(bus.record("core.large", b"x" * (fits + 1)))
+        session.publisher.publish([bus.record("core.large", b"x" * (fits + 1))])
     assert caught.value.id == f"{bus.origin}-{2:012d}"
     with pytest.raises(PublishRejectedError):
-        session.publish(bus.record("core.large", b"", headers={"H": "x" * 2000}))
+        session.publisher.publish([bus.record("core.large", b"", headers={"H": "x" * 2000})])
     session.probe(2.0, bus.stop)
     assert not bus.losses
     wait_until(lambda: len(bus.was_sent) == 1)
@@ -145,8 +147,8 @@ def test_too_large_is_rejected_before_it_costs_the_link(bus, serve, connect):
 def test_nothing_breaks_out_of_its_frame(bus, session, bad):
     spy = Inbox(">", group=None).attach(session)
     with pytest.raises(PublishRejectedError):
-        session.publish(bus.record(**bad))
-    session.publish(bus.record("core.after", b"fine"))
+        session.publisher.publish([bus.record(**bad)])
+    session.publisher.publish([bus.record("core.after", b"fine")])
     spy.wait(1)
     assert spy.payloads == [b"fine"]
 
@@ -160,7 +162,7 @@ def test_permissions_cost_one_message_and_not_the_link(bus, serve, connect):
     session = connect(server, jetstream=False, user="u", password="p")
     inbox = Inbox("open.*", group=None).attach(session)
     for number in range(10):
-        session.publish(bus.record("secret.x" if number == 4 else "open.x", b"%d" % number))
+        session.publisher.publish([bus.record("secret.x" if number == 4 else "open.x", b"%d" % number)])
     inbox.wait(9)
     wait_until(lambda: bus.answered == 10)
     ((record, error),) = bus.was_failed
@@ -184,7 +186,7 @@ def test_a_closed_session_takes_nothing(bus, nats_server_shared, connect):
     assert session.close(5.0) == ()
     assert session.close(5.0) == ()
     with pytest.raises(SessionRetired):
-        session.publish(bus.record("a"))
+        session.publisher.publish([bus.record("a")])
     with pytest.raises(SessionRetired):
         session.attach([Inbox("a").attachment])
     with pytest.raises(NotConnectedError):
@@ -203,9 +205,9 @@ def test_everything_over_tls(bus, serve, connect, certificates):
     inbox = Inbox("tls.*", group=None).attach(session)
     payload = bytes(range(256)) * 1500
     for number in range(3000):
-        session.publish(bus.record("tls.small", b"%d" % number))
+        session.publisher.publish([bus.record("tls.small", b"%d" % number)])
         if number % 500 == 0:
-            session.publish(bus.record("tls.large", payload))
+            session.publisher.publish([bus.record("tls.large", payload)])
     inbox.wait(3006)
     assert [one.payload for one in inbox.got if one.topic == "tls.large"] == [payload] * 6
     assert [one.payload for one in inbox.got if one.topic == "tls.small"] == [b"%d" % n for n in range(3000)]
@@ -227,7 +229,7 @@ def test_a_killed_server_is_noticed_at_once(bus, serve, connect):
     assert lost is session
     assert session.lost is cause
     with pytest.raises(SessionRetired):
-        session.publish(bus.record("a"))
+        session.publisher.publish([bus.record("a")])
     with pytest.raises(NotConnectedError):
         session.probe(5.0, bus.stop)
 
@@ -253,7 +255,7 @@ def test_a_frozen_server_is_dropped_by_the_pings(bus, serve, connect):
     frozen = time.monotonic()
     payload = b"x" * 100_000
     for _ in range(200):  # more than the buffers hold: the writer waits, the publisher does not
-        session.publish(bus.record("core.frozen", payload))
+        session.publisher.publish([bus.record("core.frozen", payload)])
     assert time.monotonic() - frozen < 1.0
     assert session.unanswered_bytes == 200 * 100_000
     with pytest.raises(NotConnectedError, match="no answer to PING"):
@@ -269,7 +271,7 @@ def test_close_is_quick_on_a_frozen_server(bus, serve, connect):
     session = connect(server, jetstream=False)
     inbox = Inbox("core.close", group=None).attach(session)
     server.freeze()
-    session.publish(bus.record("core.close", b"x" * 900_000))
+    session.publisher.publish([bus.record("core.close", b"x" * 900_000)])
     started = time.monotonic()
     session.detach(inbox.attachment, 0.3)
     session.drain(0.3)
@@ -353,7 +355,7 @@ def test_a_broken_peer_ends_the_session_once(bus, connect, then):
 
         thread = threading.Thread(target=probe)
         thread.start()
-        session.publish(bus.record("a", b"x"))
+        session.publisher.publish([bus.record("a", b"x")])
         go.set()
         wait_until(lambda: bus.losses, 3.0)
         thread.join(2.0)
@@ -373,7 +375,7 @@ def test_what_the_server_said_is_the_cause(bus, connect):
 
     with ScriptedServer(script) as server:
         session = connect(server.url, jetstream=False)
-        session.publish(bus.record("a"))
+        session.publisher.publish([bus.record("a")])
         wait_until(lambda: bus.losses, 3.0)
         assert "Stale Connection" in str(session.lost)
 
@@ -399,6 +401,6 @@ def test_a_hundred_sessions_leave_nothing(bus: FakeBus, nats_server_shared, conn
     before = threading.active_count()
     for _ in range(100):
         session = connect(nats_server_shared, jetstream=False)
-        session.publish(bus.record("core.many", b"x"))
+        session.publisher.publish([bus.record("core.many", b"x")])
         assert session.close(5.0) == ()
     assert threading.active_count() == before

@@ -57,8 +57,8 @@ def test_publishes_are_confirmed_in_order(bus, session):
 
 
 def test_the_stream_is_made_as_designed(bus, session, api):
-    session.publish(bus.record("orders.eu.new"))
-    session.publish(bus.record("orders"))
+    session.publisher.publish([bus.record("orders.eu.new")])
+    session.publisher.publish([bus.record("orders")])
     confirmed(bus, 2)
     config = call(api, "STREAM.INFO.orders")["config"]
     assert config["subjects"] == ["orders", "orders.>"]
@@ -68,7 +68,7 @@ def test_the_stream_is_made_as_designed(bus, session, api):
 
 def test_stream_settings_are_merged(bus, nats_server, connect):
     session = connect(nats_server, stream={"max_age": 60 * SECOND, "storage": "memory"})
-    session.publish(bus.record("short.x"))
+    session.publisher.publish([bus.record("short.x")])
     confirmed(bus, 1)
     config = call(JetStreamApi(session._connection), "STREAM.INFO.short")["config"]
     assert (config["storage"], config["max_age"]) == ("memory", 60 * SECOND)
@@ -77,7 +77,7 @@ def test_stream_settings_are_merged(bus, nats_server, connect):
 
 def test_one_id_is_stored_once(bus, session):
     for _ in range(3):
-        session.publish(bus.record("orders.x", b"p", id="the-one"))
+        session.publisher.publish([bus.record("orders.x", b"p", id="the-one")])
     confirmed(bus, 3)
     assert [(sequence, duplicate) for _, _, sequence, duplicate in bus.was_confirmed] == [
         (1, False),
@@ -88,14 +88,14 @@ def test_one_id_is_stored_once(bus, session):
 
 def test_an_existing_stream_is_adopted(bus, session, api):
     make_stream(api, "MINE", "orders.*")
-    session.publish(bus.record("orders.x"))
+    session.publisher.publish([bus.record("orders.x")])
     confirmed(bus, 1)
     assert bus.was_confirmed[0][1] == "MINE"
 
 
 def test_many_first_tokens_at_once(bus, session):
     for number in range(60):
-        session.publish(bus.record(f"topic-{number % 20}.x", b"%d" % number))
+        session.publisher.publish([bus.record(f"topic-{number % 20}.x", b"%d" % number)])
     confirmed(bus, 60)
 
 
@@ -111,8 +111,8 @@ def test_a_race_to_create_has_no_loser(bus, nats_server, connect):
 
 def test_a_stream_that_cannot_be_made_rejects(bus, session, api):
     make_stream(api, "OTHER", "orders.eu")
-    session.publish(bus.record("orders.us"))
-    session.publish(bus.record("fine.x"))
+    session.publisher.publish([bus.record("orders.us")])
+    session.publisher.publish([bus.record("fine.x")])
     wait_until(lambda: bus.answered == 2)
     ((record, error),) = bus.was_failed
     assert record.topic == "orders.us"
@@ -126,7 +126,7 @@ def test_streams_that_confirm_nothing_are_refused(bus, session, api, setting):
     made = make_stream(api, "BAD", "bad.>", **({"no_ack": True} if setting == "no_ack" else {}))
     if setting == "sealed":
         call(api, "STREAM.UPDATE.BAD", {**made["config"], "sealed": True})
-    session.publish(bus.record("bad.x"))
+    session.publisher.publish([bus.record("bad.x")])
     wait_until(lambda: bus.was_failed)
     assert setting in str(bus.was_failed[0][1])
     with pytest.raises(SubscribeError, match=setting):
@@ -137,7 +137,7 @@ def test_settings_that_lose_messages_are_warned_of_once(bus, nats_server, connec
     admin = JetStreamApi(connect(nats_server)._connection)
     make_stream(admin, "LOSSY", "lossy.>", max_msgs=10, duplicate_window=SECOND)
     session = connect(nats_server)
-    session.publish(bus.record("lossy.x"))
+    session.publisher.publish([bus.record("lossy.x")])
     confirmed(bus, 1)
     Inbox("lossy.>").attach(session)
     warnings = [record.getMessage() for record in caplog.records if "LOSSY" in record.getMessage()]
@@ -149,7 +149,7 @@ def test_settings_that_lose_messages_are_warned_of_once(bus, nats_server, connec
 def test_a_refused_message_fails_alone(bus, session, api):
     make_stream(api, "SMALL", "small.>", max_msg_size=100)
     for number in range(10):
-        session.publish(bus.record("small.x", b"x" * (200 if number == 4 else 10)))
+        session.publisher.publish([bus.record("small.x", b"x" * (200 if number == 4 else 10))])
     wait_until(lambda: bus.answered == 10)
     ((record, error),) = bus.was_failed
     assert len(record.payload) == 200
@@ -190,8 +190,8 @@ def test_permission_to_publish_only(bus, serve, connect):
     admin = JetStreamApi(connect(server, user="admin", password="p")._connection)
     make_stream(admin, "orders", "orders.>")
     session = connect(server, user="u", password="p")
-    session.publish(bus.record("orders.x"))
-    session.publish(bus.record("secret.x"))
+    session.publisher.publish([bus.record("orders.x")])
+    session.publisher.publish([bus.record("secret.x")])
     wait_until(lambda: bus.answered == 2)
     assert [record.topic for record, *_ in bus.was_confirmed] == ["orders.x"]
     assert [record.topic for record, _ in bus.was_failed] == ["secret.x"]
@@ -209,7 +209,7 @@ def test_messages_arrive_whole_and_once(bus, session):
         bus.record(f"orders.{number % 3}", b"%d" % number, f"k{number}", {"Name": "välue"}) for number in range(3000)
     ]
     for record in records:
-        session.publish(record)
+        session.publisher.publish([record])
     inbox.wait(3000)
     for record, delivery in zip(records, inbox.got, strict=True):
         assert (delivery.topic, delivery.payload, delivery.key) == (record.topic, record.payload, record.key)
@@ -263,7 +263,7 @@ def test_what_is_in_hand_is_renewed(bus, nats_server, connect):
     inbox = Inbox("orders.x")
     inbox.acknowledging = False
     inbox.attach(session)
-    session.publish(bus.record("orders.x", b"slow"))
+    session.publisher.publish([bus.record("orders.x", b"slow")])
     inbox.wait(1)
     other = Inbox("orders.x").attach(connect(nats_server, ack_wait=0.5))
     renewed = inbox.in_hand.renewed_at
@@ -450,7 +450,7 @@ def test_kill_in_the_middle_of_pipelined_publishing(bus, nats_server, connect):
     nats_server.start()
     second = connect(nats_server)
     for record in back:
-        second.publish(record)
+        second.publisher.publish([record])
     confirmed(bus, 20_000, timeout=20.0)
     inbox = Inbox("orders.x").attach(second)
     assert inbox.wait(20_000, timeout=20.0) == [b"%d" % number for number in range(20_000)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
@@ -15,10 +14,9 @@ from eventbus.consuming.attachment import Attachment
 from eventbus.consuming.consumption import Consumption
 from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.consuming.subscription_map import SubscriptionMap
-from eventbus.errors import ClosedError, SessionRetired
 from eventbus.message import Delivery
 from eventbus.publishing.pending import Pending
-from eventbus.publishing.records import Record
+from eventbus.publishing.records import Record, SyncWaiter, number_of
 from eventbus.recovery.phases import Phases
 from eventbus.recovery.supervisor import Supervisor
 from eventbus.state import Phase
@@ -115,111 +113,83 @@ def test_the_loss_of_the_old_session_does_not_undo_the_new_one() -> None:
     )
 
 
-# -- publisher against swap ----------------------------------------------------------------------
+# -- publishing ----------------------------------------------------------------------------------
 
 
 class Sink:
     """Takes records until it is retired."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.taken: list[Record] = []
+        self.taken: list[int] = []
         self.retired = False
 
     @property
-    def unanswered_bytes(self) -> int:
-        return 0
+    def publisher(self) -> Sink:
+        return self
 
-    def publish(self, record: Record) -> None:
-        with self.lock:
-            if self.retired:
-                raise SessionRetired
-            self.taken.append(record)
+    def publish(self, records: Sequence[Record]) -> int:
+        if self.retired:
+            return 0
+        self.taken += map(number_of, records)
+        return len(records)
 
-    def unanswered(self, up_to: int) -> int:
-        return len(self.taken)
-
-    def abandon(self, patience: float = 0.0) -> list[Record]:
-        with self.lock:
-            self.retired = True
-            taken, self.taken = self.taken, []
-            return taken
-
-
-class CarelessPending(Pending):
-    """Parks without another look at the session."""
-
-    def place(self, record: Record) -> None:
-        session = self.session
-        try:
-            if session is not None:
-                session.publish(record)
-                return
-        except SessionRetired:
-            pass
-        with self._lock:
-            self._parked.append(record)
+    def abandon(self, patience: float = 0.0) -> None:
+        self.retired = True
 
 
 class Publishing:
-    """A pending with a session, about to be replaced."""
+    """A pending with a session, about to be replaced. Whoever works the sender does it by hand."""
 
-    def __init__(self, kind: type[Pending] = Pending) -> None:
-        self.pending = kind(100, 1000, lambda record, error: None)
+    def __init__(self) -> None:
+        self.pending = Pending(100, 1000, lambda record, error: None)
         self.old, self.new = Sink(), Sink()
         self.pending.swap(self.old)
-        self.failed = 0
-        self.refused = 0
+        self.waiter = SyncWaiter(1)
+        self.outcome = False
 
-    def publish(self, count: int = 2) -> None:
-        for _ in range(count):
-            record = Record(self.pending.next_number(), "t", b"x", None, None, None, None)
-            try:
-                self.pending.submit(record, 0.0)
-            except ClosedError:
-                self.refused += 1
+    def publish(self) -> None:
+        self.pending.accept((self.waiter.number, "t", b"x", None, None, None, self.waiter), 0.0)
 
-    def replace(self) -> None:
-        self.pending.retire(self.old)
-        self.pending.swap(self.new)
+    def work(self) -> None:
+        self.pending.sender.work()
 
-    def close(self) -> None:
-        self.failed = self.pending.fail_all(self.old.abandon(), ClosedError)
+    def withdraw(self) -> None:
+        self.outcome = self.pending.withdraw(self.waiter)
 
-    @property
-    def numbers(self) -> list[int]:
-        return [record.number for record in self.new.taken]
+    def sleep_and_work(self) -> None:
+        """As the sender's thread does, which sleeps for ever if nobody wakes it."""
+        self.pending.inbox.wait(5.0)
+        self.pending.sender.work()
 
 
-def test_a_publisher_overtaken_by_a_swap_loses_and_doubles_nothing() -> None:
-    def is_complete(made: Publishing) -> bool:
-        return made.numbers == [1, 2] and not made.old.taken and made.pending.parked == 0
+class ForgetfulWaiter(SyncWaiter):
+    """Looks whether it is free, and takes it afterwards."""
 
-    explore(Publishing, Publishing.publish, Publishing.replace, invariant=is_complete)
-    finds_a_race(lambda: Publishing(CarelessPending), Publishing.publish, Publishing.replace, invariant=is_complete)
-
-
-def test_two_publishers_and_a_swap() -> None:
-    def one(made: Publishing) -> None:
-        made.publish(1)
-
-    explore(
-        Publishing,
-        one,
-        one,
-        Publishing.replace,
-        invariant=lambda made: sorted(made.numbers) == [1, 2] and made.pending.parked == 0,
-        preemptions=1,
-    )
+    def claim(self) -> bool:
+        free = bool(self._free)
+        self._free = []
+        return free
 
 
-def test_a_publisher_that_meets_the_close_is_answered_or_refused() -> None:
-    explore(
-        Publishing,
-        Publishing.publish,
-        Publishing.close,
-        invariant=lambda made: made.failed + made.refused == 2 and not made.pending.parked and not made.old.taken,
-    )
+def test_what_is_published_as_the_sender_falls_asleep_is_sent() -> None:
+    def is_sent(made: Publishing) -> bool:
+        return made.old.taken == [1] or not made.pending.inbox.idle
+
+    explore(Publishing, Publishing.publish, Publishing.sleep_and_work, invariant=lambda made: is_sent(made))
+
+
+def test_what_is_taken_back_is_not_sent_and_what_is_sent_is_not_taken_back() -> None:
+    class Published(Publishing):
+        def __init__(self, waiter: type[SyncWaiter] = SyncWaiter) -> None:
+            super().__init__()
+            self.waiter = waiter(1)
+            self.publish()
+
+    def is_one_of_both(made: Publishing) -> bool:
+        return made.outcome == (made.old.taken == [])
+
+    explore(Published, Publishing.withdraw, Publishing.work, invariant=is_one_of_both)
+    finds_a_race(lambda: Published(ForgetfulWaiter), Publishing.withdraw, Publishing.work, invariant=is_one_of_both)
 
 
 # -- what is in hand -----------------------------------------------------------------------------

@@ -13,12 +13,12 @@ from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.errors import SessionRetired
 from eventbus.message import Receipt
-from eventbus.publishing.records import Record, Result
+from eventbus.publishing.records import Claim, Record, Result, number_of
 from eventbus.threads import StopToken
 
 
 class FakeSink:
-    """Takes records until it is retired; the test answers them."""
+    """A port, and the session around it: takes `room` records until it is retired; the test answers them."""
 
     def __init__(self, room: int | None = None) -> None:
         self.taken: list[Record] = []
@@ -28,37 +28,33 @@ class FakeSink:
         self.lock = threading.Lock()
 
     @property
-    def unanswered_bytes(self) -> int:
-        return sum(len(record[2]) for record in list(self.taken))
+    def publisher(self) -> FakeSink:
+        return self
 
-    def publish(self, record: Record) -> None:
+    def publish(self, records: Sequence[Record]) -> int:
         with self.lock:
-            if self.room is not None and not self.room:
-                self.retired = True
-            if self.retired:
-                raise SessionRetired
-            if self.room is not None:
-                self.room -= 1
-            self.taken.append(record)
-            self.seen.append(record[0])
+            for taken, record in enumerate(records):
+                if self.retired or self.room == 0:
+                    self.retired = True
+                    return taken
+                if self.room is not None:
+                    self.room -= 1
+                self.taken.append(record)
+                self.seen.append(number_of(record))
+            return len(records)
 
-    def shortcut(self, door: Any, otherwise: Any) -> None:
-        return None
+    def retire(self, patience: float = 0.0) -> None:
+        with self.lock:
+            self.retired = True
 
-    def unanswered(self, up_to: int) -> int:
-        return sum(record[0] <= up_to for record in list(self.taken))
+    def abandon(self, patience: float = 0.0) -> None:
+        self.retire(patience)
 
     def take(self, count: int) -> list[Record]:
         """Read so many of what was sent: the test answers them."""
         with self.lock:
             read, self.taken = self.taken[:count], self.taken[count:]
             return read
-
-    def abandon(self, patience: float = 0.0) -> list[Record]:
-        with self.lock:
-            self.retired = True
-            taken, self.taken = self.taken, []
-            return taken
 
 
 def consumption(topic: str = "t", group: str | None = "g", handler: Any = print, **options: Any) -> Consumption:
@@ -68,10 +64,11 @@ def consumption(topic: str = "t", group: str | None = "g", handler: Any = print,
     return Consumption("test", sub, handler, InHandByIdentity(), **made)
 
 
-class Waiter:
+class Waiter(Claim):
     """Notes its answers; more than one is a bug."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 1) -> None:
+        super().__init__(number)
         self.results: list[Result] = []
 
     def answer(self, result: Result) -> None:

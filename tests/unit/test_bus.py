@@ -84,10 +84,11 @@ def test_every_statistic_changes(make: Make, broker: MemoryOutages, monkeypatch:
     wait_until(lambda: bus.get_statistics().handled == 3)
     bus.reconnect(5.0)
     assert bus.get_statistics().reconnects >= 1
-    record = bus._publisher._record(("t", b"", None, None, None), None)  # type: ignore[arg-type]
-    bus._pending.failed(record, PublishRejectedError("too large", "x"))
-    record = bus._publisher._record(("t", b"", None, None, None), None)  # type: ignore[arg-type]
-    bus._pending.failed(record, OSError("gone"))
+    broker.freeze()
+    for error in (PublishRejectedError("too large", "x"), OSError("gone")):
+        bus.publish_nowait("t", b"")
+        wait_until(lambda: bus._pending.ledger.records)
+        bus._pending.failed(next(iter(bus._pending.ledger.records.values())), error)
     assert (bus.get_statistics().rejected, bus.get_statistics().unknown) == (1, 1)
     consumption = bus._consumers.subscriptions.consumption(sub)
     assert consumption is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+import time
 
 import pytest
 from fakes import FakeSink, Waiter
@@ -11,10 +11,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from eventbus.errors import ClosedError, PublishNotSentError, PublishUnknownError, SessionRetired
-from eventbus.message import Receipt
-from eventbus.publishing.pending import SLICE, Pending
-from eventbus.publishing.records import Record
+from eventbus.errors import (
+    ClosedError,
+    PublishNotSentError,
+    PublishRejectedError,
+    PublishUnknownError,
+    SessionRetired,
+)
+from eventbus.publishing.pending import Pending
+from eventbus.publishing.records import Record, number_of, payload_of
+from eventbus.publishing.sender import SLICE
 from eventbus.testing import wait_until
 
 MAX_RECORDS = 6
@@ -26,56 +32,66 @@ def make(max_records: int = 100, max_bytes: int = 10_000) -> Pending:
 
 
 def record_of(pending: Pending, waiter: Waiter | None = None, size: int = 1, topic: str = "t") -> Record:
-    return Record(pending.next_number(), topic, b"x" * size, None, None, None, waiter)
+    number = pending.next_number()
+    if waiter is not None:
+        waiter.number = number
+    return Record(number, topic, b"x" * size, None, None, None, waiter)
+
+
+def put(pending: Pending, waiter: Waiter | None = None, size: int = 1) -> Record:
+    record = record_of(pending, waiter, size)
+    pending.accept(record, 0.0)
+    return record
+
+
+def closed(id: str) -> Exception:
+    return ClosedError("closed")
 
 
 class Sequences(RuleBasedStateMachine):
-    """Publish, answer, retire, swap, withdraw and close in any order."""
+    """Publish, answer, retire, swap, withdraw and close in any order, with the sender's work in between."""
 
     @initialize()
     def begin(self) -> None:
-        self.failed_nowait: list[int] = []
-        self.pending = Pending(MAX_RECORDS, MAX_BYTES, lambda record, error: self.failed_nowait.append(record.number))
+        self.pending = Pending(MAX_RECORDS, MAX_BYTES, lambda record, error: None)
         self.waiters: dict[int, Waiter] = {}
+        self.records: dict[int, Record] = {}
         self.session: FakeSink | None = None
         self.sessions: list[FakeSink] = []
-        self.refused: set[int] = set()
         self.withdrawn: set[int] = set()
-        self.answered: set[int] = set()
+        self.confirmed: set[int] = set()
         self.closed = False
-
-    # -- what may happen -------------------------------------------------------------------------
 
     @rule(size=st.integers(0, 15))
     def publish(self, size: int) -> None:
         waiter = Waiter()
-        record = record_of(self.pending, waiter, size)
-        room = self._in_flight() < MAX_RECORDS and self.pending.in_flight_bytes < MAX_BYTES
+        room = self.pending.in_flight < MAX_RECORDS and self.pending.in_flight_bytes < MAX_BYTES
         try:
-            self.pending.submit(record, 0.0)
+            record = put(self.pending, waiter, size)
         except (PublishNotSentError, ClosedError):
-            self.refused.add(record.number)
             assert self.closed or not room, "refused though there was room"
         else:
-            self.waiters[record.number] = waiter
-            self.pending.loaded()  # as sessions do
-            assert not self.closed
+            self.waiters[waiter.number] = waiter
+            self.records[waiter.number] = record
             assert room, "accepted though there was no room"
+            assert not self.closed
 
-    @precondition(lambda self: self.session is not None and self.session.taken)
+    @rule()
+    def work(self) -> None:
+        self.pending.sender.work()
+
+    @precondition(lambda self: any(session.taken for session in self.sessions))
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
-        assert self.session is not None
-        index = data.draw(st.integers(0, len(self.session.taken) - 1))
-        record = self.session.taken.pop(index)
-        self.answered.add(record.number)
-        if data.draw(st.booleans()):
-            self.pending.confirmed(record, 0, record.number)
+        session = data.draw(st.sampled_from([session for session in self.sessions if session.taken]))
+        record = session.taken.pop(data.draw(st.integers(0, len(session.taken) - 1)))
+        if session is not self.session or data.draw(st.booleans()):
+            self.pending.confirmed(record, 0, number_of(record))  # which a session that is replaced may say, too
+            self.confirmed.add(number_of(record))
         else:
             self.pending.failed(record, OSError("broken"))
-        self.pending.loaded()
 
-    @precondition(lambda self: self.session is not None and not self.session.retired)
+    @precondition(lambda self: self.session is not None)
     @rule()
     def lose(self) -> None:
         assert self.session is not None
@@ -100,328 +116,367 @@ class Sequences(RuleBasedStateMachine):
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
         number = data.draw(st.sampled_from(sorted(self.waiters)))
-        parked = [record for record in self.pending._parked if record.number == number]
-        known = parked[0] if parked else Record(number, "t", b"", None, None, None, self.waiters[number])
-        if self.pending.withdraw(known):
-            assert parked
+        if self.pending.withdraw(self.waiters[number]):
+            assert number not in self.given(), "withdrawn though a client had it"
+            assert not self.waiters[number].results
             self.withdrawn.add(number)
-        else:
-            assert not parked
 
     @precondition(lambda self: not self.closed)
     @rule()
     def close(self) -> None:
         self.closed = True
-        records = [] if self.session is None else self.session.abandon()
-        expected = len(records) + self.pending.parked
-        assert self.pending.fail_all(records, lambda id: ClosedError("closed")) == expected
+        unanswered = self.open_numbers()
+        assert self.pending.fail_all(closed) == len(unanswered)
         self.session = None
-        self.answered.update(number for number, waiter in self.waiters.items() if waiter.results)
+        for number in unanswered:
+            kind = PublishUnknownError if number in self.given() else PublishNotSentError
+            assert isinstance(self.waiters[number].results[0], kind)
 
-    # -- what must hold --------------------------------------------------------------------------
+    def given(self) -> set[int]:
+        return {number for session in self.sessions for number in session.seen}
 
-    def _in_flight(self) -> int:
-        return len(self.waiters) - len(self.answered) - len(self.withdrawn)
+    def open_numbers(self) -> set[int]:
+        return {number for number, waiter in self.waiters.items() if not waiter.results} - self.withdrawn
 
     @invariant()
     def nothing_is_lost_and_nothing_is_twice(self) -> None:
-        held = [record.number for record in self.pending._parked]
-        held += [] if self.session is None else [record.number for record in self.session.taken]
-        assert len(held) == len(set(held)), "held twice"
-        open_numbers = set(self.waiters) - self.answered - self.withdrawn
-        assert set(held) == open_numbers
+        waiting = {number_of(record) for record in self.pending.inbox.records}
+        held = set(self.pending.ledger.records)
+        assert not held & waiting
+        assert self.open_numbers() <= held | waiting
+        for number in self.withdrawn | self.confirmed:
+            assert len(self.waiters[number].results) == (number not in self.withdrawn)
+        if self.session is not None and not self.session.retired and not waiting:
+            assert self.open_numbers() <= set(self.session.seen)
+
+    @invariant()
+    def not_sent_is_said_only_of_what_no_client_had(self) -> None:
         for number, waiter in self.waiters.items():
-            assert len(waiter.results) == (number in self.answered)
+            if waiter.results and isinstance(waiter.results[0], PublishNotSentError):
+                assert number not in self.given()
 
     @invariant()
     def the_order_is_that_of_publishing(self) -> None:
-        parked = [record.number for record in self.pending._parked]
-        assert parked == sorted(parked)
         for session in self.sessions:
             assert session.seen == sorted(session.seen)
 
     @invariant()
     def the_figures_are_true(self) -> None:
-        assert self.pending.in_flight == self._in_flight()
-        assert self.pending.wait_settled(0.0) == self._in_flight()
-        assert self.pending.issued == len(self.waiters) + len(self.refused)
-        held = list(self.pending._parked) + ([] if self.session is None else self.session.taken)
-        assert self.pending.in_flight_bytes == sum(len(record.payload) for record in held)
-        assert self.pending.refused_count == len(self.refused)
+        open_numbers = self.open_numbers()
+        assert self.pending.in_flight == len(open_numbers)
+        assert self.pending.published == len(self.waiters)
+        self.pending.sender.work()
+        assert self.pending.in_flight == len(self.open_numbers())
+        held = [self.records[number] for number in self.open_numbers()]
+        assert self.pending.in_flight_bytes == sum(len(payload_of(record)) for record in held)
 
 
 TestSequences = Sequences.TestCase
 TestSequences.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
+@pytest.fixture
+def pending():
+    made = make()
+    made.sender.start("eventbus.test.sender")
+    yield made
+    made.fail_all(closed)
+    assert made.sender.close(5.0) == ()
+
+
 def test_parked_records_go_out_in_order_in_slices() -> None:
-    pending = make(10 * SLICE)
-    records = [record_of(pending) for _ in range(2 * SLICE + 7)]
-    for record in reversed(records):
-        pending.place(record)
+    pending = make(10 * SLICE, 10**9)
+    records = [put(pending) for _ in range(2 * SLICE + 7)]
     first = FakeSink(room=SLICE + 3)
-    pending.retire(FakeSink())  # puts them in order, as any session that ends
     with pytest.raises(SessionRetired):
         pending.swap(first)
     pending.retire(first)
     second = FakeSink()
     pending.swap(second)
-    assert second.seen == [record.number for record in records]
+    assert second.seen == [number_of(record) for record in records]
 
 
-def test_nobody_overtakes_what_was_parked_before() -> None:
-    """A publisher that comes in the middle of a swap is behind everything that was parked."""
-    pending = make()
+def test_a_swap_ends_however_much_is_published_meanwhile() -> None:
+    """What comes after its start is behind everything that was parked, and does not prolong it."""
+    pending = make(max_records=10_000)
     for _ in range(3):
-        pending.place(record_of(pending))
+        put(pending)
 
     class Busy(FakeSink):
-        def publish(self, record: Record) -> None:
-            if record.number <= 3:
-                pending.place(record_of(pending))
-            super().publish(record)
+        def publish(self, records: list[Record]) -> int:
+            for _ in records:
+                put(pending)
+            return super().publish(records)
 
     session = Busy()
     pending.swap(session)
-    assert session.seen == [1, 2, 3, 4, 5, 6]
+    assert session.seen == [1, 2, 3]
+    pending.inbox.records.clear()
 
 
-def test_a_publish_error_of_a_session_is_the_answer_of_that_record_alone() -> None:
+def test_a_swap_under_publishers_that_never_stop_is_short(pending: Pending) -> None:
+    stop = threading.Event()
+
+    def publish() -> None:
+        while not stop.is_set():
+            try:
+                put(pending)
+            except PublishNotSentError:
+                stop.wait(0.0001)
+
+    class Answering(FakeSink):
+        def publish(self, records: list[Record]) -> int:
+            took = super().publish(records)
+            pending.stored(self.take(took))
+            return took
+
+    threads = [threading.Thread(target=publish) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            session, started = Answering(), time.monotonic()
+            pending.swap(session)
+            pending.retire(session)
+            assert time.monotonic() - started < 2.0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(5.0)
+
+
+def test_a_failure_in_a_swap_is_the_answer_of_that_record_alone() -> None:
     pending, waiters = make(), [Waiter() for _ in range(3)]
     for waiter in waiters:
-        pending.place(record_of(pending, waiter))
+        put(pending, waiter)
 
     class Refuses(FakeSink):
-        def publish(self, record: Record) -> None:
-            if record.number == 2:
-                raise PublishUnknownError("no", "2")
-            super().publish(record)
+        def publish(self, records: list[Record]) -> int:
+            pending.failed(records[1], PublishRejectedError("no", "2"))
+            return super().publish(records)
 
-    session = Refuses()
-    pending.swap(session)
-    assert session.seen == [1, 3]
+    pending.swap(Refuses())
     assert [len(waiter.results) for waiter in waiters] == [0, 1, 0]
-    assert pending.unknown_count == 1
+    assert (pending.rejected_count, pending.in_flight) == (1, 2)
+
+
+def test_a_publisher_that_breaks_its_contract_costs_its_records_and_not_the_thread(pending: Pending) -> None:
+    class Broken(FakeSink):
+        def publish(self, records: list[Record]) -> int:
+            raise ZeroDivisionError
+
+    pending.swap(Broken())
+    waiter = Waiter()
+    put(pending, waiter)
+    wait_until(lambda: waiter.results)
+    assert isinstance(waiter.results[0], PublishUnknownError)
+    sink = FakeSink()
+    pending.swap(sink)
+    put(pending)
+    wait_until(lambda: len(sink.seen) == 1)
 
 
 def test_a_full_pending_waits_for_room_and_takes_it_at_once() -> None:
     pending, session = make(max_records=2), FakeSink()
     pending.swap(session)
     for _ in range(2):
-        pending.submit(record_of(pending), 0.0)
+        put(pending)
     accepted = threading.Event()
 
     def publish() -> None:
-        pending.submit(record_of(pending), 10.0)
+        pending.accept(record_of(pending), 10.0)
         accepted.set()
 
     thread = threading.Thread(target=publish)
     thread.start()
-    wait_until(lambda: pending._needs)
+    wait_until(lambda: pending._waiting)
     assert not accepted.is_set()
+    pending.sender.work()
     pending.confirmed(session.taken.pop(0), 0, 0)
     assert accepted.wait(5.0)
     thread.join(5.0)
     with pytest.raises(PublishNotSentError, match="no room"):
-        pending.submit(record_of(pending), 0.0)
+        put(pending)
+    assert not pending._waiting
+
+
+def test_whoever_gives_up_waiting_for_room_leaves_nothing() -> None:
+    pending = make(max_records=1)
+    put(pending)
+    for timeout in (0.0, 0.001):
+        with pytest.raises(PublishNotSentError, match="no room: 1 messages"):
+            pending.accept(record_of(pending), timeout)
+    assert (len(pending._waiting), pending.in_flight, pending.published) == (0, 1, 1)
 
 
 def test_bytes_are_bounded_too() -> None:
     pending, session = make(max_bytes=10), FakeSink()
     pending.swap(session)
-    pending.submit(record_of(pending, size=10), 0.0)
-    pending.loaded()
+    put(pending, size=10)
     with pytest.raises(PublishNotSentError, match="10 bytes"):
-        pending.submit(record_of(pending), 0.0)
+        put(pending)
+    pending.sender.work()
+    with pytest.raises(PublishNotSentError, match="10 bytes"):
+        put(pending)
     pending.confirmed(session.taken.pop(), 0, 0)
-    pending.loaded()
-    pending.submit(record_of(pending), 0.0)
+    put(pending)
 
 
-def test_room_that_comes_after_the_answer_is_seen_too() -> None:
-    """A session may count its bytes down a moment after it has answered: then it says `loaded`."""
-    pending, session = make(max_bytes=10), FakeSink()
-    pending.swap(session)
-    pending.submit(record_of(pending, size=10), 0.0)
-    pending.loaded()
-    thread = threading.Thread(target=lambda: pending.submit(record_of(pending), 30.0))
-    thread.start()
-    wait_until(lambda: pending._needs)
-    pending.confirmed(session.taken[0], 0, 0)
-    wait_until(lambda: list(pending._needs.values()) == [2])  # it looked, and there still was no room
-    session.take(1)
-    pending.loaded()
-    thread.join(5.0)
-    assert not thread.is_alive()
-
-
-def test_closing_wakes_whoever_waits_for_room_and_stays_closed() -> None:
-    pending = make(max_records=1)
-    pending.swap(FakeSink())
-    pending.submit(record_of(pending), 0.0)
-    failed: list[BaseException] = []
+def test_closing_wakes_whoever_waits_for_room_and_stays_closed(pending: Pending) -> None:
+    while pending.has_room:
+        put(pending)
+    errors: list[Exception] = []
 
     def publish() -> None:
         try:
-            pending.submit(record_of(pending), 30.0)
+            pending.accept(record_of(pending), 30.0)
         except ClosedError as error:
-            failed.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=publish)
     thread.start()
-    wait_until(lambda: pending._needs)
-    pending.fail_all([], lambda id: ClosedError("closed"))
+    wait_until(lambda: pending._waiting)
+    assert pending.fail_all(closed) == 100
     thread.join(5.0)
-    assert len(failed) == 1
-    pending.refuse_with(None)  # an open() that crossed with close()
+    assert len(errors) == 1
+    pending.refuse_with(None)
     with pytest.raises(ClosedError):
-        pending.place(record_of(pending))
+        put(pending)
 
 
-def test_what_was_parked_is_not_sent_and_what_was_sent_is_unknown() -> None:
-    pending, parked, sent = make(), Waiter(), Waiter()
+def test_flush_waits_for_what_was_accepted_before_and_for_nothing_else(pending: Pending) -> None:
     session = FakeSink()
     pending.swap(session)
-    pending.place(record_of(pending, sent))
-    session.retired = True
-    pending.place(record_of(pending, parked))
-    assert pending.fail_all(session.abandon(), lambda id: ClosedError("closed")) == 2
-    assert [type(waiter.results[0]) for waiter in (sent, parked)] == [PublishUnknownError, PublishNotSentError]
-
-
-def test_while_records_are_handed_over_nobody_is_told_that_all_is_settled() -> None:
-    pending, seen = make(), list[int]()
-    session = FakeSink()
-    pending.swap(session)
-    pending.place(record_of(pending))
-
-    class Looks(FakeSink):
-        def abandon(self, patience: float = 0.0) -> list[Record]:
-            records = session.abandon()
-            seen.append(pending.wait_settled(0.0))
-            return records
-
-        def publish(self, record: Record) -> None:
-            seen.append(pending.wait_settled(0.0))
-            super().publish(record)
-
-    looks = Looks()
-    pending.retire(looks)
-    pending.swap(looks)
-    assert seen == [1, 1]
-    assert pending.wait_settled(0.0) == 1
-
-
-def test_order_per_thread_through_many_swaps() -> None:
-    """Publishers on four threads, a new session all the time: each session sees each thread in order."""
-    pending = make(max_records=200)
-    stop = threading.Event()
-    waiters: list[Waiter] = []
-
-    def publish(name: str) -> None:
-        while not stop.is_set():
-            waiter = Waiter()
-            waiters.append(waiter)
-            pending.submit(record_of(pending, waiter, topic=name), 5.0)
-
-    threads = [threading.Thread(target=publish, args=(f"t{number}",)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    stored: dict[str, list[int]] = defaultdict(list)
-    session = FakeSink()
-    pending.swap(session)
-    for _ in range(60):
-        wait_until(lambda session=session: len(session.taken) > 20)
-        for record in session.take(10):
-            stored[record.topic].append(record.number)
-            pending.confirmed(record, 0, 0)
-        pending.retire(session)
-        session = FakeSink()
-        pending.swap(session)
-    stop.set()
-
-    def answer_the_rest() -> bool:
-        for record in session.take(1000):
-            stored[record.topic].append(record.number)
-            pending.confirmed(record, 0, 0)
-        return not any(thread.is_alive() for thread in threads) and not session.taken
-
-    wait_until(answer_the_rest)
-    assert pending.in_flight == 0
-    assert all(waiter.confirmed for waiter in waiters)
-    assert all(numbers == sorted(numbers) for numbers in stored.values())
-    assert sum(map(len, stored.values())) == len(waiters)
-
-
-def test_receipts_carry_the_minted_or_the_given_id() -> None:
-    pending, minted, given = make(), Waiter(), Waiter()
-    session = FakeSink()
-    pending.swap(session)
-    pending.place(record_of(pending, minted))
-    pending.place(Record(pending.next_number(), "t", b"", None, None, "mine", given))
-    pending.sent(session.taken)
-    receipts = [waiter.results[0] for waiter in (minted, given)]
-    assert all(isinstance(receipt, Receipt) and not receipt.confirmed for receipt in receipts)
-    assert receipts[0].id == f"{pending.origin}-{1:012d}"
-    assert receipts[1].id == "mine"
-
-
-def test_a_session_that_outlives_an_outage_takes_records_unless_they_are_to_be_refused() -> None:
-    pending = make()
-    sink = FakeSink()
-    pending.swap(sink)
-    pending.suspend(True)
-    pending.submit(record_of(pending), 0.0)
-    assert len(sink.taken) == 1, "without a refusal the session keeps them"
-    pending.refuse_with(lambda id: PublishNotSentError("no connection", id))
-    assert pending.ceiling == 0, "the quick way looks at nothing else"
-    with pytest.raises(PublishNotSentError, match="no connection"):
-        pending.submit(record_of(pending), 5.0)
-    pending.suspend(False)
-    pending.submit(record_of(pending), 0.0)
-    assert [record.number for record in sink.taken] == [1, 3]
-
-
-def test_a_publisher_that_waits_for_room_is_refused_when_the_connection_goes() -> None:
-    pending = make(max_records=1)
-    pending.swap(FakeSink())
-    pending.submit(record_of(pending), 0.0)
-    pending.refuse_with(lambda id: PublishNotSentError("no connection", id))
-    refused = threading.Event()
-
-    def publish() -> None:
-        with pytest.raises(PublishNotSentError, match="no connection"):
-            pending.submit(record_of(pending), 30.0)
-        refused.set()
-
-    thread = threading.Thread(target=publish, daemon=True)
+    for _ in range(5):
+        put(pending)
+    assert pending.wait_settled(0.05) == 5
+    left: list[int] = []
+    thread = threading.Thread(target=lambda: left.append(pending.wait_settled(10.0)))
     thread.start()
-    wait_until(lambda: pending.issued == 2)
-    pending.suspend(True)
-    assert refused.wait(5.0)
+    wait_until(lambda: any(not waiter.gone for mark in pending.ledger._marks._marks for waiter in mark.waiters))
+    put(pending)
+    wait_until(lambda: len(session.taken) == 6)
+    first = session.take(5)
+    for record in first[:0:-1]:  # in any order
+        pending.confirmed(record, 0, 0)
+    assert left == []
+    pending.confirmed(first[0], 0, 0)
+    thread.join(5.0)
+    assert left == [0]
+    assert pending.in_flight == 1
+
+
+def test_many_flushes_that_nobody_waits_for_leave_nothing_behind(pending: Pending) -> None:
+    put(pending)
+    for _ in range(50):
+        pending.wait_settled(0.001)
+    wait_until(lambda: not pending.inbox.requests)
+    marks = pending.ledger._marks._marks
+    wait_until(lambda: sum(len(mark.waiters) for mark in marks) <= 2)
+
+
+def test_a_waiter_is_told_before_flush_returns(pending: Pending) -> None:
+    class Slow(Waiter):
+        def answer(self, result) -> None:
+            time.sleep(0.1)  # not a wait for anything: it makes the answer late
+            super().answer(result)
+
+    session, waiter = FakeSink(), Slow()
+    pending.swap(session)
+    put(pending, waiter)
+    wait_until(lambda: session.taken)
+    thread = threading.Thread(target=lambda: pending.confirmed(session.taken.pop(), 0, 0))
+    thread.start()
+    wait_until(lambda: not pending.in_flight)
+    assert pending.wait_settled(5.0) == 0
+    assert waiter.results
     thread.join(5.0)
 
 
-def test_records_that_are_only_counted_make_room_like_the_others() -> None:
-    pending = make(max_records=3)
-    sink = FakeSink()
-    pending.swap(sink)
-    for _ in range(3):
-        pending.submit(record_of(pending), 0.0)
-    with pytest.raises(PublishNotSentError, match="no room"):
-        pending.submit(record_of(pending), 0.0)
-    del sink.taken[:2]
-    pending.stored(2)
-    assert (pending.confirmed_count, pending.in_flight) == (2, 1)
-    pending.submit(record_of(pending), 0.0)
+def test_one_who_takes_it_back_and_the_sender_never_both_win() -> None:
+    for _ in range(200):
+        pending, session, waiter = make(), FakeSink(), Waiter()
+        pending.swap(session)
+        put(pending, waiter)
+        together = threading.Barrier(2)
+        thread = threading.Thread(target=lambda b=together, p=pending: (b.wait(), p.sender.work()))
+        thread.start()
+        together.wait()
+        withdrawn = pending.withdraw(waiter)
+        thread.join()
+        pending.sender.work()
+        assert withdrawn == (session.seen == [])
+        assert pending.in_flight == (not withdrawn)
 
 
-def test_who_publishes_quickly_is_told_of_each_session() -> None:
-    pending, told = make(), list[object]()
-    pending.on_session = told.append
+def test_what_was_given_is_unknown_for_ever_and_what_was_not_is_not_sent() -> None:
+    pending, given, parked = make(), Waiter(), Waiter()
+    first = FakeSink(room=1)
+    pending.swap(first)
+    put(pending, given)
+    put(pending, parked)
+    pending.sender.work()
+    pending.retire(first)
+    assert not pending.withdraw(given)
+    with pytest.raises(SessionRetired):
+        pending.swap(FakeSink(room=0))
+    assert pending.fail_all(closed) == 2
+    assert isinstance(given.results[0], PublishUnknownError)
+    assert isinstance(parked.results[0], PublishNotSentError)
+
+
+def test_a_session_that_was_replaced_may_still_confirm() -> None:
+    pending, waiter = make(), Waiter()
     first, second = FakeSink(), FakeSink()
     pending.swap(first)
+    record = put(pending, waiter)
+    pending.sender.work()
     pending.retire(first)
     pending.swap(second)
-    pending.fail_all([], lambda id: ClosedError("closed"))
-    assert told == [first, None, second, None]
+    pending.confirmed(record, 0, 7)
+    assert waiter.confirmed
+    pending.confirmed(second.taken.pop(), 0, 8, duplicate=True)
+    assert len(waiter.results) == 1
+    assert pending.confirmed_count == 1
+
+
+def test_without_a_session_a_refusal_is_raised_at_once_and_with_one_nothing() -> None:
+    pending = make()
+    pending.refuse_with(lambda id: PublishNotSentError("no connection", id))
+    with pytest.raises(PublishNotSentError, match="no connection") as caught:
+        put(pending)
+    assert caught.value.id == f"{pending.origin}-{1:012d}"
+    session = FakeSink()
+    pending.swap(session)
+    put(pending)
+    pending.suspend(True)
+    with pytest.raises(PublishNotSentError, match="no connection"):
+        put(pending)
+    pending.suspend(False)
+    put(pending)
+    pending.retire(session)
+    with pytest.raises(PublishNotSentError, match="no connection"):
+        put(pending)
+    assert pending.in_flight == 2
+
+
+def test_what_meets_a_dead_session_is_refused_like_what_meets_none() -> None:
+    pending, waiter = make(), Waiter()
+    pending.refuse_with(lambda id: PublishNotSentError("no connection", id))
+    session = FakeSink()
+    pending.swap(session)
+    session.retired = True
+    put(pending, waiter)
+    pending.sender.work()
+    assert isinstance(waiter.results[0], PublishNotSentError)
+    assert pending.in_flight == 0
+
+
+def test_a_sender_that_has_ended_takes_nothing_silently() -> None:
+    pending = make()
+    pending.sender.start("eventbus.test.sender")
+    pending.fail_all(closed)
+    assert pending.sender.close(5.0) == ()
+    pending.door = None  # as whoever looked a moment before saw it
+    with pytest.raises(ClosedError):
+        put(pending)

@@ -18,7 +18,8 @@ from eventbus import (
     Receipt,
 )
 from eventbus.errors import ClosedError
-from eventbus.publishing.publisher import KEPT_FAILURES, Publisher
+from eventbus.publishing.pending import Failures
+from eventbus.publishing.publisher import Publisher
 from eventbus.testing import wait_until
 
 
@@ -27,12 +28,12 @@ class Rig:
         self.events: list[ErrorEvent] = []
         self.suspected: list[int] = []
         self.session = FakeSink()
-        self.publisher = Publisher(
-            10, 10_000, "eventbus.test.answers", self.events.append, lambda: self.suspected.append(1)
-        )
+        self.publisher = Publisher("test", 10, 10_000, self.events.append, lambda: self.suspected.append(1))
+        self.publisher.start()
         self.pending = self.publisher.pending
 
     def confirm(self, count: int) -> None:
+        wait_until(lambda: len(self.session.taken) >= count)
         for record in self.session.take(count):
             self.pending.confirmed(record, 0, record[0])
 
@@ -41,7 +42,8 @@ class Rig:
 def rig() -> Iterator[Rig]:
     made = Rig()
     yield made
-    made.publisher.answers.close(5.0)
+    made.pending.fail_all(lambda id: ClosedError("closed"))
+    assert made.publisher.close(5.0) == ()
 
 
 def publish(rig: Rig, timeout: float = 5.0, **extra: object) -> Receipt:
@@ -79,12 +81,13 @@ def test_publish_nowait_reports_what_fails_later(rig: Rig) -> None:
     rig.pending.swap(rig.session)
     for number in range(3):
         rig.publisher.publish_nowait("t", b"x", id=f"id-{number}" if number else None)
+    wait_until(lambda: len(rig.session.taken) == 3)
     first, second, third = rig.session.take(3)
     rig.pending.confirmed(first, 0, 0)
     rig.pending.failed(second, PublishRejectedError("too large", "id-1"))
     rig.pending.failed(third, OSError("gone"))
-    report = rig.publisher.flush(0.0)
-    assert report.unanswered == 0
+    report = rig.publisher.flush(5.0)
+    assert (report.unanswered, report.left_out) == (0, 0)
     assert [(type(error), error.id) for error in report.failed] == [
         (PublishRejectedError, "id-1"),
         (PublishUnknownError, "id-2"),
@@ -103,11 +106,16 @@ def test_publish_nowait_never_waits_for_room(rig: Rig) -> None:
     assert rig.publisher.flush(0.01).unanswered == 10
 
 
-def test_failures_are_kept_up_to_a_bound(rig: Rig) -> None:
-    for _ in range(KEPT_FAILURES + 5):
-        record = rig.publisher._record(("t", b"", None, None, None), None)  # type: ignore[arg-type]
-        rig.pending.failed(record, OSError("x"))
-    assert len(rig.publisher.flush(0.0).failed) == KEPT_FAILURES
+def test_failures_are_kept_up_to_a_bound_and_counted_beyond(rig: Rig) -> None:
+    rig.pending.swap(rig.session)
+    for _ in range(4 * Failures.MOST):
+        rig.publisher.publish_nowait("t", b"")
+        wait_until(lambda: rig.session.taken)
+        rig.pending.failed(rig.session.take(1)[0], OSError("x"))
+    report = rig.publisher.flush(5.0)
+    assert (len(report.failed), report.left_out) == (Failures.MOST, 3 * Failures.MOST)
+    assert len(rig.pending.failures._left_out) == 0
+    assert rig.publisher.flush(5.0).left_out == 0
 
 
 def test_publish_many_tells_each_result_in_order(rig: Rig) -> None:
@@ -145,10 +153,10 @@ def test_a_close_in_the_middle_of_publish_many_keeps_the_answers_so_far(rig: Rig
 
     thread = threading.Thread(target=run)
     thread.start()
-    wait_until(lambda: rig.pending._needs)
+    wait_until(lambda: rig.pending._waiting)
     rig.confirm(1)
     wait_until(lambda: len(rig.session.seen) == 11)
-    rig.pending.fail_all(rig.session.abandon(), lambda id: ClosedError("closed"))
+    rig.pending.fail_all(lambda id: ClosedError("closed"))
     thread.join(5.0)
     kinds = [type(result) for result in failed[0].results]
     assert kinds == [Receipt, *[PublishUnknownError] * 10, PublishNotSentError]
@@ -160,7 +168,7 @@ def test_everything_is_checked_before_anything_is_sent(rig: Rig) -> None:
     with pytest.raises(PublishRejectedError):
         rig.publisher.publish_many([Message("t", b"x"), Message("bad topic", b"x")], 1.0)
     assert rig.session.seen == []
-    assert rig.pending.issued == 0
+    assert rig.pending.published == 0
 
 
 def test_the_memory_of_known_topics_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,4 +176,26 @@ def test_the_memory_of_known_topics_is_bounded(rig: Rig, monkeypatch: pytest.Mon
     rig.pending.swap(rig.session)
     for number in range(10):
         rig.publisher.publish_nowait(f"t{number}", b"x")
-    assert len(rig.publisher._topics) <= 3
+        rig.confirm(1)
+    assert len(rig.pending.inbox.topics) <= 3
+
+
+def test_a_message_that_was_taken_back_is_never_sent_and_one_that_was_given_is_not_taken_back(rig: Rig) -> None:
+    early = rig.publisher.publish_async("t", b"early", None, None, None, 1.0)
+    assert early.cancel()
+    assert early.cancelled()
+    rig.pending.swap(rig.session)
+    late = rig.publisher.publish_async("t", b"late", None, None, None, 1.0)
+    wait_until(lambda: rig.session.taken)
+    assert not late.cancel()
+    rig.confirm(1)
+    assert late.result(5.0).confirmed
+    assert rig.session.seen == [late.number]
+    assert rig.pending.in_flight == 0
+
+
+def test_a_batch_says_not_sent_of_what_no_client_was_given(rig: Rig) -> None:
+    with pytest.raises(PublishManyError) as caught:
+        rig.publisher.publish_many([Message("t", b"x")] * 2, 0.05)
+    assert [type(result) for result in caught.value.results] == [PublishNotSentError] * 2
+    assert rig.pending.in_flight == 0

@@ -60,7 +60,7 @@ def test_connected_is_reached_only_by_trying() -> None:
             "is_healthy is_running consecutive_failures last_success_time last_failure_time detail not_served",
         ),
         (ReconnectStatus, "failure_count last_reconnect_time is_reconnecting attempt config"),
-        (FlushReport, "unanswered failed"),
+        (FlushReport, "unanswered failed left_out"),
         (CloseReport, "unanswered unhandled unfinished_threads"),
     ],
 )

@@ -16,8 +16,6 @@ from ...config import KafkaConfig
 from ...consuming.attachment import Attachment
 from ...errors import NotConnectedError, SessionRetired, SubscribeError
 from ...message import Delivery
-from ...publishing.records import Record
-from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
 from ..base import Prepared, SessionContext
 from .connecting import new_client
@@ -83,8 +81,6 @@ class KafkaSession:
         self._watch.start(self.outbox)
         self._progress = Progress(self.outbox, config.stall_timeout)
         self.producer = keep(producer)
-        # One call less for each message: the outbox's own method, signed the same.
-        self.publish = self.outbox.publish  # type: ignore[method-assign]
 
     # -- publishing ------------------------------------------------------------------------------
 
@@ -94,21 +90,9 @@ class KafkaSession:
         return self._lost
 
     @property
-    def unanswered_bytes(self) -> int:
-        """As `Session.unanswered_bytes`."""
-        return self.outbox.unanswered_bytes
-
-    def publish(self, record: Record) -> None:
-        """As `Session.publish`."""
-        self.outbox.publish(record)
-
-    def shortcut(self, door: Door, otherwise: PublishNowait) -> PublishNowait:
-        """As `Session.shortcut`."""
-        return self.outbox.shortcut(door, otherwise)
-
-    def unanswered(self, up_to: int) -> int:
-        """As `Session.unanswered`."""
-        return self.outbox.unanswered(up_to)
+    def publisher(self) -> Outbox:
+        """The outbox."""
+        return self.outbox
 
     # -- subscriptions ---------------------------------------------------------------------------
 
@@ -191,10 +175,10 @@ class KafkaSession:
         consumers = [feed.consumer for feed in self._running_feeds()]
         return (self.producer, self.topics.admin, *consumers)
 
-    def abandon(self, patience: float = 0.0) -> list[Record]:
+    def abandon(self, patience: float = 0.0) -> None:
         """As `Session.abandon`; the groups are left."""
         self._retire()
-        return self.outbox.abandon(patience)
+        self.outbox.retire(patience)
 
     def drain(self, timeout: float) -> None:
         """As `Session.drain`: fetch no more, and have all acknowledgements confirmed."""

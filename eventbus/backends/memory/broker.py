@@ -13,7 +13,7 @@ from ...consuming.in_hand import newest
 from ...consuming.subscriptions import Subscription
 from ...errors import PublishNotSentError
 from ...message import matches
-from ...publishing.records import Record
+from ...publishing.records import Record, topic_of
 from .groups import Group, Member
 from .topics import Topic
 
@@ -58,9 +58,9 @@ class MemoryBroker:
         if known is not None:
             offset, partition = divmod(known, self._config.partitions)
             return partition, offset, True
-        topic = self._topics.get(record[1])
+        topic = self._topics.get(topic_of(record))
         if topic is None:
-            topic = self._new_topic(record[1])
+            topic = self._new_topic(topic_of(record))
         if len(topic) >= self._most:
             self._make_room(topic, id)
         partition, offset = topic.add(record, id)

@@ -10,8 +10,7 @@ from ...consuming.attachment import Attachment
 from ...consuming.in_hand import InHandByIdentity
 from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
 from ...message import Delivery
-from ...publishing.records import Record
-from ...publishing.sink import Door, PublishNowait
+from ...publishing.records import Record, given_id_of, number_of, waiter_of
 from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Features, Prepared, SessionContext
 from .broker import Condition, MemoryBroker, broker_named
@@ -21,6 +20,10 @@ from .waiting import notify, pause, wait_answering
 
 FETCH = 256
 """Deliveries handed over at once, at most."""
+
+_Stored = tuple[int, int, bool] | PublishError
+"""Partition, offset and whether it was a duplicate; or why it was not stored."""
+_Answer = tuple[Record, _Stored]
 
 
 class MemoryBackend:
@@ -97,7 +100,6 @@ class MemorySession:
         self._on_lost = context.on_lost
         self._attached: dict[Attachment, _Attached] = {}
         self._unanswered: dict[int, Record] = {}
-        self._unanswered_bytes = 0
         self._retired = False
         self._drained = False
         self._lost: BaseException | None = None
@@ -114,39 +116,38 @@ class MemorySession:
         return self._lost
 
     @property
-    def unanswered_bytes(self) -> int:
-        """Payload bytes that a frozen broker has not answered."""
-        return self._unanswered_bytes
+    def publisher(self) -> MemorySession:
+        """This session."""
+        return self
 
-    def publish(self, record: Record) -> None:
+    def publish(self, records: Sequence[Record]) -> int:
         """Store, and answer at once; a frozen or mute broker answers later or never."""
-        broker = self._broker
+        broker, took = self._broker, 0
+        answers: list[_Answer] = []
         with broker.lock:
-            if broker.break_at is not None:
-                self._break_if_asked("publish")
-            if self._retired:
-                raise SessionRetired("the session has ended")
-            later = self._mute or self._unanswered or broker.delay or broker.condition is not Condition.UP
-            if later:
-                self._unanswered[record[0]] = record
-                self._unanswered_bytes += len(record[2])
-            else:
-                answer = self._store(record)
+            for record in records:
+                if broker.break_at is not None:
+                    self._break_if_asked("publish")
+                if self._retired:
+                    break
+                took += 1
+                if self._mute or self._unanswered or broker.delay or broker.condition is not Condition.UP:
+                    self._unanswered[number_of(record)] = record
+                else:
+                    answers.append((record, self._store(record)))
+            later = bool(self._unanswered)
+        self._answer(answers)
         if later:
-            self._answers.loaded()
             self.wake()
-            return
-        self._answer(record, answer)
         if broker.sleeping:
             broker.wake()
+        return took
 
-    def shortcut(self, door: Door, otherwise: PublishNowait) -> None:
-        """None."""
-
-    def unanswered(self, up_to: int) -> int:
-        """Accepted and unanswered records up to a number."""
+    def retire(self, patience: float = 0.0) -> None:
+        """Take nothing more; an answer that comes late is not told."""
         with self._broker.lock:
-            return sum(number <= up_to for number in self._unanswered)
+            self._retired = True
+            self._unanswered.clear()
 
     def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
         """Make the groups; topics that tests refuse are returned."""
@@ -230,16 +231,12 @@ class MemorySession:
             raise NotConnectedError("the fetching thread has died")
         return "memory broker answers"
 
-    def abandon(self, patience: float = 0.0) -> list[Record]:
-        """Leave all groups and hand back what is unanswered."""
+    def abandon(self, patience: float = 0.0) -> None:
+        """Leave all groups."""
+        self.retire()
         with self._broker.lock:
-            self._retired = True
-            records = [self._unanswered[number] for number in sorted(self._unanswered)]
-            self._unanswered.clear()
-            self._unanswered_bytes = 0
             self._leave()
         self.wake()
-        return records
 
     def drain(self, timeout: float) -> None:
         """Fetch no more; the partitions stay ours until what is in hand is acknowledged."""
@@ -306,18 +303,21 @@ class MemorySession:
             if self._retired:
                 raise NotConnectedError(str(self._lost or "the session has ended"))
 
-    def _store(self, record: Record) -> tuple[int, int, bool] | PublishError:
-        id = record[5] or f"{self._answers.origin}-{record[0]:012d}"
+    def _store(self, record: Record) -> _Stored:
         try:
-            return self._broker.store(record, id)
+            return self._broker.store(record, given_id_of(record) or f"{self._answers.origin}-{number_of(record):012d}")
         except PublishError as error:
             return error
 
-    def _answer(self, record: Record, answer: tuple[int, int, bool] | PublishError) -> None:
-        if isinstance(answer, PublishError):
-            self._answers.failed(record, answer)
-        else:
-            self._answers.confirmed(record, *answer)
+    def _answer(self, answers: Sequence[_Answer]) -> None:
+        self._answers.stored(
+            [record for record, stored in answers if waiter_of(record) is None and isinstance(stored, tuple)]
+        )
+        for record, stored in answers:
+            if isinstance(stored, PublishError):
+                self._answers.failed(record, stored)
+            elif waiter_of(record) is not None:
+                self._answers.confirmed(record, *stored)
 
     def _run(self) -> None:
         while True:
@@ -343,10 +343,8 @@ class MemorySession:
                 if number is None:
                     return
                 record = self._unanswered.pop(number)
-                self._unanswered_bytes -= len(record[2])
                 answer = self._store(record)
-            self._answer(record, answer)
-            self._answers.loaded()
+            self._answer([(record, answer)])
             self._broker.wake()
 
     def _fetch(self) -> bool:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
-from itertools import chain
 
 from ...errors import PublishRejectedError
-from ...publishing.records import Record
-from ..base import Answers
+from ...publishing.port import Answers
+from ...publishing.records import Record, number_of, topic_of
 from . import wire
 from .encoding import CoreEncoder
 from .publisher import Chunk, Publisher
@@ -26,19 +24,20 @@ class CorePublisher(Publisher):
         super().__init__(writer, answers, CoreEncoder(answers.origin), max_payload)
 
     def take(self) -> bytes:
-        """As `Source.take`."""
-        chunk = self._next_chunk()
-        if chunk is None:
+        """The next chunk as frames, with a PING behind it; b"" when there is none."""
+        if not self._queue:
             return b""
+        chunk = self._queue.popleft()
         self._sent.append((chunk, time.monotonic()))
         self._writer.pongs.append(self._on_pong)
-        return self._frames(chunk.records, _END)
+        return self._frames(chunk, _END)
 
     def refused(self, topic: str, text: str) -> None:
         """The server refused the oldest message on its way with this topic. Reader thread."""
         with self._lock:
             record = self._remove_oldest(topic)
-        if record is not None:
+            retired = self._retired
+        if record is not None and not retired:
             self._answers.failed(record, PublishRejectedError(text, self._id_of(record)))
 
     def oldest(self) -> float | None:
@@ -48,27 +47,18 @@ class CorePublisher(Publisher):
 
     def _remove_oldest(self, topic: str) -> Record | None:
         for chunk, _ in self._sent:
-            for position, record in enumerate(chunk.records):
-                if record[1] == topic:
-                    del chunk.records[position]
+            for position, record in enumerate(chunk):
+                if topic_of(record) == topic:
+                    del chunk[position]
                     return record
         return None
-
-    def _absorbed(self) -> Iterable[Record]:
-        chunks = chain((chunk for chunk, _ in self._sent), self._queue)
-        return chain.from_iterable(chunk.records for chunk in chunks)
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._sent.clear()
 
     def _on_pong(self) -> None:
         with self._lock:
             if not self._sent:
-                return  # abandoned
+                return
             chunk, _ = self._sent.popleft()
-            self._bytes -= chunk.size
             if self._blocks:
-                for record in chunk.records:
-                    self._blocks.pop(record[0], None)
-        self._answers.sent(chunk.records)
+                for record in chunk:
+                    self._blocks.pop(number_of(record), None)
+        self._answers.sent(chunk)

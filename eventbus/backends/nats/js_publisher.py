@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from itertools import chain, repeat
+from itertools import repeat
 
 from attrs import define, field
 
 from ...errors import NotConnectedError, PublishRejectedError
-from ...publishing.records import Record
-from ..base import Answers
+from ...publishing.port import Answers
+from ...publishing.records import Record, number_of, topic_of
 from . import wire
 from .connection import Connection
 from .encoding import JetStreamEncoder
 from .pubacks import PubAck, Verdict, parse_ack
-from .publisher import Chunk, Publisher, number_of
+from .publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Lane:
 
 
 class JetStreamPublisher(Publisher):
-    """A record is in `_out` (accepted), in the ledger (on the wire) or held in its lane; never in two.
+    """A record is queued, in the ledger (on the wire) or held in its lane; never in two.
 
     submit(call, *args): runs blocking work elsewhere.
     """
@@ -74,9 +74,9 @@ class JetStreamPublisher(Publisher):
         self._timer.every(_LOOK_EVERY, self._resend_old)
 
     def take(self) -> bytes:
-        """As `Source.take`."""
-        while (chunk := self._next_chunk()) is not None:
-            records = self._hold_back(chunk.records)
+        """The next chunk as frames, noted as being on the wire; b"" when there is none."""
+        while self._queue:
+            records = self._hold_back(self._queue.popleft())
             if records:
                 entries = zip(records, repeat(time.monotonic()), strict=False)
                 self._ledger.update(zip(map(number_of, records), entries, strict=True))
@@ -86,11 +86,13 @@ class JetStreamPublisher(Publisher):
     def refused(self, topic: str, text: str) -> None:
         """The server refused the oldest message on its way with this topic. Reader thread."""
         with self._lock:
-            found = next((record for record, _ in self._ledger.values() if record[1] == topic), None)
+            found = next((record for record, _ in self._ledger.values() if topic_of(record) == topic), None)
+            if self._retired:
+                found = None
             if found is not None:
                 self._settle(found)
-                self._blocks.pop(found[0], None)
-                self._probe_answered(found[0], stored=False)
+                self._blocks.pop(number_of(found), None)
+                self._probe_answered(number_of(found), stored=False)
         if found is not None:
             self._reject([found], text)
 
@@ -99,31 +101,25 @@ class JetStreamPublisher(Publisher):
         with self._lock:
             return next((sent for _, sent in self._ledger.values()), None)
 
-    def _absorbed(self) -> Iterable[Record]:
-        sent = (record for record, _ in self._ledger.values())
-        queued = chain.from_iterable(chunk.records for chunk in self._queue)
-        held = chain.from_iterable(lane.held for lane in self._lanes.values())
-        return chain(sent, queued, held)
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._ledger = {}
-        self._lanes = {}
-        self._shut = set()
-        self._probes = {}
+    def retire(self, patience: float = 0.0) -> None:
+        """Take and send nothing more; what is on the wire is still confirmed by its answer."""
+        super().retire(patience)
+        with self._lock:
+            self._lanes = {}
+            self._shut = set()
+            self._probes = {}
 
     def _let_out(self, record: Record) -> bool:
         lane = self._lane_of(record)
         if not lane.closed:
             return super()._let_out(record)
         lane.held.append(record)
-        self._bytes += len(record[2])
         if not lane.ensured:
             self._look(lane)
         return False
 
     def _lane_of(self, record: Record) -> Lane:
-        token = record[1].partition(".")[0]
+        token = topic_of(record).partition(".")[0]
         lane = self._lanes.get(token)
         if lane is None:
             lane = self._lanes[token] = Lane(token)
@@ -137,7 +133,7 @@ class JetStreamPublisher(Publisher):
         going = []
         for record in records:
             lane = self._lane_of(record)
-            if lane.closed and record[0] not in self._probes:
+            if lane.closed and number_of(record) not in self._probes:
                 lane.held.append(record)
             else:
                 going.append(record)
@@ -146,13 +142,12 @@ class JetStreamPublisher(Publisher):
     def _send_first(self, records: list[Record]) -> None:
         """Queue records that are counted already, in front of what came later."""
         pieces = [records[start : start + _PIECE] for start in range(0, len(records), _PIECE)]
-        self._queue.extendleft(Chunk(piece, 0) for piece in reversed(pieces))
+        self._queue.extendleft(reversed(pieces))
         self._writer.flush()
 
     def _settle(self, record: Record) -> None:
         """A record on the wire has its answer."""
-        del self._ledger[record[0]]
-        self._bytes -= len(record[2])
+        del self._ledger[number_of(record)]
 
     # -- answers, on the reader thread ------------------------------------------------------------------
 
@@ -165,6 +160,8 @@ class JetStreamPublisher(Publisher):
                 if entry is None:
                     continue
                 ack = parse_ack(block, payload)
+                if self._retired and ack.verdict is not Verdict.STORED:
+                    continue  # others have the record by now
                 if ack.verdict is Verdict.NOISE:
                     self._report_noise(entry[0], ack)
                 elif self._is_final(entry[0], ack):
@@ -185,24 +182,24 @@ class JetStreamPublisher(Publisher):
             return False
         self._settle(record)
         if self._blocks:
-            self._blocks.pop(record[0], None)
+            self._blocks.pop(number_of(record), None)
         if self._probes:
-            self._probe_answered(record[0], ack.verdict is Verdict.STORED)
+            self._probe_answered(number_of(record), ack.verdict is Verdict.STORED)
         return True
 
     def _report_noise(self, record: Record, ack: PubAck) -> None:
         if not self._noise:
             self._noise = True
-            logger.warning("somebody answers messages on %r, but not as JetStream does: %s", record[1], ack.text)
+            logger.warning("somebody answers messages on %r, but not as JetStream does: %s", topic_of(record), ack.text)
 
     # -- sending again, under the lock ------------------------------------------------------------------
 
     def _send_again(self, record: Record, reason: str, full: bool = False) -> None:
         """A record in the ledger goes back to its lane, which closes."""
-        del self._ledger[record[0]]
+        del self._ledger[number_of(record)]
         lane = self._lane_of(record)
         lane.held.append(record)
-        if self._probes.pop(record[0], None) is not None:
+        if self._probes.pop(number_of(record), None) is not None:
             lane.probe = None
         if not lane.closed:
             logger.info("sending again to %r: %s", lane.token, reason)
@@ -243,15 +240,15 @@ class JetStreamPublisher(Publisher):
                 return
             first = min(waiting, key=number_of)
             lane.held = [record for record in waiting if record is not first]
-            lane.probe = first[0]
-            self._probes[first[0]] = lane
+            lane.probe = number_of(first)
+            self._probes[number_of(first)] = lane
             self._send_first([first])
 
     def _collect(self, lane: Lane) -> list[Record]:
         """Take all unanswered records of a lane off the wire's ledger, and count them as held."""
         flying = [record for record, _ in self._ledger.values() if self._lane_of(record) is lane]
         for record in flying:
-            del self._ledger[record[0]]
+            del self._ledger[number_of(record)]
         lane.held += flying
         return lane.held
 
@@ -277,7 +274,9 @@ class JetStreamPublisher(Publisher):
         """The timer: what got no answer goes out again."""
         before = time.monotonic() - UNANSWERED
         with self._lock:
-            old = []
+            old: list[Record] = []
+            if self._retired:
+                return
             for record, sent in self._ledger.values():
                 if sent > before:
                     break
@@ -292,7 +291,7 @@ class JetStreamPublisher(Publisher):
             return
         lane.looking = True
         lane.looked_at = time.monotonic()
-        self._submit(self._find_stream, lane, min(lane.held, key=number_of)[1])
+        self._submit(self._find_stream, lane, topic_of(min(lane.held, key=number_of)))
 
     def _find_stream(self, lane: Lane, topic: str) -> None:
         """The helper thread."""
@@ -309,7 +308,6 @@ class JetStreamPublisher(Publisher):
             rejected = self._found(lane, known, refusal is not None)
         if refusal is not None:
             self._reject(rejected, refusal)
-        self._answers.loaded()
 
     def _found(self, lane: Lane, known: bool, refused: bool) -> list[Record]:
         lane.looking = False
@@ -319,7 +317,6 @@ class JetStreamPublisher(Publisher):
         if refused:
             self._lanes.pop(lane.token, None)
             self._shut.discard(lane.token)
-            self._bytes -= sum(len(record[2]) for record in lane.held)
             return lane.held
         if not known:
             self._schedule(lane)

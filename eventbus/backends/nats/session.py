@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ...config import NatsConfig
 from ...consuming.attachment import Attachment
 from ...errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
 from ...message import Delivery
-from ...publishing.records import Record
 from ...threads import Deadline, OrderedWorker, StopToken
 from ..base import Prepared, SessionContext
 from . import wire
@@ -36,9 +35,6 @@ Publishing = CorePublisher | JetStreamPublisher
 class NatsSession:
     """What core NATS and JetStream have in common. Made by the backend; see `Session` for the promises."""
 
-    publish: Callable[[Record], None]
-    """As `Session.publish`."""
-
     def __init__(self, link: Link, config: NatsConfig, context: SessionContext, pool: ServerPool) -> None:
         self._config = config
         self._context = context
@@ -60,8 +56,6 @@ class NatsSession:
         self._connection = Connection(link, context.bus, hooks)
         self._helper = OrderedWorker(f"eventbus.{context.bus}.nats-helper", self._report_failure)
         self._publisher = self._make_publisher()
-        self.publish = self._publisher.publish
-        self.shortcut = self._publisher.shortcut
         self._take_info(self._connection.info)
         self._connection.start(config.ping_interval, config.max_pings_out)
 
@@ -84,13 +78,9 @@ class NatsSession:
         return self._connection.lost
 
     @property
-    def unanswered_bytes(self) -> int:
-        """As `Session.unanswered_bytes`."""
-        return self._publisher.unanswered_bytes
-
-    def unanswered(self, up_to: int) -> int:
-        """As `Session.unanswered`."""
-        return self._publisher.unanswered(up_to)
+    def publisher(self) -> Publishing:
+        """What publishes on this link."""
+        return self._publisher
 
     def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
         """As `Session.prepare`: asks the server whether we may read these topics."""
@@ -152,9 +142,9 @@ class NatsSession:
     def _probe_more(self, deadline: Deadline, stop: StopToken) -> None:
         """What else must answer."""
 
-    def abandon(self, patience: float = 0.0) -> list[Record]:
+    def abandon(self, patience: float = 0.0) -> None:
         """As `Session.abandon`."""
-        records = self._publisher.abandon()
+        self._publisher.retire(patience)
         with self._lock:
             feeds = list(self._feeds.values())
             self._feeds.clear()
@@ -162,7 +152,6 @@ class NatsSession:
             self._abandoned_feeds += feeds
         for feed in feeds:
             feed.closed = not feed.shares
-        return records
 
     def drain(self, timeout: float) -> None:
         """As `Session.drain`."""

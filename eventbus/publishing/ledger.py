@@ -1,0 +1,91 @@
+"""Every record that the sender has taken in and that has no answer: the one truth about what is in flight."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice, repeat
+
+from .inbox import SMALL, Inbox
+from .marks import FlushWaiter, Marks
+from .records import Record, number_of, sizes_of
+
+
+class Ledger:
+    """Written by threads of ours alone, under a lock that no caller ever needs; anybody may read the figures.
+
+    `on_room()` is called when records were answered, on the thread that brought the answers.
+    """
+
+    def __init__(self, inbox: Inbox, max_records: int, max_bytes: int, on_room: Callable[[], object]) -> None:
+        self.records: dict[int, Record] = {}
+        """By number, in the order of their coming in."""
+        self.entered = 0
+        """How many ever came in."""
+        self.bytes = 0
+        self.moving = 0
+        """So many records may be in the inbox and here at this moment."""
+        self._inbox = inbox
+        self._max_records = max_records
+        self._safe_bytes = max_bytes * 3 // 4
+        self._on_room = on_room
+        self._lock = threading.Lock()
+        self._open = False
+        self.quick = False
+        """Whether publishers may come in without a look at anything but the room. Written by anybody."""
+        self._answering: set[int] = set()
+        """Numbers of records that are out of the map, and whose waiters are being told."""
+        self._marks = Marks()
+
+    def let_in(self, open: bool) -> None:
+        """Whether publishers may come in at all."""
+        with self._lock:
+            self._open = open
+            self._set_room(len(self.records))
+
+    def enter(self, most: int) -> list[Record]:
+        """Move up to so many records out of the inbox. The sender's thread."""
+        waiting = self._inbox.records
+        batch = list(islice(waiting, most))
+        with self._lock:
+            self.bytes += sizes_of(batch)
+            self._set_room(len(self.records) + len(batch))
+            self.moving = len(batch)
+            self.records.update(zip(map(number_of, batch), batch, strict=True))
+            deque(islice(iter(waiting.popleft, None), len(batch)), maxlen=0)
+            self.entered += len(batch)
+            self.moving = 0
+        return batch
+
+    def take(self, records: Iterable[Record], note: Callable[[list[Record]], object]) -> list[Record]:
+        """Take records out that get their answer now; those that were not in have one, and are left out.
+
+        `note(taken)` is called under the lock, before anybody who waits can go on. `told` has to follow.
+        """
+        with self._lock:
+            taken = list(filter(None, map(self.records.pop, map(number_of, records), repeat(None))))
+            self.bytes -= sizes_of(taken)
+            self._answering.update(map(number_of, taken))
+            self._set_room(len(self.records))
+            note(taken)
+        return taken
+
+    def told(self, taken: Sequence[Record]) -> None:
+        """Whoever waited for these has been told."""
+        with self._lock:
+            self._answering.difference_update(map(number_of, taken))
+            if self._marks:
+                self._marks.answered(map(number_of, taken))
+        self._on_room()
+
+    def mark(self, waiter: FlushWaiter) -> None:
+        """Release a waiter once everything that is here now is answered. The sender's thread."""
+        with self._lock:
+            self._marks.add(waiter, chain(self.records, self._answering))
+
+    def _set_room(self, unanswered: int) -> None:
+        room = min(self._max_records - unanswered, (self._safe_bytes - self.bytes) // SMALL)
+        self._inbox.room = max(0, room) if self._open and self.quick else 0
+        if not self.quick:  # it was ended in this moment, and that is what counts
+            self._inbox.room = 0

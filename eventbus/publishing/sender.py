@@ -1,0 +1,218 @@
+"""The one thread that gives records to a session, in order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from ..errors import SessionRetired
+from ..threads import join_all, spawn
+from .inbox import SMALL, Inbox
+from .ledger import Ledger
+from .port import PublishingPort
+from .records import Record, number_of, payload_of, waiter_of
+
+logger = logging.getLogger(__name__)
+
+SLICE = 5000
+"""Records given to a port at a time."""
+MOST = 10_000
+"""Records taken in at a time."""
+NAP = 0.5
+"""Seconds after which a sender that nobody woke looks again: whoever appends may be interrupted before he wakes it."""
+
+
+class Sender:
+    """Moves records from the inbox to the ledger and on to the port of the current session.
+
+    Everything that is not marked otherwise runs on its thread, or, before `start`, on the thread of whoever
+    asks for it. withdrawn(records): these are taken back. failed(record, error): a port broke its contract.
+    unwanted(records): no port took these, nor did any before.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        ledger: Ledger,
+        withdrawn: Callable[[Sequence[Record]], object],
+        failed: Callable[[Record, Exception], object],
+        unwanted: Callable[[Sequence[Record]], object],
+    ) -> None:
+        self._inbox = inbox
+        self._ledger = ledger
+        self._withdrawn = withdrawn
+        self._failed = failed
+        self._unwanted = unwanted
+        self.port: PublishingPort | None = None
+        """Where new records go; None: they stay in the ledger."""
+        self.ungiven: set[int] = set()
+        """Numbers of records in the ledger that were never given to a client."""
+        self.ended = False
+        """Nothing is taken out of the inbox any more."""
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    # -- any thread ------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """Run on a thread called `name` from now on; once it runs nothing happens."""
+        if self._thread is None or not self._thread.is_alive():
+            self.ended = self._stopping = False
+            self._thread = spawn(name, self._run)
+
+    def close(self, timeout: float) -> tuple[str, ...]:
+        """End the thread, within `timeout` seconds; its name if it goes on. `start` begins anew."""
+        thread = self._thread
+        if thread is None:
+            self.work()
+            self.ended = True
+            return ()
+        self._stopping = True
+        self._inbox.wake()
+        return join_all([thread], timeout)
+
+    def call(self, work: Callable[[], object], timeout: float) -> None:
+        """Have `work` done by the sender and wait for it, up to `timeout` seconds; raises what it raises.
+
+        On threads of ours only. TimeoutError: it is done later.
+        """
+        if self._thread is None or not self._thread.is_alive():
+            self._take_in()
+            work()
+            return
+        done = threading.Lock()
+        done.acquire()
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                done.release()
+
+        self._inbox.ask(run)
+        if not done.acquire(timeout=timeout):
+            raise TimeoutError("the sender thread is busy")
+        if errors:
+            raise errors.pop()
+
+    # -- the sender's thread ---------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Do what there is to do now."""
+        inbox = self._inbox
+        while not inbox.is_empty:
+            if inbox.requests:
+                request = inbox.requests.popleft()
+                self._take_in()
+                request()
+            self._take_back()
+            if inbox.records:
+                self._pass_on()
+
+    def switch(self, port: PublishingPort) -> None:
+        """Give a new port everything unanswered, in order; it is where new records go then.
+
+        What comes meanwhile waits in the inbox, so this ends whatever publishers do. SessionRetired: the
+        port died; what it took, and all the rest, is for the next one.
+        """
+        self.port = None
+        records, ungiven = self._ledger.records, self.ungiven
+        again = list(records.values())
+        for start in range(0, len(again), SLICE):
+            piece = [record for record in again[start : start + SLICE] if number_of(record) in records]
+            fresh = [record for record in piece if number_of(record) in ungiven]
+            took, going = self._give(port, piece, fresh)
+            ungiven.difference_update(map(number_of, going[:took]))
+            if took < len(going):
+                raise SessionRetired("the session takes nothing more")
+        ungiven.clear()
+        self.port = port
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._inbox.wait(NAP)
+            self._work_on()
+        self.ended = True
+        self._work_on()  # whoever appended before he could see that it has ended
+
+    def _work_on(self) -> None:
+        try:
+            self.work()
+        except Exception:  # a bug of ours may cost one step, never the thread that all publishing rests on
+            logger.exception("the sender thread goes on after an error")
+
+    def _take_in(self) -> None:
+        """Take in all that was accepted so far, and give it away."""
+        for _ in range(len(self._inbox.records) // MOST + 1):
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        inbox = self._inbox
+        batch = self._ledger.enter(MOST)
+        if inbox.largest > SMALL:
+            inbox.largest = max(map(len, map(payload_of, inbox.records.copy())), default=SMALL)
+        for start in range(0, len(batch), SLICE):
+            piece = batch[start : start + SLICE]
+            if self.port is None:
+                self._park(piece)
+            else:
+                took, going = self._give(self.port, piece, piece)
+                if took < len(going):
+                    self.port = None
+                    self._park(going[took:])
+
+    def _park(self, records: Sequence[Record]) -> None:
+        """No client was given these: they wait for the next one, unless they are not wanted."""
+        self.ungiven.update(map(number_of, records))
+        self._unwanted(records)
+
+    def _give(
+        self, port: PublishingPort, records: Sequence[Record], fresh: Sequence[Record]
+    ) -> tuple[int, Sequence[Record]]:
+        """How many the port took, and of which. fresh: those of the records that no client was given before."""
+        going = records
+        if any(map(waiter_of, fresh)):
+            lost = [record for record in fresh if not _claim(record)]
+            if lost:
+                self._withdrawn(lost)
+                going = [record for record in records if record not in lost]
+        if not going:
+            return 0, going
+        try:
+            took = port.publish(going)
+        except Exception as error:
+            logger.exception("a publisher failed, instead of saying how many it took")
+            for record in going:
+                self._failed(record, error)
+            return len(going), going
+        if took < len(going):
+            _give_back(going[took:], fresh)
+        return took, going
+
+    def _take_back(self) -> None:
+        withdrawn = self._inbox.withdrawn
+        while withdrawn:
+            record = self._ledger.records.get(withdrawn[0].number)
+            if record is None and self._inbox.records:
+                self._take_in()
+                record = self._ledger.records.get(withdrawn[0].number)
+            if record is not None:
+                self._withdrawn([record])
+            withdrawn.popleft()
+
+
+def _claim(record: Record) -> bool:
+    waiter = waiter_of(record)
+    return waiter is None or waiter.claim()
+
+
+def _give_back(records: Sequence[Record], fresh: Sequence[Record]) -> None:
+    claimed = set(map(number_of, fresh))
+    for record in records:
+        waiter = waiter_of(record)
+        if waiter is not None and number_of(record) in claimed:
+            waiter.give_back()
