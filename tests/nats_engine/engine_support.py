@@ -14,7 +14,7 @@ from eventbus.backends.nats import NatsBackend
 from eventbus.config import NatsConfig
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.message import Delivery, IdMint
-from eventbus.publishing.records import Record
+from eventbus.publishing.records import Record, number_of
 from eventbus.testing import wait_until
 from eventbus.threads import StopToken
 
@@ -28,6 +28,7 @@ class FakeBus:
         self.next_number = mint.next_number
         self.stop = StopToken()
         self.timeout = timeout
+        self.made: list[Record] = []
         self.was_sent: list[Record] = []
         self.was_confirmed: list[tuple[Record, Any, int, bool]] = []
         self.was_failed: list[tuple[Record, Exception]] = []
@@ -45,8 +46,8 @@ class FakeBus:
     def failed(self, record: Record, error: Exception) -> None:
         self.was_failed.append((record, error))
 
-    def loaded(self) -> None:
-        pass
+    def stored(self, records: Sequence[Record]) -> None:
+        raise NotImplementedError
 
     # -- SessionContext --------------------------------------------------------------------------
 
@@ -74,7 +75,14 @@ class FakeBus:
         headers: dict[str, str] | None = None,
         id: str | None = None,
     ) -> Record:
-        return Record(self.next_number(), topic, payload, key, headers, id, None)
+        self.made.append(Record(self.next_number(), topic, payload, key, headers, id, None))
+        return self.made[-1]
+
+    @property
+    def unanswered(self) -> list[Record]:
+        answers = [*self.was_sent, *(one[0] for one in self.was_confirmed), *(one[0] for one in self.was_failed)]
+        numbers = {number_of(record) for record in answers}
+        return [record for record in self.made if record.number not in numbers]
 
     def publish_all(self, session: Any, topic: str, count: int, start: int = 0) -> list[Record]:
         """Publish `count` messages with the payloads `start`, `start + 1`, ..."""
