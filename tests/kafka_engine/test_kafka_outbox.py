@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,15 +11,9 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from eventbus.backends.kafka import outbox as outbox_module
-from eventbus.backends.kafka.outbox import BUSY, ID_HEADER, Outbox
+from eventbus.backends.kafka.outbox import ID_HEADER, Outbox
 from eventbus.backends.kafka.problems import ClientErrors
-from eventbus.errors import (
-    NotConnectedError,
-    PublishNotSentError,
-    PublishRejectedError,
-    PublishUnknownError,
-    SessionRetired,
-)
+from eventbus.errors import NotConnectedError, PublishNotSentError, PublishRejectedError
 from eventbus.publishing.records import Record
 from eventbus.testing import wait_until
 
@@ -92,17 +85,14 @@ class FakeAnswers:
         self.was_confirmed: list[int] = []
         self.was_failed: list[tuple[int, Exception]] = []
 
-    def stored(self, count: int) -> None:
-        self.stored_count += count
+    def stored(self, records: Any) -> None:
+        self.stored_count += len(records)
 
     def confirmed(self, record: Any, partition: int, offset: int) -> None:
         self.was_confirmed.append(record[0])
 
     def failed(self, record: Any, error: Exception) -> None:
         self.was_failed.append((record[0], error))
-
-    def loaded(self) -> None:
-        pass
 
 
 class Box:
@@ -119,12 +109,14 @@ class Box:
         )
         self.outbox.ready.add("t")
 
-    def publish(self, *numbers: int, topic: str = "t", waiter: Any = None) -> None:
-        for number in numbers:
-            self.outbox.publish(Record(number, topic, b"%d" % number, None, None, None, waiter))
+    def publish(self, *numbers: int, topic: str = "t", waiter: Any = None) -> int:
+        """How many were taken."""
+        return self.outbox.publish(
+            [Record(number, topic, b"%d" % number, None, None, None, waiter) for number in numbers]
+        )
 
     def is_settled(self) -> bool:
-        return self.outbox.ledger.inside == 0 and self.outbox.unanswered_bytes == 0 == self.outbox.in_flight
+        return self.outbox.in_flight == 0 and self.outbox.answered == self.outbox._taken
 
 
 @pytest.fixture
@@ -139,7 +131,6 @@ def test_every_way_to_an_answer_is_counted_once(box: Box, monkeypatch: pytest.Mo
     box.publish(*range(300))
     box.publish(300, waiter=object())
     box.publish(301, 302)
-    assert box.outbox.unanswered_bytes == sum(len(str(number)) for number in range(303))
     assert box.outbox.in_flight == 303
     box.producer.answer(301)
     wait_until(lambda: box.answers.stored_count == 300)
@@ -156,38 +147,15 @@ def test_every_way_to_an_answer_is_counted_once(box: Box, monkeypatch: pytest.Mo
         (KafkaException(TOO_LARGE), PublishRejectedError),
         (KafkaException(TIMED_OUT), PublishNotSentError),
         (BufferError(), PublishNotSentError),
-        (RuntimeError("closed"), SessionRetired),
     ):
-        box.producer.refuses[400] = error
-        with pytest.raises(kind):
-            box.publish(400)
-    assert box.is_settled()
-    assert box.answers.stored_count == 301
-
-
-def test_what_comes_back_is_sent_again_however_much_is_published(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While publishers serve the reports the thread for it stays away, but not from this."""
-    monkeypatch.setattr(outbox_module, "RESEND_EVERY", 0.0)
-    box.publish(0)
-    stop = threading.Event()
-
-    def keep_busy() -> None:
-        while not stop.is_set():
-            for _ in range(2 * BUSY):
-                box.outbox.ledger.current.enter()
-                box.outbox.ledger.current.leave()
-            stop.wait(0.001)
-
-    busy = threading.Thread(target=keep_busy, daemon=True)
-    busy.start()
-    try:
-        stop.wait(0.1)
-        box.producer.answer(1, TIMED_OUT)
-        box.outbox.look_for_reports()
-        wait_until(lambda: box.producer.numbers == [0, 0], 2.0)
-    finally:
-        stop.set()
-        busy.join(5.0)
+        box.producer.refuses[401] = error
+        assert box.publish(400, 401, 402) == 3
+        assert (box.answers.was_failed[-1][0], type(box.answers.was_failed[-1][1])) == (401, kind)
+    box.producer.refuses[501] = RuntimeError("closed")
+    assert box.publish(500, 501, 502) == 1
+    box.producer.answer()
+    wait_until(box.is_settled)
+    assert box.answers.stored_count == 308
 
 
 def test_records_wait_for_their_topic_in_order(box: Box) -> None:
@@ -219,24 +187,26 @@ def test_a_topic_stays_held_while_the_producer_takes_nothing(box: Box, error: Ba
     assert (box.producer.numbers, box.outbox.held_topics) == ([1, 2, 3], [])
 
 
-@pytest.mark.parametrize(("patience", "back"), [(0.0, [2, 3, 4, 5, 6]), (10.0, [4, 5, 6])])
-def test_a_broker_at_work_may_go_on_answering_before_the_rest_is_handed_back(
-    box: Box, monkeypatch: pytest.MonkeyPatch, patience: float, back: list[int]
+@pytest.mark.parametrize(("patience", "answered"), [(0.0, [1]), (10.0, [1, 2, 3])])
+def test_a_broker_at_work_may_go_on_answering_before_the_end(
+    box: Box, monkeypatch: pytest.MonkeyPatch, patience: float, answered: list[int]
 ) -> None:
     answers = iter([1, 1, 1, 0, 3])
 
     def flush(timeout: float) -> int:
-        with suppress(SessionRetired):
-            box.publish(6)  # refused from the second time on, which is not an answer
+        box.publish(6)  # not taken from the second time on
         box.producer.answer(next(answers, 0))
         return FakeProducer.flush(box.producer, timeout)
 
     monkeypatch.setattr(box.producer, "flush", flush)
-    box.publish(*range(1, 6))
-    assert [record[0] for record in box.outbox.abandon(patience)] == back
+    assert box.publish(*range(1, 6)) == 5
+    box.outbox.retire(patience)
+    assert box.answers.stored_count == len(answered)
+    assert box.answers.was_failed == []
+    assert len(box.producer) == 0
 
 
-def test_everything_without_an_answer_is_handed_back_in_order(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_end_it_takes_nothing_and_says_nothing_of_failures(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "RESEND_EVERY", 60.0)
     box.publish(1, 2)
     box.publish(3, topic="new")
@@ -245,23 +215,26 @@ def test_everything_without_an_answer_is_handed_back_in_order(box: Box, monkeypa
     box.outbox._resend_at = float("inf")
     box.producer.answer(1, TIMED_OUT)
     wait_until(lambda: box.outbox._returned)
-    assert [record[0] for record in box.outbox.abandon()] == [2, 3, 4, 5]
+    box.outbox.retire()
     assert box.answers.stored_count == 1
-    assert box.outbox.abandon() == []
-    assert box.outbox.unanswered_bytes == 0
     for topic in ("t", "new", "newer"):
-        with pytest.raises(SessionRetired):
-            box.publish(6, topic=topic)
+        assert box.publish(6, topic=topic) == 0
+    box.outbox.topic_refused("new", NotConnectedError("no"))
+    assert box.answers.was_failed == []
+    box.outbox.retire()
 
 
-def test_a_report_that_comes_after_the_end_is_an_unknown_answer(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("error", "confirmed"), [(PURGED, []), (TOO_LARGE, []), (None, [1])])
+def test_of_reports_that_come_after_the_end_only_good_ones_are_told(
+    box: Box, monkeypatch: pytest.MonkeyPatch, error: Any, confirmed: list[int]
+) -> None:
     monkeypatch.setattr(outbox_module, "_EMPTY_WITHIN", 0.05)
     monkeypatch.setattr(FakeProducer, "purge", lambda self: None)
-    box.publish(1)
-    assert box.outbox.abandon() == []
-    box.producer.answer(error=PURGED)
-    box.producer.poll(0.0)
-    assert isinstance(box.answers.was_failed[0][1], PublishUnknownError)
+    box.publish(1, waiter=object())
+    box.outbox.retire()
+    box.producer.answer(error=error)
+    box.outbox.look_for_reports()
+    assert (box.answers.was_confirmed, box.answers.was_failed) == (confirmed, [])
 
 
 def test_a_fatal_error_is_told_once_and_shuts_the_door(box: Box) -> None:
@@ -269,10 +242,10 @@ def test_a_fatal_error_is_told_once_and_shuts_the_door(box: Box) -> None:
     box.producer.answer(error=FATAL)
     wait_until(lambda: box.fatal)
     box.errors.note(FATAL)
-    with pytest.raises(SessionRetired):
-        box.publish(2)
+    assert box.publish(2) == 0
     assert len(box.fatal) == 1
-    assert [record[0] for record in box.outbox.abandon()] == [1]
+    box.outbox.retire()
+    assert box.answers.was_failed == []
 
 
 # -- watchdogs -----------------------------------------------------------------------------------

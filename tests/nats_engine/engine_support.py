@@ -16,7 +16,7 @@ from eventbus.config import NatsConfig
 from eventbus.consuming.attachment import Attachment
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.message import Delivery, IdMint
-from eventbus.publishing.records import Record
+from eventbus.publishing.records import Record, number_of
 from eventbus.testing import wait_until
 from eventbus.threads import StopToken
 
@@ -30,6 +30,7 @@ class FakeBus:
         self.next_number = mint.next_number
         self.stop = StopToken()
         self.timeout = timeout
+        self.made: list[Record] = []
         self.was_sent: list[Record] = []
         self.was_confirmed: list[tuple[Record, Any, int, bool]] = []
         self.was_failed: list[tuple[Record, Exception]] = []
@@ -47,8 +48,8 @@ class FakeBus:
     def failed(self, record: Record, error: Exception) -> None:
         self.was_failed.append((record, error))
 
-    def loaded(self) -> None:
-        pass
+    def stored(self, records: Sequence[Record]) -> None:
+        raise NotImplementedError
 
     # -- SessionContext --------------------------------------------------------------------------
 
@@ -77,7 +78,14 @@ class FakeBus:
         id: str | None = None,
     ) -> Record:
         fields = None if headers is None else tuple((name, value.encode()) for name, value in headers.items())
-        return Record(self.next_number(), topic, payload, key, fields, id, None)
+        self.made.append(Record(self.next_number(), topic, payload, key, fields, id, None))
+        return self.made[-1]
+
+    @property
+    def unanswered(self) -> list[Record]:
+        answers = [*self.was_sent, *(one[0] for one in self.was_confirmed), *(one[0] for one in self.was_failed)]
+        numbers = {number_of(record) for record in answers}
+        return [record for record in self.made if record.number not in numbers]
 
     def publish_all(self, session: Any, topic: str, count: int, start: int = 0) -> list[Record]:
         """Publish `count` messages with the payloads `start`, `start + 1`, ..."""

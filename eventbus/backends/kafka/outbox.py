@@ -32,7 +32,7 @@ _LAST_FLUSH = 0.15
 _EMPTY_WITHIN = 3.0
 _CLOSE_WITHIN = 1.0
 
-_Report = tuple[Record, "KafkaError | None", "int | None", "int | None"]
+_Report = tuple[Record, "KafkaError | None", Message]
 
 
 def _refuse(*args: object) -> None:
@@ -261,7 +261,7 @@ class Outbox:
             if error is None and waiter_of(record) is None:
                 stored(record)
             else:
-                reports((record, error, message.partition(), message.offset()))
+                reports((record, error, message))
 
         return report
 
@@ -290,11 +290,11 @@ class Outbox:
             with self._lock:
                 self.answered += len(stored)
             self._answers.stored(stored)
-        for record, error, partition, offset in _drained(self._reports):
+        for record, error, message in _drained(self._reports):
             if error is None:
                 with self._lock:
                     self.answered += 1
-                self._answers.confirmed(record, partition or 0, offset or 0)
+                self._answers.confirmed(record, message.partition() or 0, message.offset() or 0)
             elif is_permanent(error):
                 if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                     self.ready.discard(topic_of(record))
