@@ -243,6 +243,44 @@ def test_an_interrupted_close_is_done_by_the_next_one(make_bus: MakeBus, interru
     interrupts.check()
 
 
+def test_an_interrupted_open_can_be_called_again(make_bus: MakeBus, interrupts: Interrupts) -> None:
+    topic = fresh("open")
+    interrupts.measure(make_bus().open, make_bus().open)
+    for _ in range(interrupts.number):
+        bus = make_bus()
+        where = interrupts.interrupt(bus.open)
+        bus.open(3.0)
+        assert_well(bus, topic, f"open at {where}")
+        assert_closes(bus, f"open at {where}")
+    interrupts.check()
+
+
+OTHERS: dict[str, Callable[[EventBus], object]] = {
+    "reconnect": lambda bus: bus.reconnect(3.0),
+    "health check": lambda bus: (bus.stop_health_check(3.0), bus.start_health_check()),
+    "wait_connected": lambda bus: bus.wait_connected(1.0),
+    "status": lambda bus: (bus.get_statistics(), bus.get_connection_state(), bus.get_health_status()),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_calls_that_are_interrupted_change_nothing(make_bus: MakeBus, interrupts: Interrupts, name: str) -> None:
+    bus, topic, handler, call = make_bus(), fresh("others"), Seen(), OTHERS[name]
+    bus.open()
+    bus.subscribe(topic, handler, group="group")
+    interrupts.measure(lambda: call(bus), lambda: call(bus))
+    for number in range(interrupts.number):
+        where = interrupts.interrupt(lambda: call(bus))
+        bus.start_health_check()
+        assert_well(bus, topic, f"{name} at {where}")
+        wait_until(lambda: bus.get_health_status().is_running, 2.0, message=f"no health check after {where}")
+        bus.publish(topic, f"{number}")
+        wait_until(lambda number=number: f"{number}".encode() in handler.payloads, 3.0, message=where)  # type: ignore[misc]
+        call(bus)
+    interrupts.check()
+    assert_closes(bus, name)
+
+
 def test_calls_interrupted_one_after_the_other_on_one_bus(memory_bus: MakeBus, chance: random.Random) -> None:
     """What a single interrupt leaves may only show with the next one."""
     bus, handler = memory_bus(), Seen()
