@@ -77,9 +77,7 @@ class EventBus:
         )
         self._pending = self._publisher.pending
         self._pending.refuse_with(lambda id: PublishNotSentError("the bus is not open: call open() first", id))
-        self._consumers = Consumers(
-            config.name, config.group, backend.features.replays, backend.new_in_hand, self._callbacks.report
-        )
+        self._consumers = Consumers(config, backend.features.replays, backend.new_in_hand, self._callbacks.report)
         self._stop = StopToken()
         self._supervisor = Supervisor(
             config,
@@ -393,7 +391,5 @@ class EventBus:
 
     def _check_to_publish(self) -> None:
         """While the bus closes, handlers that still run may publish what they have to."""
-        if self._gate.is_shut:
-            lane = self._consumers.is_lane(threading.current_thread().name)
-            if not lane or self._supervisor.phases.phase is Phase.CLOSED:
-                self._gate.check()
+        if self._gate.is_shut and (not self._consumers.is_handler() or self._supervisor.phases.phase is Phase.CLOSED):
+            self._gate.check()

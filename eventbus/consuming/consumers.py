@@ -7,16 +7,23 @@ from collections.abc import Callable
 
 from attrs import asdict, frozen
 
+from ..callables import check_plain
+from ..config import EventBusConfig
 from ..errors import SubscribeError
 from ..message import check_group, check_pattern
 from ..state import ErrorEvent
 from ..threads import Deadline
-from .consumption import Consumption
+from . import handling
+from .acknowledgements import Acknowledgements
+from .consumption import Consumption, Surroundings
 from .in_hand import InHand
 from .subscription_map import SubscriptionMap
 from .subscriptions import BROADCAST, Handler, Subscription
 
 logger = logging.getLogger(__name__)
+
+_LAST_LOOK = 0.5
+"""Seconds that an acknowledgement on its way has at least."""
 
 
 @frozen(kw_only=True)
@@ -35,18 +42,25 @@ class Consumers:
 
     def __init__(
         self,
-        bus: str,
-        default_group: str | None,
+        config: EventBusConfig,
         replays: bool,
         new_in_hand: Callable[[], InHand],
         report: Callable[[ErrorEvent], object],
     ) -> None:
         self.subscriptions = SubscriptionMap()
-        self._bus = bus
-        self._default_group = default_group
-        self._replays = replays
+        self._bus = config.name
+        self._default_group = config.group
         self._new_in_hand = new_in_hand
-        self._report = report
+        self._acknowledgements = Acknowledgements(f"eventbus.{config.name}.acknowledgements")
+        self._around = Surroundings(
+            owner=self,
+            bus=config.name,
+            replays=replays,
+            report=report,
+            acknowledgements=self._acknowledgements,
+            prefetch=config.prefetch,
+            prefetch_bytes=config.prefetch_bytes,
+        )
         self._ended = Counts()
         self._ending: list[Consumption] = []
         """Unsubscribed, and a handler may still be running."""
@@ -64,13 +78,14 @@ class Consumers:
         except ValueError as error:
             raise SubscribeError(str(error)) from error
         sub = Subscription(pattern, group=named, concurrency=concurrency, start=str(start))
-        self.subscriptions.add(Consumption(self._bus, sub, called, self._new_in_hand(), self._replays, self._report))
+        self.subscriptions.add(Consumption(sub, called, self._new_in_hand(), self._around))
         return sub
 
     def remove(self, sub: Subscription, timeout: float) -> tuple[str, ...]:
         """End a subscription: no more deliveries, then its lanes; up to `timeout` seconds.
 
-        Names the lanes that are still in a handler then.
+        Names the lanes that are still in a handler then. From a handler of this bus it waits for no lane: that one's
+        handler may be waiting for this one's.
         """
         deadline = Deadline(timeout)
         with self.subscriptions.lock:
@@ -82,13 +97,13 @@ class Consumers:
             attachment.session.detach(attachment, deadline.remaining() / 2)
         if consumption is None:
             return ()
-        unfinished = consumption.stop(deadline.remaining())
-        with self.subscriptions.lock:
-            self._fold_ended()
-        return unfinished
+        return consumption.stop(0.0 if handling.is_handler_of(self) else deadline.remaining())
 
     def finish(self, timeout: float) -> tuple[str, ...]:
-        """Handle what is in the lanes, then start nothing more; names the lanes still at work."""
+        """Handle what is in the lanes, then start nothing more; names the lanes still at work.
+
+        Those of ended subscriptions are waited for, too. From now on every subscription is CLOSED.
+        """
         deadline = Deadline(timeout)
         consumptions = self._all()
         for consumption in consumptions:
@@ -98,7 +113,14 @@ class Consumers:
         unfinished: list[str] = []
         for consumption in consumptions:
             unfinished.extend(consumption.stop(0.0))
+            consumption.flush()
+        self.subscriptions.close()
+        unfinished.extend(self._acknowledgements.close(max(_LAST_LOOK, deadline.remaining())))
         return tuple(unfinished)
+
+    def is_handler(self) -> bool:
+        """Whether the calling thread runs a handler of this bus."""
+        return handling.is_handler_of(self)
 
     def counts(self) -> Counts:
         """The sums, now."""
@@ -114,14 +136,10 @@ class Consumers:
         """Deliveries in hand, now."""
         return sum(consumption.unhandled for consumption in self._all())
 
-    def is_lane(self, thread_name: str) -> bool:
-        """Whether a thread of this name runs handlers of this bus."""
-        return thread_name.startswith(f"eventbus.{self._bus}.lane-")
-
     @staticmethod
     def _check_handler(handler: object) -> Handler:
-        if not callable(handler):
-            raise ValueError(f"handler must be callable, not {type(handler).__name__}")
+        check_plain(handler, "handler")
+        assert callable(handler)
         return handler
 
     def _group_name(self, topic: str, group: object) -> str | None:

@@ -26,7 +26,7 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
-VOCABULARY = {"config", "config_fields", "config_sources", "errors", "gate", "message", "state", "threads"}
+VOCABULARY = {"callables", "config", "config_fields", "config_sources", "errors", "gate", "message", "state", "threads"}
 UP_TO_BACKENDS = {"vocabulary", "publishing", "consuming", "backends"}
 MAY_IMPORT = {
     "vocabulary": {"vocabulary"},

@@ -16,7 +16,7 @@ from .commits import Commits
 from .connecting import new_client
 from .forks import Consumer, keep
 from .intake import Intake
-from .journal import PartitionLog
+from .journal import PartitionLog, lease_of
 from .leaving import close
 from .orders import Order
 from .problems import ClientErrors, is_fatal, text_of
@@ -128,7 +128,7 @@ class Member:
             self._feed.unsettled = False
             for log in self._logs.values():
                 if log.owner is self:
-                    log.owner = None
+                    log.lose()
 
     def _leave(self) -> None:
         self._commits.send_if_due(self.consumer, at_once=True)
@@ -211,16 +211,18 @@ class Member:
     def _hand_over(self, messages: Sequence[Message]) -> None:
         feed = self._feed
         with feed.lock:  # until the lanes have it: what one of them gives back is behind this, or this behind it
-            batch, errors = self._intake.take(messages)
-            if batch:
+            batches, errors = self._intake.take(messages)
+            if batches:
                 feed.room.clear()  # before: a resume that comes while the lanes take the batch is not lost
                 feed.full = True
-                if feed.deliver(batch):
+                if all([feed.deliver(batch, lease_of(batch)) for batch in batches]):
                     feed.full = False
         for error in errors:
             self._event(error)
 
     def _seek_back(self) -> None:
+        if self._feed.order > Order.FETCH:
+            return
         back = [log for log in list(self._logs.values()) if log.rewind]
         for log in back:
             with self._feed.lock:
@@ -266,7 +268,6 @@ class Member:
         self.consumer.incremental_assign(partitions)
         if self.is_paused:
             self.consumer.pause(partitions)
-        self._feed.discard_orphans()
 
     def _starts(self, partitions: list[TopicPartition]) -> dict[Place, int]:
         """Where a group that begins "now" begins: where partitions ended when it was subscribed, or at the
@@ -318,8 +319,7 @@ class Member:
             gone = [self._logs.pop((one.topic, one.partition), None) for one in partitions]
             for log in gone:
                 if log is not None and log.owner is self:
-                    log.owner = None
-        self._feed.discard_orphans()
+                    log.lose()
         return [log for log in gone if log is not None]
 
     def _any_busy(self, logs: Sequence[PartitionLog]) -> bool:

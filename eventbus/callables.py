@@ -1,0 +1,43 @@
+"""What may be called by the library: plain functions, not those that only make something to be awaited."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable
+from functools import partial
+
+
+def check_plain(function: object, what: str) -> None:
+    """ValueError unless it can be called and runs when it is called.
+
+    A coroutine function, a generator function or an async generator function would return at once without a line of
+    it having run, also behind `functools.partial` or as the `__call__` of an object. what: names it in the error.
+    """
+    if not callable(function):
+        raise ValueError(f"{what} must be callable, not {type(function).__name__}")
+    inner: object = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    for one in (inner, vars(type(inner)).get("__call__"), getattr(inner, "__func__", None)):
+        kind = _kind(one)
+        if kind:
+            raise ValueError(f"{what} is {kind}, which would never run: pass a plain function")
+
+
+def refuse_unawaited(result: object) -> None:
+    """TypeError for what a call has returned that still wants to be awaited or iterated; it is closed."""
+    if isinstance(result, Awaitable) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        close = getattr(result, "close", None)
+        if close is not None and not inspect.isasyncgen(result):
+            close()
+        raise TypeError(f"the handler returned a {type(result).__name__}, which nobody awaits: nothing of it has run")
+
+
+def _kind(function: object) -> str:
+    if inspect.iscoroutinefunction(function):
+        return "a coroutine function"
+    if inspect.isasyncgenfunction(function):
+        return "an async generator function"
+    if inspect.isgeneratorfunction(function):
+        return "a generator function"
+    return ""
