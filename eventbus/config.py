@@ -275,7 +275,8 @@ class EventBusConfig:
     backend: a MemoryConfig, NatsConfig or KafkaConfig. name: shown in thread names and logs. group: for subscriptions
     that name none. connect_timeout, publish_timeout, close_timeout: the defaults of the calls' `timeout`.
     max_in_flight, max_in_flight_bytes: publishes accepted and unanswered. prefetch, prefetch_bytes: messages and bytes
-    of payload that one subscription has in hand, about, before no more are fetched for it.
+    of payload that one subscription has in hand, about, before no more are fetched for it. max_prefetch_bytes: the same
+    for all subscriptions together.
     on_outage: "wait" holds publishes while there is no connection, "raise" fails them at once as not sent.
     """
 
@@ -291,6 +292,7 @@ class EventBusConfig:
     max_in_flight_bytes: int = integer(64 * 1024 * 1024)
     prefetch: int = integer(1024)
     prefetch_bytes: int = integer(32 * 1024 * 1024)
+    max_prefetch_bytes: int = integer(256 * 1024 * 1024)
     on_outage: str = choice("wait", "wait", "raise")
 
     @backend.validator

@@ -15,6 +15,7 @@ from ..state import ErrorEvent
 from ..threads import Deadline
 from . import handling
 from .acknowledgements import Acknowledgements
+from .budget import Budget
 from .consumption import Consumption, Surroundings
 from .in_hand import InHand
 from .subscription_map import SubscriptionMap
@@ -60,6 +61,7 @@ class Consumers:
             acknowledgements=self._acknowledgements,
             prefetch=config.prefetch,
             prefetch_bytes=config.prefetch_bytes,
+            budget=Budget(config.max_prefetch_bytes),
         )
         self._ended = Counts()
         self._ending: list[Consumption] = []

@@ -15,6 +15,7 @@ from . import handling
 from .acknowledgements import Acknowledgements
 from .attachment import Attachment, Link
 from .batches import size_of
+from .budget import Budget
 from .in_hand import InHand
 from .lanes import Lanes
 from .lease import Lease
@@ -34,7 +35,7 @@ class Surroundings:
     """What the consumptions of a bus share.
 
     owner: the `Consumers`. replays: what is not acknowledged is delivered again. prefetch, prefetch_bytes: what one
-    may have in hand.
+    may have in hand. budget: what all may have together.
     """
 
     owner: object
@@ -44,6 +45,7 @@ class Surroundings:
     acknowledgements: Acknowledgements
     prefetch: int
     prefetch_bytes: int
+    budget: Budget
 
 
 class Consumption:
@@ -72,6 +74,7 @@ class Consumption:
             around.acknowledgements,
             around.prefetch if around.replays else HIGH_WATER_UNSTORED,
             around.prefetch_bytes if around.replays else MOST_UNSTORED_BYTES,
+            around.budget,
         )
 
     # -- sessions --------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from ..message import Delivery
 from ..threads import join_all, spawn
 from .acknowledgements import Acknowledgements
 from .batches import size_of
+from .budget import Budget
 from .lane import Entry, Lane, Outcomes
 from .lease import Lease
 from .parked import lane_key, lane_of
@@ -19,8 +20,8 @@ class Lanes:
     """`concurrency` threads, each with a queue of batches; a key always goes to the same one.
 
     handler(delivery) does the work; a message whose handler fails waits for its next try with its key, all others go
-    on. high, high_bytes: what may be in hand until `put` says that it is full; what waits behind a failing message
-    counts with its bytes only.
+    on. high, high_bytes, budget: what may be in hand until `put` says that it is full; what waits behind a failing
+    message counts with its bytes only.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Lanes:
         acknowledgements: Acknowledgements,
         high: int,
         high_bytes: int,
+        budget: Budget,
     ) -> None:
         self._name = name
         self._outcomes = outcomes
         self._acknowledgements = acknowledgements
         self._high = high
         self._high_bytes = high_bytes
+        self._budget = budget
         self._lanes = [Lane(self, handler, outcomes) for _ in range(concurrency)]
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -89,7 +92,9 @@ class Lanes:
                 if not self._threads:
                     self._start()
                 self._count += len(batch)
-                self._size += sum(entry.size for _, entry in entries)
+                size = sum(entry.size for _, entry in entries)
+                self._size += size
+                self._budget.add(size)
                 if self._is_over(1):
                     self._full = True
                 for lane, entry in entries:
@@ -144,6 +149,7 @@ class Lanes:
         with self._lock:
             self._count -= count
             self._size -= size
+            self._budget.add(-size)
             room = self._full and not self._is_over(0.5)
             if room:
                 self._full = False
@@ -179,11 +185,17 @@ class Lanes:
         self._outcomes.look(now)
         for lane in self._lanes:
             lane.look()
+        if self._full:
+            self.settle(0, 0)  # others may have made room
         return self._count > 0
 
     def _is_over(self, part: float) -> bool:
         waiting = self._count - sum(lane.parked for lane in self._lanes)
-        return waiting >= max(1, self._high * part) or self._size >= max(1, self._high_bytes * part)
+        return (
+            waiting >= max(1, self._high * part)
+            or self._size >= max(1, self._high_bytes * part)
+            or self._budget.is_over(part)
+        )
 
     def _start(self) -> None:
         self._running = len(self._lanes)

@@ -13,6 +13,7 @@ from eventbus import Subscription, SubscriptionState
 from eventbus.config import EventBusConfig
 from eventbus.consuming.acknowledgements import Acknowledgements
 from eventbus.consuming.attachment import Attachment
+from eventbus.consuming.budget import Budget
 from eventbus.consuming.consumption import Consumption, Surroundings
 from eventbus.consuming.in_hand import Admitted, InHandByIdentity
 from eventbus.consuming.subscription_map import SubscriptionMap
@@ -57,6 +58,7 @@ AROUND = Surroundings(
     acknowledgements=Acknowledgements("eventbus.test.acknowledgements"),
     prefetch=10,
     prefetch_bytes=10,
+    budget=Budget(10),
 )
 
 

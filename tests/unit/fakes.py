@@ -9,6 +9,7 @@ from typing import Any
 from eventbus.backends.base import Features, Prepared, SessionContext
 from eventbus.consuming.acknowledgements import Acknowledgements
 from eventbus.consuming.attachment import Attachment
+from eventbus.consuming.budget import Budget
 from eventbus.consuming.consumption import Consumption, Surroundings
 from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.consuming.subscriptions import Subscription
@@ -71,6 +72,7 @@ def consumption(topic: str = "t", group: str | None = "g", handler: Any = print,
             "owner": None,
             "bus": "test",
             "acknowledgements": Acknowledgements("eventbus.test.acknowledgements"),
+            "budget": Budget(1 << 30),
             **made,
             **options,
         }

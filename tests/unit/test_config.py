@@ -184,6 +184,7 @@ DEFAULTS: dict[type[Any], dict[str, object]] = {
         "max_in_flight_bytes": 64 * 1024 * 1024,
         "prefetch": 1024,
         "prefetch_bytes": 32 * 1024 * 1024,
+        "max_prefetch_bytes": 256 * 1024 * 1024,
         "on_outage": "wait",
     },
 }

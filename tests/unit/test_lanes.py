@@ -9,6 +9,7 @@ import pytest
 
 from eventbus.consuming import parked as parked_module
 from eventbus.consuming.acknowledgements import Acknowledgements
+from eventbus.consuming.budget import Budget
 from eventbus.consuming.lanes import Lanes
 from eventbus.consuming.lease import Lease
 from eventbus.consuming.parked import lane_key, lane_of
@@ -34,6 +35,7 @@ class Rig:
         concurrency: int = 1,
         high: int = 100,
         high_bytes: int = 1 << 30,
+        budget: Budget | None = None,
     ):
         self.handled: list[int] = []
         self.acknowledged: list[int] = []
@@ -46,7 +48,14 @@ class Rig:
         self.lease = Lease()
         self.acknowledgements = Acknowledgements("eventbus.test.acknowledgements")
         self.lanes = Lanes(
-            "eventbus.test.lane", concurrency, handler or self._handle, self, self.acknowledgements, high, high_bytes
+            "eventbus.test.lane",
+            concurrency,
+            handler or self._handle,
+            self,
+            self.acknowledgements,
+            high,
+            high_bytes,
+            budget or Budget(1 << 30),
         )
 
     def put(self, *numbers: int, key: str | None = "k", check: bool = False) -> bool:
@@ -210,6 +219,19 @@ def test_bytes_fill_the_lanes_too(make: Make, gate: threading.Event) -> None:
     gate.set()
     wait_until(lambda: rig.room == 1)
     assert rig.lanes.size == 0
+
+
+def test_bytes_of_all_subscriptions_together_fill_each(make: Make, gate: threading.Event) -> None:
+    budget = Budget(1000)
+    one, other = make(Blocking(gate, 1), budget=budget), make(budget=budget)
+    large = Delivery("t", bytes(1000), key="k")
+    large.token = 1
+    assert not one.lanes.put([large], one.lease)
+    assert not other.put(2)
+    wait_until(lambda: other.acknowledged == [2])
+    assert other.room == 0
+    gate.set()
+    wait_until(lambda: other.room == 1)
 
 
 # -- acknowledging -------------------------------------------------------------------------------

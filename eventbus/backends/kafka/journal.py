@@ -129,6 +129,11 @@ class PartitionLog:
         return self._fetched
 
     @property
+    def ahead(self) -> int:
+        """How many offsets lie between the oldest that is not done and the next one to hand out."""
+        return 0 if self.offsets is None else self.offsets.position - self.offsets.committed
+
+    @property
     def busy(self) -> bool:
         """Whether something of it is with the lanes."""
         return self.copies > 0

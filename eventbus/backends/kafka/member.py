@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,9 @@ FETCH = 256
 """Messages taken at once, at most: what is taken until the lanes are full does not yet call Python's collector."""
 FULL_PATIENCE = 0.5
 """Seconds that full lanes are waited for before the partitions are paused: pausing drops what was fetched ahead."""
+RUN_AHEAD = 10_000
+"""Messages of a partition that are handed out from the oldest that is not done on, about: what is done behind that one
+is not committed, and would be done again after a crash."""
 REVOKE_GRACE = 1.0
 """Seconds that handlers have to end when a partition goes to somebody else, before he may handle it too."""
 COMMITTED_WITHIN = 2.0
@@ -70,6 +73,8 @@ class Member:
         self._logs = feed.logs
         self._intake = Intake(feed.logs, feed.journal)
         self._stage = _Stage.FETCHING
+        self._held: set[Place] = set()
+        """Paused by themselves: they are too far ahead."""
         self._commits = Commits(feed, feed.logs)
         self.standstill = Standstill(feed.logs, feed.lock)
         self._followed: Any = None
@@ -103,6 +108,7 @@ class Member:
                 raise BeyondHelp(str(cause))
             self._follow()
             self._seek_back()
+            self._hold_back()
             self._commits.send_if_due(self.consumer, at_once=order > Order.FETCH)
             if order > Order.FETCH:
                 self._keep_membership()
@@ -204,7 +210,22 @@ class Member:
     def _unpause(self) -> None:
         if self.is_paused:
             self._stage = _Stage.FETCHING
-            self.consumer.resume(_as_partitions(self._logs))
+            self.consumer.resume(_as_partitions(self._logs.keys() - self._held))
+
+    def _hold_back(self) -> None:
+        """Fetch no more of a partition that is too far ahead of its oldest unfinished message."""
+        with self._feed.lock:
+            ahead = {place: log.ahead for place, log in self._logs.items()}
+        self._held &= ahead.keys()
+        far = {place for place, count in ahead.items() if count >= RUN_AHEAD} - self._held
+        near = {place for place in self._held if ahead[place] <= RUN_AHEAD // 2}
+        if far:
+            self._held |= far
+            self.consumer.pause(_as_partitions(far))
+        if near:
+            self._held -= near
+            if not self.is_paused:
+                self.consumer.resume(_as_partitions(near))
 
     # -- handing over ----------------------------------------------------------------------------
 
@@ -345,5 +366,5 @@ def group_id(group: str, topic: str) -> str:
     return f"{group}.{topic}" if is_pattern(topic) else group
 
 
-def _as_partitions(logs: dict[Place, PartitionLog]) -> list[TopicPartition]:
-    return [TopicPartition(*place) for place in logs]
+def _as_partitions(places: Iterable[Place]) -> list[TopicPartition]:
+    return [TopicPartition(*place) for place in places]

@@ -16,7 +16,7 @@ from ...publishing.sink import Door, PublishNowait
 from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Features, Prepared, SessionContext
 from .broker import Condition, MemoryBroker, broker_named
-from .groups import Member
+from .groups import RUN_AHEAD, Member
 from .waiting import notify, pause, wait_answering
 
 FETCH = 256
@@ -190,7 +190,9 @@ class MemorySession:
             for delivery in deliveries:
                 progress, partition, offset = delivery.token
                 if progress.owners[partition] is attached:
-                    progress.marks[partition].finish(offset)
+                    mark = progress.marks[partition]
+                    moved |= mark.ahead >= RUN_AHEAD
+                    mark.finish(offset)
                     if progress.wanted[partition] is not attached:
                         moved |= progress.move(partition)
             self._leave_if_done(attachment, attached, deliveries)
