@@ -18,7 +18,7 @@ from .config_sources import (
     get_default_nats_config,
     load_config,
 )
-from .consuming.subscriptions import BROADCAST, Subscription, SubscriptionState
+from .consuming.subscriptions import BROADCAST, Subscription, SubscriptionState, SubscriptionStatus
 from .errors import (
     AlreadyInitializedError,
     AuthenticationError,
@@ -93,6 +93,7 @@ __all__ = [
     "SubscribeError",
     "Subscription",
     "SubscriptionState",
+    "SubscriptionStatus",
     "TlsConfig",
     "Tombstone",
     "UnsupportedError",

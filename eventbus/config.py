@@ -274,8 +274,10 @@ class EventBusConfig:
 
     backend: a MemoryConfig, NatsConfig or KafkaConfig. name: shown in thread names and logs. group: for subscriptions
     that name none. connect_timeout, publish_timeout, close_timeout: the defaults of the calls' `timeout`.
-    max_in_flight, max_in_flight_bytes: publishes accepted and unanswered. on_outage: "wait" holds publishes
-    while there is no connection, "raise" fails them at once as not sent.
+    max_in_flight, max_in_flight_bytes: publishes accepted and unanswered. prefetch, prefetch_bytes: messages and bytes
+    of payload that one subscription has in hand, about, before no more are fetched for it. max_prefetch_bytes: the same
+    for all subscriptions together.
+    on_outage: "wait" holds publishes while there is no connection, "raise" fails them at once as not sent.
     """
 
     backend: BackendConfig = field(factory=MemoryConfig)
@@ -288,6 +290,9 @@ class EventBusConfig:
     close_timeout: float = number(10.0, above=True)
     max_in_flight: int = integer(100_000)
     max_in_flight_bytes: int = integer(64 * 1024 * 1024)
+    prefetch: int = integer(1024)
+    prefetch_bytes: int = integer(32 * 1024 * 1024)
+    max_prefetch_bytes: int = integer(256 * 1024 * 1024)
     on_outage: str = choice("wait", "wait", "raise")
 
     @backend.validator

@@ -108,6 +108,9 @@ class Session(Protocol):
     def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """These will not be handled here: give them to somebody else soon."""
 
+    def lag(self, attachment: Attachment) -> int | None:
+        """How many messages wait for the subscription's group, in hand or not; None where that is not known."""
+
     def probe(self, timeout: float, stop: StopToken) -> str:
         """Broker round trip, consumer loops alive, progress; says what it found, raises what is wrong."""
 

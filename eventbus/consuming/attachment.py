@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from ..message import Delivery
 from .in_hand import InHand
+from .lease import Lease
 from .subscriptions import Subscription
 
 
@@ -25,6 +26,9 @@ class Link(Protocol):
     def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """These will not be handled here."""
 
+    def lag(self, attachment: Attachment) -> int | None:
+        """How many messages wait for the subscription's group; None where that is not known."""
+
 
 class Work(Protocol):
     """What handles the deliveries of a subscription, whichever session they come through."""
@@ -37,11 +41,11 @@ class Work(Protocol):
     def in_hand(self) -> InHand:
         """What it was given and has not finished."""
 
-    def take(self, attachment: Attachment, batch: Sequence[Delivery]) -> bool:
+    def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:
         """Take a batch; False when no more should be fetched until `Link.resume`."""
 
-    def discard(self, tokens: Collection[Hashable] | None = None) -> None:
-        """Drop what no handler was started for, or of that what has one of these tokens."""
+    def flush(self) -> None:
+        """Acknowledge what is done so far."""
 
 
 class Attachment:
@@ -72,14 +76,14 @@ class Attachment:
     def __repr__(self) -> str:
         return f"<Attachment of {self.sub!r}>"
 
-    def deliver(self, batch: Sequence[Delivery]) -> bool:
-        """Take a batch on a session thread; never blocks.
+    def deliver(self, batch: Sequence[Delivery], lease: Lease) -> bool:
+        """Take a batch on a session thread; never blocks. What is not started when the lease ends, never is.
 
         False: the lanes are full, fetch no more until `Session.resume`; the batch itself was taken (or, where
         nothing is redelivered, dropped and counted).
         """
-        return self._work.take(self, batch)
+        return self._work.take(self, batch, lease)
 
-    def discard(self, tokens: Collection[Hashable] | None = None) -> None:
-        """Drop what no handler was started for, all or what has one of these tokens; see `Lanes.discard`."""
-        self._work.discard(tokens)
+    def flush(self) -> None:
+        """Acknowledge what is done so far: what is not, comes again where the lease ends."""
+        self._work.flush()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Generic, TypeVar, overload
 
 from ..message import Delivery
+
+_payload = attrgetter("payload")
 
 D = TypeVar("D", bound=Delivery)
 
@@ -23,6 +26,11 @@ class LazyBatch(Sequence[D], Generic[D]):
     @abstractmethod
     def part(self, start: int, stop: int) -> LazyBatch[D]:
         """The deliveries from `start` to before `stop`, both within the batch."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of all payloads, found without making a delivery."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[D]: ...
@@ -41,3 +49,10 @@ class LazyBatch(Sequence[D], Generic[D]):
             return self.part(places.start, max(places.start, places.stop))
         place = range(len(self))[index]
         return next(iter(self.part(place, place + 1)))
+
+
+def size_of(batch: Sequence[Delivery]) -> int:
+    """Bytes of all payloads of a batch."""
+    if isinstance(batch, LazyBatch):
+        return batch.size
+    return sum(map(len, map(_payload, batch)))

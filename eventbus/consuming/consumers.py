@@ -8,16 +8,24 @@ from collections.abc import Callable
 
 from attrs import asdict, frozen
 
+from ..callables import check_plain
+from ..config import EventBusConfig
 from ..errors import SubscribeError
 from ..message import check_group, check_pattern
 from ..state import ErrorEvent
 from ..threads import Deadline
-from .consumption import Consumption
+from . import handling
+from .acknowledgements import Acknowledgements
+from .budget import Budget
+from .consumption import Consumption, Surroundings
 from .in_hand import InHand
 from .subscription_map import SubscriptionMap
 from .subscriptions import BROADCAST, Handler, Subscription, SubscriptionState
 
 logger = logging.getLogger(__name__)
+
+_LAST_LOOK = 0.5
+"""Seconds that an acknowledgement on its way has at least."""
 
 
 @frozen(kw_only=True)
@@ -36,18 +44,26 @@ class Consumers:
 
     def __init__(
         self,
-        bus: str,
-        default_group: str | None,
+        config: EventBusConfig,
         replays: bool,
         new_in_hand: Callable[[], InHand],
         report: Callable[[ErrorEvent], object],
     ) -> None:
         self.subscriptions = SubscriptionMap()
-        self._bus = bus
-        self._default_group = default_group
-        self._replays = replays
+        self._bus = config.name
+        self._default_group = config.group
         self._new_in_hand = new_in_hand
-        self._report = report
+        self._acknowledgements = Acknowledgements(f"eventbus.{config.name}.acknowledgements")
+        self._around = Surroundings(
+            owner=self,
+            bus=config.name,
+            replays=replays,
+            report=report,
+            acknowledgements=self._acknowledgements,
+            prefetch=config.prefetch,
+            prefetch_bytes=config.prefetch_bytes,
+            budget=Budget(config.max_prefetch_bytes),
+        )
         self._ended = Counts()
         self._ending: list[Consumption] = []
         """Unsubscribed, and a handler may still be running."""
@@ -76,7 +92,7 @@ class Consumers:
         except ValueError as error:
             raise SubscribeError(str(error)) from error
         sub = Subscription(pattern, group=named, concurrency=concurrency, start=str(start))
-        consumption = Consumption(self._bus, sub, called, self._new_in_hand(), self._replays, self._report)
+        consumption = Consumption(sub, called, self._new_in_hand(), self._around)
         consumption.is_unwanted = unwanted
         sub._owner = self
         self.subscriptions.add(consumption)
@@ -85,7 +101,8 @@ class Consumers:
     def remove(self, sub: Subscription, timeout: float, *, from_handler: bool = False) -> tuple[str, ...]:
         """End a subscription: no more deliveries, then its lanes; up to `timeout` seconds.
 
-        Names the lanes that are still in a handler then.
+        Names the lanes that are still in a handler then. From a handler of this bus it waits for no lane: that one's
+        handler may be waiting for this one's.
         """
         deadline = Deadline(timeout)
         with self.subscriptions.lock:
@@ -97,13 +114,13 @@ class Consumers:
             attachment.session.detach(attachment, deadline.remaining() / 2)
         if consumption is None:
             return ()
-        unfinished = consumption.stop(0.0 if from_handler else deadline.remaining())
-        with self.subscriptions.lock:
-            self._fold_ended()
-        return unfinished
+        return consumption.stop(0.0 if from_handler else deadline.remaining())
 
     def finish(self, timeout: float) -> tuple[str, ...]:
-        """Handle what is in the lanes, then start nothing more; names the lanes still at work."""
+        """Handle what is in the lanes, then start nothing more; names the lanes still at work.
+
+        Those of ended subscriptions are waited for, too. From now on every subscription is CLOSED.
+        """
         deadline = Deadline(timeout)
         consumptions = self._all()
         for consumption in consumptions:
@@ -113,7 +130,14 @@ class Consumers:
         unfinished: list[str] = []
         for consumption in consumptions:
             unfinished.extend(consumption.stop(0.0))
+            consumption.flush()
+        self.subscriptions.close()
+        unfinished.extend(self._acknowledgements.close(max(_LAST_LOOK, deadline.remaining())))
         return tuple(unfinished)
+
+    def is_handler(self) -> bool:
+        """Whether the calling thread runs a handler of this bus."""
+        return handling.is_handler_of(self)
 
     def counts(self) -> Counts:
         """The sums, now."""
@@ -135,7 +159,7 @@ class Consumers:
 
     def is_handling(self) -> bool:
         """Whether the calling thread runs a handler of this bus."""
-        return threading.current_thread().name.startswith(f"eventbus.{self._bus}.lane-")
+        return handling.is_handler_of(self)
 
     def forked(self, error: Exception) -> None:
         """This is a forked child's copy: nothing is delivered here. Takes no lock."""
@@ -149,8 +173,8 @@ class Consumers:
 
     @staticmethod
     def _check_handler(handler: object) -> Handler:
-        if not callable(handler):
-            raise ValueError(f"handler must be callable, not {type(handler).__name__}")
+        check_plain(handler, "handler")
+        assert callable(handler)
         return handler
 
     def _group_name(self, topic: str, group: object) -> str | None:

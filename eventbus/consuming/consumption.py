@@ -4,27 +4,48 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Hashable, Sequence
+import time
+from collections.abc import Callable, Sequence
+
+from attrs import frozen
 
 from ..message import Delivery
 from ..state import ErrorEvent
-from ..threads import StopToken
+from . import handling
+from .acknowledgements import Acknowledgements
 from .attachment import Attachment, Link
+from .batches import size_of
+from .budget import Budget
 from .in_hand import InHand
 from .lanes import Lanes
-from .subscriptions import Handler, Subscription
+from .lease import Lease
+from .subscriptions import Handler, Subscription, SubscriptionStatus
 
 logger = logging.getLogger(__name__)
 
-FIRST_RETRY = 0.1
-RETRY_FACTOR = 2.0
-LONGEST_RETRY = 5.0
-HIGH_WATER = 1024
-"""Deliveries in the lanes at which a session stops fetching. What it fetched comes again if we die."""
 HIGH_WATER_UNSTORED = 524_288
-"""The same where nothing is redelivered: what arrives above it is lost, so more may wait. As many as in nats-py."""
+"""Deliveries that wait at most where nothing is redelivered: what comes beyond is lost, so more may wait than
+elsewhere. As many as in nats-py."""
 MOST_UNSTORED_BYTES = 128 * 1024 * 1024
-"""Of payloads, about: all are taken to be as large as the first one of the batch that arrives. As in nats-py."""
+"""Of payloads, where nothing is redelivered. As in nats-py."""
+
+
+@frozen(kw_only=True)
+class Surroundings:
+    """What the consumptions of a bus share.
+
+    owner: the `Consumers`. replays: what is not acknowledged is delivered again. prefetch, prefetch_bytes: what one
+    may have in hand. budget: what all may have together.
+    """
+
+    owner: object
+    bus: str
+    replays: bool
+    report: Callable[[ErrorEvent], object]
+    acknowledgements: Acknowledgements
+    prefetch: int
+    prefetch_bytes: int
+    budget: Budget
 
 
 class Consumption:
@@ -33,43 +54,31 @@ class Consumption:
     attachment: what joins it to the session of now, None between two; written under the map's lock only.
     """
 
-    def __init__(
-        self,
-        bus: str,
-        sub: Subscription,
-        handler: Handler,
-        in_hand: InHand,
-        replays: bool,
-        report: Callable[[ErrorEvent], object],
-    ) -> None:
+    def __init__(self, sub: Subscription, handler: Handler, in_hand: InHand, around: Surroundings) -> None:
         self.sub = sub
         sub._work = self
         self.in_hand = in_hand
         self.attachment: Attachment | None = None
         self.is_unwanted: Callable[[], bool] = lambda: False
         self._next: Attachment | None = None
-        self._handler = handler
-        self._replays = replays
-        self._report = report
-        self._high = HIGH_WATER if replays else HIGH_WATER_UNSTORED
-        self._retry_stop = StopToken()
+        self._around = around
+        self._replays = around.replays
         self._lock = threading.Lock()
-        self.delivered = self.handled = self.retried = self.dropped = 0
+        self._last_error: BaseException | None = None
+        self._paused = False
+        self.delivered = self.handled = self.retried = self.dropped_count = 0
         self._lanes = Lanes(
-            f"eventbus.{bus}.lane-{sub.topic}",
+            f"eventbus.{around.bus}.lane-{sub.topic}",
             sub.concurrency,
-            handler=handler,
-            failed=self._failed,
-            done=self._done,
-            dropped=self._dropped,
-            has_room=self._has_room,
-            high=self._high,
+            handler,
+            self,
+            around.acknowledgements,
+            around.prefetch if around.replays else HIGH_WATER_UNSTORED,
+            around.prefetch_bytes if around.replays else MOST_UNSTORED_BYTES,
+            around.budget,
         )
 
-    @property
-    def unhandled(self) -> int:
-        """Deliveries in hand, now."""
-        return self._lanes.backlog
+    # -- sessions --------------------------------------------------------------------------------
 
     def attachment_to(self, session: Link) -> Attachment:
         """What would join it to a session, complete; the same again for the session that was asked for last."""
@@ -83,20 +92,27 @@ class Consumption:
         attachment = self.attachment
         return attachment is not None and attachment.attached and attachment.session is session
 
-    def take(self, attachment: Attachment, batch: Sequence[Delivery]) -> bool:
+    def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:
         """Take a batch that came through an attachment; see `Attachment.deliver`."""
         if not self._replays:
-            return self._take_unstored(batch)
-        fresh, finished = self.in_hand.admit(batch)
-        if finished:
-            attachment.session.acknowledge(attachment, finished)
+            return self._take_unstored(batch, lease)
+        admitted = self.in_hand.admit(batch, lease)
+        if admitted.finished:
+            attachment.session.acknowledge(attachment, admitted.finished)
         with self._lock:
-            self.delivered += len(fresh)
-        return self._lanes.put(fresh)
+            self.delivered += len(admitted.fresh)
+        return self._lanes.put(admitted.fresh, lease, admitted.check)
 
-    def discard(self, tokens: Collection[Hashable] | None = None) -> None:
-        """Drop what no handler was started for, all or what has one of these tokens."""
-        self._lanes.discard(tokens)
+    def flush(self) -> None:
+        """Acknowledge what is done so far."""
+        self._lanes.flush()
+
+    # -- what others ask -------------------------------------------------------------------------
+
+    @property
+    def unhandled(self) -> int:
+        """Deliveries in hand and not finished, those that were given up at the end included."""
+        return self._lanes.unhandled
 
     def counts(self) -> dict[str, int]:
         """What was counted, by the names of `Statistics`."""
@@ -106,60 +122,68 @@ class Consumption:
                 "handled": self.handled,
                 "retried": self.retried,
                 "duplicates": self.in_hand.duplicates,
-                "dropped": self.dropped,
+                "dropped": self.dropped_count,
             }
 
+    def status(self) -> SubscriptionStatus:
+        """How it stands, now."""
+        attachment, oldest = self.attachment, self._lanes.oldest
+        return SubscriptionStatus(
+            state=self.sub.state,
+            error=self.sub.error,
+            last_error=self._last_error,
+            in_hand=self._lanes.backlog,
+            oldest_in_hand=None if oldest is None else time.monotonic() - oldest,
+            lag=None if attachment is None else attachment.session.lag(attachment),
+            paused=self._paused,
+        )
+
+    def pause(self) -> None:
+        """Start no handler, and let no more be fetched; what was fetched is kept."""
+        self._paused = True
+        self._lanes.pause()
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._paused = False
+        self._lanes.resume()
+
     def begin_finish(self) -> None:
-        """From now on what fails is not retried."""
-        self._retry_stop.set()
+        """Take what is in the lanes to its end; from now on what fails is not tried again."""
+        self._lanes.begin_finish()
 
     def finish(self, timeout: float) -> tuple[str, ...]:
-        """Handle what is in the lanes, up to `timeout` seconds."""
-        self._retry_stop.set()
+        """Handle what is in the lanes, up to `timeout` seconds; name those still at work."""
         return self._lanes.finish(timeout)
 
     def stop(self, timeout: float) -> tuple[str, ...]:
-        """Start no more handlers; wait up to `timeout` seconds for those that run."""
-        self._retry_stop.set()
+        """Start no more handlers; wait up to `timeout` seconds for those that run, and name them."""
         return self._lanes.stop(timeout)
 
-    def _take_unstored(self, batch: Sequence[Delivery]) -> bool:
-        backlog = self._lanes.backlog
-        if backlog >= min(self._high, MOST_UNSTORED_BYTES // (len(batch[0].payload) or 1)):
-            with self._lock:
-                first = not self.dropped
-                self.dropped += len(batch)
-            if first:
-                logger.error("%r: the handler is too slow; messages are dropped from now on", self.sub)
-                error = RuntimeError(f"{self.sub!r}: {backlog} messages wait for the handler; dropping new ones")
-                self._report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
-            return False
-        with self._lock:
-            self.delivered += len(batch)
-        return self._lanes.put(batch)
+    # -- what lanes tell -------------------------------------------------------------------------
 
-    def _failed(self, delivery: Delivery, error: BaseException) -> bool:
-        """Call the handler again until it succeeds (True) or a stop ends it (False)."""
-        pause = FIRST_RETRY
-        while True:
-            self._note_failure(delivery, error, pause)
-            if self._retry_stop.wait(pause):
-                return False
-            pause = min(pause * RETRY_FACTOR, LONGEST_RETRY)
-            try:
-                self._handler(delivery)
-            except BaseException as again:
-                error = again
-            else:
-                return True
+    def begin(self) -> None:
+        """A lane's thread has started."""
+        handling.begin(self._around.owner, self.sub)
 
-    def _note_failure(self, delivery: Delivery, error: BaseException, pause: float) -> None:
+    def claims(self, delivery: Delivery) -> bool:
+        """Whether a delivery that came again is still to be handled.
+
+        Its first copy ran on the same lane if it has a key: what that has done is known by now.
+        """
+        self.flush()
+        return self.in_hand.claims(delivery)
+
+    def failed(self, delivery: Delivery, error: BaseException, pause: float) -> None:
+        """The handler has failed; the next try is after so many seconds."""
         with self._lock:
             self.retried += 1
+        self._last_error = error
         logger.warning("handler of %r failed on %r; again in %.1f s", self.sub, delivery, pause, exc_info=error)
-        self._report(ErrorEvent(source="handler", error=error, topic=delivery.topic, message=delivery))
+        self._around.report(ErrorEvent(source="handler", error=error, topic=delivery.topic, message=delivery))
 
-    def _done(self, deliveries: Sequence[Delivery]) -> None:
+    def done(self, deliveries: Sequence[Delivery]) -> None:
+        """These are handled."""
         with self._lock:
             self.handled += len(deliveries)
         if self._replays:
@@ -168,15 +192,39 @@ class Consumption:
             if attachment is not None:
                 attachment.session.acknowledge(attachment, newest)
 
-    def _dropped(self, deliveries: Sequence[Delivery]) -> None:
+    def dropped(self, deliveries: Sequence[Delivery], lease: Lease) -> None:
+        """These will not be handled here."""
         if not self._replays:
             return
-        newest = self.in_hand.drop(deliveries)
+        newest = self.in_hand.drop(deliveries, lease)
         attachment = self.attachment
         if attachment is not None:
             attachment.session.release(attachment, newest)
 
-    def _has_room(self) -> None:
+    def has_room(self) -> None:
+        """More may be fetched."""
         attachment = self.attachment
         if attachment is not None:
             attachment.session.resume(attachment)
+
+    def look(self, now: float) -> None:
+        """See to leases that end with time."""
+        self.in_hand.look(now)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _take_unstored(self, batch: Sequence[Delivery], lease: Lease) -> bool:
+        backlog = self._lanes.backlog
+        if backlog >= HIGH_WATER_UNSTORED or self._lanes.size + size_of(batch) > MOST_UNSTORED_BYTES:
+            with self._lock:
+                first = not self.dropped_count
+                self.dropped_count += len(batch)
+            if first:
+                logger.error("%r: the handler is too slow; messages are dropped from now on", self.sub)
+                error = RuntimeError(f"{self.sub!r}: {backlog} messages wait for the handler; dropping new ones")
+                self._last_error = error
+                self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
+            return False
+        with self._lock:
+            self.delivered += len(batch)
+        return self._lanes.put(batch, lease)

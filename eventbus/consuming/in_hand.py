@@ -8,11 +8,14 @@ finished is acknowledged at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from itertools import islice
 from typing import Protocol, TypeVar
 
+from attrs import frozen
+
 from ..message import Delivery
+from .lease import Lease
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -26,6 +29,15 @@ def newest(notes: dict[_Key, _Value], count: int) -> dict[_Key, _Value]:
     return dict(islice(notes.items(), len(notes) - count, None))
 
 
+@frozen
+class Admitted:
+    """What became of a batch. check: some of `fresh` came before, see `InHand.claims`."""
+
+    fresh: Sequence[Delivery]
+    finished: Sequence[Delivery] = ()
+    check: bool = False
+
+
 class InHand(Protocol):
     """The record of what a subscription was given and has not finished; each backend brings its own.
 
@@ -34,58 +46,76 @@ class InHand(Protocol):
 
     duplicates: int
 
-    def admit(self, batch: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
-        """Split a batch into what is new (now in hand) and what was finished already."""
+    def admit(self, batch: Sequence[Delivery], lease: Lease) -> Admitted:
+        """Split a batch into what is to be handled (now in hand) and what was finished already.
 
-    def finish(self, deliveries: Iterable[Delivery]) -> Sequence[Delivery]:
+        What was given under a lease that has ended is to be handled again, unless `claims` says that it was
+        finished meanwhile.
+        """
+
+    def claims(self, delivery: Delivery) -> bool:
+        """Whether a delivery that came again is still to be handled; if not, it is forgotten."""
+
+    def finish(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """These are done: return them with their newest tokens, to be acknowledged."""
 
-    def drop(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
-        """These will not be handled here: return them with their newest tokens, to be given back."""
+    def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:
+        """These will not be handled here: return what is to be given back, with the newest tokens."""
+
+    def look(self, now: float) -> None:
+        """End a lease whose time is over. now: by `time.monotonic`."""
 
     def __len__(self) -> int:
         """How many deliveries are in hand."""
 
 
 class InHandByIdentity:
-    """What is in hand where a redelivery is known by its `Delivery.identity`; see `InHand`."""
+    """What is in hand where a redelivery is known by its `Delivery.identity`; see `InHand`.
+
+    There is one lease at a time.
+    """
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._lock = threading.Lock()
+        self._lease = Lease()
         self._held: dict[Hashable, Delivery] = {}
+        self._stale: dict[Hashable, Delivery] = {}
+        """Given under an earlier lease, and still with the lanes."""
         self._finished: dict[Hashable, None] = {}
         self._remembered = remembered
         self.duplicates = 0
 
-    def admit(self, batch: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
-        """Split a batch into what is new (now in hand) and what was finished already."""
-        fresh: list[Delivery] = []
-        again: list[Delivery] = []
+    @property
+    def lease(self) -> Lease:
+        """The one of now."""
+        return self._lease
+
+    def admit(self, batch: Sequence[Delivery], lease: Lease) -> Admitted:
+        """As `InHand.admit`; what is in hand under the same lease only gets its newer token."""
         identities = [delivery.identity for delivery in batch]
         with self._lock:
+            if lease is not self._lease:
+                self._change(lease)
             held, finished = self._held, self._finished
-            if held.keys().isdisjoint(identities) and finished.keys().isdisjoint(identities):
+            if (
+                not self._stale
+                and held.keys().isdisjoint(identities)
+                and (not finished or finished.keys().isdisjoint(identities))
+            ):
                 both = len(held) + len(batch)
                 held.update(zip(identities, batch, strict=True))
                 if len(held) == both:  # all new, and each there once
-                    return list(batch), again
+                    return Admitted(batch)
                 for identity in identities:
                     held.pop(identity, None)
-            for delivery in batch:
-                identity = delivery.identity
-                if identity in held:
-                    held[identity] = delivery
-                    self.duplicates += 1
-                elif identity in finished:
-                    again.append(delivery)
-                    self.duplicates += 1
-                else:
-                    held[identity] = delivery
-                    fresh.append(delivery)
-        return fresh, again
+            return self._sort(batch)
 
-    def finish(self, deliveries: Iterable[Delivery]) -> Sequence[Delivery]:
-        """These are done: return them with their newest tokens, to be acknowledged."""
+    def claims(self, delivery: Delivery) -> bool:
+        """As `InHand.claims`."""
+        return delivery.identity in self._held
+
+    def finish(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """As `InHand.finish`."""
         done: list[Delivery] = []
         with self._lock:
             held, finished = self._held, self._finished
@@ -93,6 +123,8 @@ class InHandByIdentity:
             for delivery in deliveries:
                 identity = delivery.identity
                 latest = take(identity, None)
+                if self._stale:
+                    latest = self._stale.pop(identity, None) if latest is None else latest
                 if latest is not None:
                     done.append(latest)
                     finished[identity] = None
@@ -100,11 +132,23 @@ class InHandByIdentity:
                 self._finished = newest(finished, self._remembered)
         return done
 
-    def drop(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
-        """These will not be handled here: return them with their newest tokens, to be given back."""
+    def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:
+        """As `InHand.drop`; what came under a lease that is over needs no giving back."""
         with self._lock:
+            if lease is not self._lease or lease.ended:
+                for one in deliveries:
+                    self._stale.pop(one.identity, None)
+                return ()
             held = self._held
             return [held.pop(one.identity) for one in deliveries if one.identity in held]
+
+    def look(self, now: float) -> None:
+        """As `InHand.look`: nothing ends with time here."""
+
+    def end_lease(self) -> None:
+        """What is in hand is not ours any more."""
+        with self._lock:
+            self._change(Lease())
 
     def forget_finished(self) -> None:
         """The broker lost its state, or counts anew: identities mean something else from now on."""
@@ -118,3 +162,27 @@ class InHandByIdentity:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def _change(self, lease: Lease) -> None:
+        self._lease.end()
+        self._lease = lease
+        self._stale.update(self._held)
+        self._held = {}
+
+    def _sort(self, batch: Sequence[Delivery]) -> Admitted:
+        fresh: list[Delivery] = []
+        again: list[Delivery] = []
+        held, check = self._held, False
+        for delivery in batch:
+            identity = delivery.identity
+            if identity in held:
+                held[identity] = delivery
+                self.duplicates += 1
+            elif identity in self._finished:
+                again.append(delivery)
+                self.duplicates += 1
+            else:
+                check |= self._stale.pop(identity, None) is not None
+                held[identity] = delivery
+                fresh.append(delivery)
+        return Admitted(fresh, again, check)

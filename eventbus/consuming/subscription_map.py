@@ -93,6 +93,7 @@ class SubscriptionMap:
             if not consumptions:
                 return
             for one, consumption in consumptions.items():
+                consumption.flush()  # through the session before: it may be gone after this
                 consumption.attachment = one
             session.attach(list(consumptions))
             for one in consumptions:
@@ -104,7 +105,7 @@ class SubscriptionMap:
         """Mark one that cannot be prepared; True when this is news."""
         with self.lock:
             consumption = self._consumptions.get(sub)
-            if consumption is None:
+            if consumption is None or sub.state is SubscriptionState.CLOSED:
                 return False
             news = sub.state is not SubscriptionState.FAILED or str(sub.error) != str(error)
             consumption.attachment = None
@@ -119,7 +120,14 @@ class SubscriptionMap:
                 attachment = consumption.attachment
                 if attachment is not None and attachment.session is session and (only is None or attachment in only):
                     consumption.attachment = None
-                    sub.state = SubscriptionState.PENDING
+                    if sub.state is not SubscriptionState.CLOSED:
+                        sub.state = SubscriptionState.PENDING
+
+    def close(self) -> None:
+        """The bus is closed: so is each subscription. What is finished late is still acknowledged."""
+        with self.lock:
+            for sub in self._consumptions:
+                sub.state = SubscriptionState.CLOSED
 
     def consumption(self, sub: Subscription) -> Consumption | None:
         """What works on a subscription; None when it was removed, or is another bus's."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from itertools import count
-from typing import Any, Final
+from typing import Final, Protocol
+
+from attrs import frozen
 
 from ..message import Message
 
@@ -40,6 +42,38 @@ class SubscriptionState(Enum):
     CLOSED = "closed"
 
 
+@frozen(kw_only=True)
+class SubscriptionStatus:
+    """How a subscription stands, measured at one instant.
+
+    state, error: as `Subscription` has them. last_error: what its handler raised last, or what went wrong with it.
+    in_hand: messages delivered to this process whose handler has not finished, those that wait for a retry included.
+    oldest_in_hand: seconds since the oldest of them came, about; None without one.
+    lag: messages that wait for the group; None where the backend does not know. paused: `pause()` was called.
+    """
+
+    state: SubscriptionState
+    error: Exception | None
+    last_error: BaseException | None
+    in_hand: int
+    oldest_in_hand: float | None
+    lag: int | None
+    paused: bool
+
+
+class Work(Protocol):
+    """What works on a subscription."""
+
+    def status(self) -> SubscriptionStatus:
+        """How it stands."""
+
+    def pause(self) -> None:
+        """Start no handler."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+
 class Subscription:
     """A handler on a topic or pattern. Made by `EventBus.subscribe`; it outlives every connection.
 
@@ -49,7 +83,7 @@ class Subscription:
 
     def __init__(self, topic: str, *, group: str | None, concurrency: int, start: str) -> None:
         self._number = next(_numbers)
-        self._work: Any = None
+        self._work: Work = _NoWork(self)
         self._owner: object = None
         self.topic = topic
         self.group = group
@@ -58,6 +92,47 @@ class Subscription:
         self.state = SubscriptionState.PENDING
         self.error: Exception | None = None
 
+    def status(self) -> SubscriptionStatus:
+        """How it stands, now. Any thread; never waits for a handler."""
+        return self._work.status()
+
+    def pause(self) -> None:
+        """Start no handler until `resume()`; any thread, returns at once.
+
+        A handler that runs goes on. What was fetched is kept, and no more is fetched; the group stays joined.
+        """
+        self._work.pause()
+
+    def resume(self) -> None:
+        """Go on after a `pause()`; any thread, returns at once."""
+        self._work.resume()
+
     def __repr__(self) -> str:
         group = "broadcast" if self.group is None else f"group {self.group!r}"
         return f"<Subscription {self._number} {self.topic!r} {group} {self.state.value}>"
+
+
+class _NoWork:
+    """Of a subscription that no bus works on."""
+
+    def __init__(self, sub: Subscription) -> None:
+        self._sub = sub
+
+    def status(self) -> SubscriptionStatus:
+        """Nothing is in hand."""
+        sub = self._sub
+        return SubscriptionStatus(
+            state=sub.state,
+            error=sub.error,
+            last_error=None,
+            in_hand=0,
+            oldest_in_hand=None,
+            lag=None,
+            paused=False,
+        )
+
+    def pause(self) -> None:
+        """There is nothing to pause."""
+
+    def resume(self) -> None:
+        """There is nothing to resume."""

@@ -14,6 +14,7 @@ from eventbus.backends.nats import NatsBackend
 from eventbus.backends.nats.in_hand import NatsInHand
 from eventbus.config import NatsConfig
 from eventbus.consuming.attachment import Attachment
+from eventbus.consuming.lease import Lease
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.message import Delivery, IdMint
 from eventbus.publishing.records import Record, number_of
@@ -102,7 +103,6 @@ class Inbox:
         self.sub = Subscription(topic, group=group, concurrency=1, start=start)
         self.in_hand = NatsInHand()
         self.attachment: Any = Attachment(self, None)  # type: ignore[arg-type]
-        self.discarded = 0
         self.got: list[Delivery] = []
         self.acknowledging = True
         self.has_room = True
@@ -118,18 +118,17 @@ class Inbox:
         session.attach([self.attachment])
         return self
 
-    def discard(self, tokens: object = None) -> None:
-        self.discarded += 1
+    def flush(self) -> None: ...
 
-    def take(self, attachment: Attachment, batch: Sequence[Delivery]) -> bool:
+    def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:
         if batch[0].identity is None:
             self.got += batch
             return self.has_room
-        fresh, again = self.in_hand.admit(batch)
-        self.got += fresh
-        self.session.acknowledge(self.attachment, again)
+        admitted = self.in_hand.admit(batch, lease)
+        self.got += admitted.fresh
+        self.session.acknowledge(self.attachment, admitted.finished)
         if self.acknowledging:
-            self.session.acknowledge(self.attachment, self.in_hand.finish(fresh))
+            self.session.acknowledge(self.attachment, self.in_hand.finish(admitted.fresh))
         return self.has_room
 
     def finish(self, deliveries: Sequence[Delivery]) -> None:

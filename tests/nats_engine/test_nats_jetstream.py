@@ -250,7 +250,7 @@ def test_what_is_not_acknowledged_comes_again(bus, nats_server, connect):
     inbox.attach(session)
     bus.publish_all(session, "orders.x", 3)
     inbox.wait(3)
-    released = inbox.in_hand.drop(inbox.got)
+    released = inbox.in_hand.drop(inbox.got, inbox.in_hand.lease)
     session.release(inbox.attachment, released)  # at once
     inbox.wait(6, timeout=0.45)
     assert sorted(inbox.payloads[3:]) == [b"0", b"1", b"2"]
@@ -479,16 +479,17 @@ def test_a_stale_backlog_is_discarded_at_attach(bus, session):
     inbox = Inbox("orders.x")
     inbox.acknowledging = False
     inbox.attach(session)
-    assert not inbox.discarded
+    lease = inbox.in_hand.lease
+    assert not lease.ended
     bus.publish_all(session, "orders.x", 1)
     inbox.wait(1)
     session.detach(inbox.attachment, 2.0)
     inbox.attach(session)
-    assert not inbox.discarded
+    assert not lease.ended
     session.detach(inbox.attachment, 2.0)
     inbox.in_hand.renewed_at = time.monotonic() - 3600
     inbox.attach(session)
-    assert inbox.discarded == 1
+    assert lease.ended
 
 
 def test_frozen_server_and_resend(bus, nats_server, connect):

@@ -10,9 +10,11 @@ from race_explorer import UNTIL_FOUND, explore
 
 from eventbus import Subscription, SubscriptionState
 from eventbus.config import EventBusConfig
+from eventbus.consuming.acknowledgements import Acknowledgements
 from eventbus.consuming.attachment import Attachment
-from eventbus.consuming.consumption import Consumption
-from eventbus.consuming.in_hand import InHandByIdentity
+from eventbus.consuming.budget import Budget
+from eventbus.consuming.consumption import Consumption, Surroundings
+from eventbus.consuming.in_hand import Admitted, InHandByIdentity
 from eventbus.consuming.subscription_map import SubscriptionMap
 from eventbus.message import Delivery
 from eventbus.publishing.pending import Pending
@@ -46,13 +48,25 @@ class Session:
             self.attached.remove(attachment.sub)
 
 
+AROUND = Surroundings(
+    owner=None,
+    bus="test",
+    replays=True,
+    report=lambda event: None,
+    acknowledgements=Acknowledgements("eventbus.test.acknowledgements"),
+    prefetch=10,
+    prefetch_bytes=10,
+    budget=Budget(10),
+)
+
+
 class Subscribed:
     """A map with one subscription and a new session for it."""
 
     def __init__(self, kind: type[SubscriptionMap] = SubscriptionMap) -> None:
         self.map = kind()
         self.sub = Subscription("t", group="g", concurrency=1, start="earliest")
-        self.consumption = Consumption("test", self.sub, print, InHandByIdentity(), True, lambda event: None)
+        self.consumption = Consumption(self.sub, print, InHandByIdentity(), AROUND)
         self.map.add(self.consumption)
         self.old, self.session = Session(), Session()
         self.map.attach(self.old, self.map.unattached(self.old))
@@ -198,7 +212,7 @@ def test_what_is_taken_back_is_not_sent_and_what_is_sent_is_not_taken_back() -> 
 class CarelessHand(InHandByIdentity):
     """Looks at both books one after the other, without the lock."""
 
-    def admit(self, batch):
+    def admit(self, batch, lease):
         fresh, again = [], []
         for delivery in batch:
             if delivery.identity in self._held:
@@ -208,7 +222,7 @@ class CarelessHand(InHandByIdentity):
             else:
                 self._held[delivery.identity] = delivery
                 fresh.append(delivery)
-        return fresh, again
+        return Admitted(fresh, again)
 
 
 class Hand:
@@ -217,7 +231,7 @@ class Hand:
     def __init__(self, kind: type[InHandByIdentity] = InHandByIdentity) -> None:
         self.hand = kind()
         self.first, self.second = self._delivery("first"), self._delivery("second")
-        self.hand.admit([self.first])
+        self.hand.admit([self.first], self.hand.lease)
         self.acknowledged: list[str] = []
         self.started: list[str] = []
 
@@ -231,9 +245,9 @@ class Hand:
         self.acknowledged += [one.token for one in self.hand.finish([self.first])]
 
     def redeliver(self) -> None:
-        fresh, again = self.hand.admit([self.second])
-        self.started += [one.token for one in fresh]
-        self.acknowledged += [one.token for one in again]
+        admitted = self.hand.admit([self.second], self.hand.lease)
+        self.started += [one.token for one in admitted.fresh]
+        self.acknowledged += [one.token for one in admitted.finished]
 
 
 def test_a_redelivery_that_meets_the_finish_is_acknowledged_and_not_started() -> None:

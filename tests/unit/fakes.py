@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from eventbus.backends.base import Features, Prepared, SessionContext
+from eventbus.consuming.acknowledgements import Acknowledgements
 from eventbus.consuming.attachment import Attachment
-from eventbus.consuming.consumption import Consumption
+from eventbus.consuming.budget import Budget
+from eventbus.consuming.consumption import Consumption, Surroundings
 from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.errors import SessionRetired
@@ -60,8 +62,18 @@ class FakeSink:
 def consumption(topic: str = "t", group: str | None = "g", handler: Any = print, **options: Any) -> Consumption:
     """A subscription at work, as `Consumers.add` makes it."""
     sub = Subscription(topic, group=group, concurrency=1, start="earliest")
-    made = {"replays": True, "report": lambda event: None, **options}
-    return Consumption("test", sub, handler, InHandByIdentity(), **made)
+    made: dict[str, Any] = {"replays": True, "report": lambda event: None, "prefetch": 1024, "prefetch_bytes": 1 << 25}
+    around = Surroundings(
+        **{
+            "owner": None,
+            "bus": "test",
+            "acknowledgements": Acknowledgements("eventbus.test.acknowledgements"),
+            "budget": Budget(1 << 30),
+            **made,
+            **options,
+        }
+    )
+    return Consumption(sub, handler, InHandByIdentity(), around)
 
 
 class Waiter(Claim):
@@ -130,6 +142,8 @@ class FakeSession(FakeSink):
     def acknowledge(self, attachment: Attachment, deliveries: Any) -> None: ...
 
     def release(self, attachment: Attachment, deliveries: Any) -> None: ...
+
+    def lag(self, attachment: Attachment) -> int | None: ...
 
     def drain(self, timeout: float) -> None: ...
 

@@ -58,7 +58,7 @@ def make(broker: MemoryOutages) -> Iterator[Make]:
 
 
 def test_every_statistic_changes(make: Make, broker: MemoryOutages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventbus.consuming.consumption.FIRST_RETRY", 0.001)
+    monkeypatch.setattr("eventbus.consuming.parked.FIRST_RETRY", 0.001)
     bus, failed = make(max_in_flight=100), list[str]()
     bus.open()
     before = bus.get_statistics()
@@ -93,7 +93,7 @@ def test_every_statistic_changes(make: Make, broker: MemoryOutages, monkeypatch:
     consumption = bus._consumers.subscriptions.consumption(sub)
     assert consumption is not None
     consumption.in_hand.duplicates += 1
-    consumption.dropped += 1
+    consumption.dropped_count += 1
     assert (bus.get_statistics().duplicates, bus.get_statistics().dropped) == (1, 1)
 
 

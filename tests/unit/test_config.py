@@ -182,6 +182,9 @@ DEFAULTS: dict[type[Any], dict[str, object]] = {
         "close_timeout": 10.0,
         "max_in_flight": 100_000,
         "max_in_flight_bytes": 64 * 1024 * 1024,
+        "prefetch": 1024,
+        "prefetch_bytes": 32 * 1024 * 1024,
+        "max_prefetch_bytes": 256 * 1024 * 1024,
         "on_outage": "wait",
     },
 }

@@ -10,9 +10,12 @@ import pytest
 from fakes import consumption
 
 from eventbus import ErrorEvent
+from eventbus.config import EventBusConfig
 from eventbus.consuming import consumption as module
+from eventbus.consuming import parked
 from eventbus.consuming.consumers import Consumers
 from eventbus.consuming.in_hand import InHandByIdentity
+from eventbus.consuming.lease import Lease
 from eventbus.message import Delivery
 from eventbus.testing import wait_until
 
@@ -25,6 +28,8 @@ class Session:
 
     def acknowledge(self, attachment: Any, deliveries: Sequence[Delivery]) -> None:
         self.acknowledged.extend(one.token for one in deliveries)
+
+    def lag(self, attachment: Any) -> int | None: ...
 
     def release(self, attachment: Any, deliveries: Sequence[Delivery]) -> None:
         self.released.extend(one.token for one in deliveries)
@@ -47,12 +52,16 @@ def batch(*numbers: int) -> list[Delivery]:
 
 
 class Rig:
-    def __init__(self, handler: Any, replays: bool = True) -> None:
+    def __init__(self, handler: Any, replays: bool = True, **options: Any) -> None:
         self.events: list[ErrorEvent] = []
         self.session = Session()
-        self.consumption = consumption(handler=handler, replays=replays, report=self.events.append)
+        self.consumption = consumption(handler=handler, replays=replays, report=self.events.append, **options)
         self.consumption.attachment = self.consumption.attachment_to(self.session)
-        self.deliver = self.consumption.attachment.deliver
+        self.lease = self.consumption.in_hand.lease
+
+    def deliver(self, batch: Sequence[Delivery]) -> bool:
+        assert self.consumption.attachment is not None
+        return self.consumption.attachment.deliver(batch, self.lease)
 
 
 @pytest.fixture
@@ -83,7 +92,7 @@ def test_a_redelivery_of_what_was_finished_is_acknowledged_without_the_handler()
 
 
 def test_retries_go_on_with_growing_pauses_until_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_RETRY", 0.001)
+    monkeypatch.setattr(parked, "FIRST_RETRY", 0.001)
     calls: list[str] = []
 
     def handler(message: Delivery) -> None:
@@ -113,9 +122,8 @@ def test_a_stop_interrupts_the_pause_between_retries(gate: threading.Event) -> N
     assert rig.consumption.unhandled == 0
 
 
-def test_full_lanes_pause_the_session_and_resume_it(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> None:
-    monkeypatch.setattr(module, "HIGH_WATER", 4)
-    rig = Rig(lambda message: gate.wait(20.0))
+def test_full_lanes_pause_the_session_and_resume_it(gate: threading.Event) -> None:
+    rig = Rig(lambda message: gate.wait(20.0) and None, prefetch=4)
     assert not rig.deliver(batch(1, 2, 3, 4))
     assert rig.session.resumed == 0
     gate.set()
@@ -154,7 +162,8 @@ def test_where_nothing_is_redelivered_large_messages_fill_the_lanes_sooner(
 
 
 def test_counters_survive_an_unsubscribe_and_what_still_runs_then(gate: threading.Event) -> None:
-    consumers, entered = Consumers("test", None, True, InHandByIdentity, lambda event: None), threading.Event()
+    config = EventBusConfig(name="test")
+    consumers, entered = Consumers(config, True, InHandByIdentity, lambda event: None), threading.Event()
 
     def handler(message: Delivery) -> None:
         entered.set()
@@ -163,7 +172,7 @@ def test_counters_survive_an_unsubscribe_and_what_still_runs_then(gate: threadin
     sub, session = consumers.add("t", handler, "g", 1, "earliest"), Session()
     (attachment,) = consumers.subscriptions.unattached(session)
     consumers.subscriptions.attach(session, [attachment])
-    attachment.deliver(batch(1, 2))
+    attachment.deliver(batch(1, 2), Lease())
     assert entered.wait(5.0)
     assert consumers.remove(sub, 0.05) == ("eventbus.test.lane-t-0",)
     assert (consumers.counts().delivered, consumers.counts().handled) == (2, 0)

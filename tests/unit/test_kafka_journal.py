@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from eventbus.backends.kafka.deliveries import KafkaDelivery
 from eventbus.backends.kafka.intake import Intake
-from eventbus.backends.kafka.journal import Journal, PartitionLog
+from eventbus.backends.kafka.journal import Journal, PartitionLog, lease_of
 from eventbus.backends.kafka.offsets import Offsets
 from eventbus.backends.kafka.runs import Run
+from eventbus.consuming.lease import Lease
 
 PLACE = ("orders", 0)
 OTHERS = [("orders", 1), ("bills", 0)]
@@ -30,18 +32,27 @@ def offsets_of(batch: list[KafkaDelivery]) -> list[int]:
     return [delivery.message.offset() or 0 for delivery in batch]
 
 
+def take(intake: Intake, messages: list[Message]) -> tuple[list[KafkaDelivery], list[KafkaError]]:
+    """What it makes of them, all batches together; each is of one log."""
+    batches, errors = intake.take(messages)
+    assert all(len({one.token for one in batch}) == 1 for batch in batches)
+    return [one for batch in batches for one in batch], errors
+
+
+Copy = tuple[int, KafkaDelivery, Lease, bool]
+
+
 class OnePartition(RuleBasedStateMachine):
-    """A partition that comes and goes, with lanes that finish in any order, give back, and are late."""
+    """A partition that comes and goes, with a lane that is late: it starts, ends and drops in the order of arrival."""
 
     @initialize(gaps=st.sets(st.integers(0, LENGTH - 1), max_size=6))
     def begin(self, gaps: set[int]) -> None:
         self.stored = [offset for offset in range(LENGTH) if offset not in gaps]
         self.journal = Journal()
-        self.lanes: dict[int, KafkaDelivery] = {}
+        self.lane: deque[Copy] = deque()
+        self.running: Copy | None = None
         self.done: set[int] = set()
         """Handled, here or by another member."""
-        self.returned: set[int] = set()
-        """Given back by the lanes, and not handed out again."""
         self.group = 0
         """What the broker has as committed."""
         self.member: object | None = None
@@ -54,7 +65,7 @@ class OnePartition(RuleBasedStateMachine):
     @rule(more=st.integers(0, 5))
     def assigned(self, more: int) -> None:
         """It is ours, after another member has done some more (or none)."""
-        if more and not self.lanes:  # what runs here may be done there as well: that is no business of the log
+        if more:
             for offset in [one for one in self.stored if self.group <= one < self.group + more]:
                 self.done.add(offset)
             self.group = min(LENGTH, self.group + more)
@@ -68,37 +79,53 @@ class OnePartition(RuleBasedStateMachine):
     @precondition(lambda self: self.member is not None)
     @rule(count=st.integers(1, 8))
     def fetched(self, count: int) -> None:
-        """Some messages come; what the log lets through goes to the lanes."""
+        """Some messages come; what the log lets through goes to the lane."""
         ahead = [offset for offset in self.stored if offset >= self.fetch_from][:count]
         if not ahead:
             return
         with self.journal.lock:
-            batch, errors = Intake(self.logs, self.journal).take([made(one) for one in ahead])
+            batches, errors = Intake(self.logs, self.journal).take([made(one) for one in ahead])
+            for batch in batches:
+                lease = lease_of(batch)
+                admitted = self.journal.admit(batch, lease)
+                offsets = offsets_of([*batch])
+                assert not admitted.finished
+                self.lane += [(at, one, lease, admitted.check) for at, one in zip(offsets, batch, strict=True)]
         assert not errors
         self.fetch_from = ahead[-1] + 1
-        for delivery, offset in zip(batch, offsets_of(batch), strict=True):
-            assert offset not in self.lanes, "started twice at once"
-            assert offset not in self.done, "handled again though it is known to be done"
-            self.returned.discard(offset)
-            assert not [one for one in self.returned - self.done if one < offset], "it overtakes what was given back"
-            self.lanes[offset] = delivery
         assert self.logs[PLACE] is self.journal.logs[PLACE], "taken for a topic that was made anew"
 
-    @precondition(lambda self: self.lanes)
-    @rule(data=st.data())
-    def finished(self, data: st.DataObject) -> None:
-        """A lane is done with some, in any order."""
-        chosen = data.draw(st.lists(st.sampled_from(sorted(self.lanes)), min_size=1, max_size=5, unique=True))
-        self.journal.finish([self.lanes.pop(offset) for offset in chosen])
-        self.done.update(chosen)
+    @precondition(lambda self: self.lane and self.running is None)
+    @rule()
+    def started(self) -> None:
+        """The lane looks at the next one."""
+        offset, delivery, lease, check = copy = self.lane.popleft()
+        if lease.ended:
+            self.journal.drop([delivery], lease)
+        elif not check or self.journal.claims(delivery):
+            assert offset not in self.done or offset < self.group, "handled again though it is known to be done"
+            left = [one for one in self.stored if self.group <= one < offset and one not in self.done]
+            assert not left, "it overtakes what was given back"
+            self.running = copy
 
-    @precondition(lambda self: self.lanes)
-    @rule(data=st.data())
-    def given_back(self, data: st.DataObject) -> None:
-        """A lane will not handle some."""
-        chosen = data.draw(st.lists(st.sampled_from(sorted(self.lanes)), min_size=1, max_size=5, unique=True))
-        self.journal.drop([self.lanes.pop(offset) for offset in chosen])
-        self.returned.update(chosen)
+    @precondition(lambda self: self.running)
+    @rule()
+    def finished(self) -> None:
+        """A handler is done."""
+        assert self.running is not None
+        offset, delivery, _, _ = self.running
+        self.running = None
+        self.journal.finish([delivery])
+        self.done.add(offset)
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def given_back(self) -> None:
+        """A handler has failed, and it is not tried again here."""
+        assert self.running is not None
+        _, delivery, lease, _ = self.running
+        self.running = None
+        self.journal.drop([delivery], lease)
 
     @precondition(lambda self: self.member is not None)
     @rule()
@@ -126,16 +153,17 @@ class OnePartition(RuleBasedStateMachine):
     @precondition(lambda self: self.member is not None)
     @rule()
     def taken_away(self) -> None:
-        self.logs[PLACE].owner = None
+        with self.journal.lock:
+            self.logs[PLACE].lose()
         self.logs, self.member = {}, None
 
     # -- what must hold --------------------------------------------------------------------------
 
     @invariant()
-    def it_knows_what_the_lanes_have(self) -> None:
+    def it_knows_what_the_lane_has(self) -> None:
         log = self.journal.logs.get(PLACE)
         if log is not None and log.offsets is not None:
-            assert log.offsets.unfinished >= 0
+            assert log.copies == len(self.lane) + (self.running is not None)
             assert log.offsets.committed <= log.offsets.position
 
     def teardown(self) -> None:
@@ -148,10 +176,11 @@ class OnePartition(RuleBasedStateMachine):
             self.went_back()
             while any(offset >= self.fetch_from for offset in self.stored):
                 self.fetched(7)
-            if self.lanes:
-                self.journal.finish([delivery for _, delivery in sorted(self.lanes.items())])
-                self.done |= self.lanes.keys()
-                self.lanes.clear()
+            while self.lane or self.running:
+                if self.running:
+                    self.finished()
+                else:
+                    self.started()
         assert self.done >= set(self.stored), f"lost: {sorted(set(self.stored) - self.done)}"
         log = self.logs[PLACE]
         assert not log.busy
@@ -189,7 +218,7 @@ def taking(*offsets: int) -> tuple[Journal, Intake, dict[tuple[str, int], Partit
         log.assign(object())
         logs = {PLACE: log}
         intake = Intake(logs, journal)
-        batch, _ = intake.take([made(offset) for offset in offsets])
+        batch, _ = take(intake, [made(offset) for offset in offsets])
     journal.finish(batch)
     return journal, intake, logs
 
@@ -198,7 +227,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning() -> None:
     journal, intake, logs = taking(0, 1, 2, 3)
     old = logs[PLACE]
     with journal.lock:
-        batch, _ = intake.take([made(0), made(1)])
+        batch, _ = take(intake, [made(0), made(1)])
     assert offsets_of(batch) == [0, 1]
     assert logs[PLACE] is journal.logs[PLACE] is not old
     assert batch[0].identity != old.base, "an identity of the topic that was"
@@ -209,7 +238,7 @@ def test_so_is_one_that_was_made_anew_while_it_was_not_ours() -> None:
     logs[PLACE].acked = 4
     with journal.lock:
         logs[PLACE].assign(object())
-        batch, _ = Intake(logs, journal).take([made(0), made(1)])
+        batch, _ = take(Intake(logs, journal), [made(0), made(1)])
     assert offsets_of(batch) == [0, 1]
 
 
@@ -218,7 +247,7 @@ def test_what_was_done_and_not_committed_comes_again_and_is_only_committed() -> 
     with journal.lock:
         logs[PLACE].assign(object())
         assert logs[PLACE].committable is None, "where the group stands is not known yet"
-        batch, _ = Intake(logs, journal).take([made(2), made(3), made(4)])
+        batch, _ = take(Intake(logs, journal), [made(2), made(3), made(4)])
         assert (offsets_of(batch), logs[PLACE].committable) == ([4], 4)
     assert journal.duplicates == 2
 
@@ -226,12 +255,12 @@ def test_what_was_done_and_not_committed_comes_again_and_is_only_committed() -> 
 def test_what_the_broker_has_deleted_is_not_waited_for() -> None:
     journal, intake, logs = taking()
     with journal.lock:
-        batch, _ = intake.take([made(offset) for offset in range(3)])
-    journal.drop(batch[:1])
+        batch, _ = take(intake, [made(offset) for offset in range(3)])
+    journal.drop(batch[:1], logs[PLACE].lease)
     journal.finish(batch[1:])
     with journal.lock:
         assert logs[PLACE].go_back() == 0
-        batch, _ = intake.take([made(7)])
+        batch, _ = take(intake, [made(7)])
         assert offsets_of(batch) == [7]
         assert logs[PLACE].committable == 7
         assert not logs[PLACE].rewind
@@ -240,22 +269,25 @@ def test_what_the_broker_has_deleted_is_not_waited_for() -> None:
 def test_nothing_overtakes_what_was_given_back() -> None:
     journal, intake, logs = taking()
     with journal.lock:
-        batch, _ = intake.take([made(offset) for offset in range(3)])
+        batch, _ = take(intake, [made(offset) for offset in range(4)])
+    first = logs[PLACE].lease
     journal.finish(batch[:1])
-    journal.drop(batch[1:])
+    journal.drop(batch[1:3], first)
+    assert first.ended, "the fourth is not started: it comes again"
     with journal.lock:
-        assert offsets_of(intake.take([made(3), made(4)])[0]) == []
-        assert offsets_of(intake.take([made(5), made(7)])[0]) == []
+        assert offsets_of(take(intake, [made(4), made(5)])[0]) == []
         assert logs[PLACE].go_back() == 1
-        batch, _ = intake.take([made(offset) for offset in range(1, 8)])
-    assert offsets_of(batch) == [1, 2, 3, 4, 5, 6, 7]
-    assert journal.duplicates == 0
+        again, _ = take(intake, [made(offset) for offset in range(1, 8)])
+        assert journal.admit(again, logs[PLACE].lease).check
+    journal.drop(batch[3:], first)
+    assert offsets_of(again) == [1, 2, 3, 4, 5, 6, 7]
+    assert (journal.duplicates, logs[PLACE].rewind, logs[PLACE].copies) == (0, False, 7)
 
 
 def test_errors_among_the_messages_pass_nothing_over() -> None:
     journal, intake, _ = taking()
     with journal.lock:
-        batch, errors = intake.take([made(0), made(1, error=EOF), made(1)])
+        batch, errors = take(intake, [made(0), made(1, error=EOF), made(1)])
     assert (offsets_of(batch), errors) == ([0, 1], [EOF])
 
 
@@ -264,7 +296,7 @@ def test_partitions_that_are_not_ours_are_left_out_wherever_they_stand() -> None
     other = ("orders", 1)
     messages = [made(0), made(1, other), made(1), made(2, other), made(2)]
     with journal.lock:
-        batch, _ = intake.take(messages)
+        batch, _ = take(intake, messages)
     assert offsets_of(batch) == [0, 1, 2]
     assert {delivery.token.place for delivery in batch} == {PLACE}
 
@@ -286,7 +318,7 @@ RUNS = st.lists(
 def test_a_run_that_is_taken_as_one_is_as_if_one_by_one(batches: list[list[Message]]) -> None:
     together, apart = twin(), twin()
     for batch in batches:
-        assert shown(*together.take(batch)) == shown(*apart._one_by_one(batch))
+        assert shown(*take(together, batch)) == shown(*one_by_one(apart, batch))
     for place, log in together._logs.items():
         other = apart._logs[place]
         assert (log.known, log._fetched, log.base) == (other.known, other._fetched, other.base)
@@ -296,7 +328,7 @@ def test_a_run_that_is_taken_as_one_is_as_if_one_by_one(batches: list[list[Messa
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_offsets_that_go_on_in_another_partition_are_no_run(other: tuple[str, int]) -> None:
-    batch, _ = twin(PLACE, other).take([made(0), made(1), made(2, other), made(3, other)])
+    batch, _ = take(twin(PLACE, other), [made(0), made(1), made(2, other), made(3, other)])
     assert [one.token.place for one in batch] == [PLACE, PLACE, other, other]
     assert [one.topic for one in batch] == [PLACE[0]] * 2 + [other[0]] * 2
 
@@ -309,6 +341,11 @@ def twin(*places: tuple[str, int]) -> Intake:
         for log in logs.values():
             log.assign(journal)
     return Intake(logs, journal)
+
+
+def one_by_one(intake: Intake, messages: list[Message]) -> tuple[list[KafkaDelivery], list[KafkaError]]:
+    batches, errors = intake._one_by_one(messages)
+    return [one for batch in batches for one in batch], errors
 
 
 def shown(batch: list[KafkaDelivery], errors: list[KafkaError]) -> Any:

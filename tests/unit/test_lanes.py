@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from eventbus.consuming import parked as parked_module
+from eventbus.consuming.acknowledgements import Acknowledgements
+from eventbus.consuming.budget import Budget
 from eventbus.consuming.lanes import Lanes
+from eventbus.consuming.lease import Lease
+from eventbus.consuming.parked import lane_key, lane_of
 from eventbus.message import Delivery
 from eventbus.testing import wait_until
 
@@ -22,258 +27,454 @@ def batch(*numbers: int, key: str | None = "k") -> list[Delivery]:
 
 
 class Rig:
-    def __init__(self, handler: Callable[[Delivery], object] | None = None, concurrency: int = 1, high: int = 100):
+    """Lanes, and what they tell."""
+
+    def __init__(
+        self,
+        handler: Callable[[Delivery], object] | None = None,
+        concurrency: int = 1,
+        high: int = 100,
+        high_bytes: int = 1 << 30,
+        budget: Budget | None = None,
+    ):
         self.handled: list[int] = []
-        self.done: list[int] = []
-        self.dropped: list[int] = []
+        self.acknowledged: list[int] = []
+        self.given_back: list[int] = []
+        self.errors: list[BaseException] = []
+        self.pauses: list[float] = []
+        self.finished: set[int] = set()
+        self.failures: list[Exception] = []
         self.room = 0
-        self.go_on = True
+        self.lease = Lease()
+        self.acknowledgements = Acknowledgements("eventbus.test.acknowledgements")
         self.lanes = Lanes(
             "eventbus.test.lane",
             concurrency,
-            handler=handler or self._handle,
-            failed=lambda delivery, error: self.go_on,
-            done=lambda deliveries: self._note(self.done, deliveries),
-            dropped=lambda deliveries: self._note(self.dropped, deliveries),
-            has_room=self._has_room,
-            high=high,
+            handler or self._handle,
+            self,
+            self.acknowledgements,
+            high,
+            high_bytes,
+            budget or Budget(1 << 30),
         )
+
+    def put(self, *numbers: int, key: str | None = "k", check: bool = False) -> bool:
+        return self.lanes.put(batch(*numbers, key=key), self.lease, check)
 
     def _handle(self, delivery: Delivery) -> None:
         self.handled.append(delivery.token)
 
-    def _note(self, into: list[int], deliveries: Sequence[Delivery]) -> None:
-        into.extend(delivery.token for delivery in deliveries)
+    def begin(self) -> None: ...
 
-    def _has_room(self) -> None:
+    def look(self, now: float) -> None: ...
+
+    def claims(self, delivery: Delivery) -> bool:
+        return delivery.token not in self.finished
+
+    def failed(self, delivery: Delivery, error: BaseException, pause: float) -> None:
+        self.errors.append(error)
+        self.pauses.append(pause)
+
+    def done(self, deliveries: Sequence[Delivery]) -> None:
+        if self.failures:
+            raise self.failures.pop()
+        self.acknowledged.extend(delivery.token for delivery in deliveries)
+
+    def dropped(self, deliveries: Sequence[Delivery], lease: Lease) -> None:
+        self.given_back.extend(delivery.token for delivery in deliveries)
+
+    def has_room(self) -> None:
         self.room += 1
 
+    def end(self) -> None:
+        self.lanes.stop(5.0)
+        assert self.acknowledgements.close(5.0) == ()
 
-def test_no_thread_before_the_first_delivery() -> None:
-    rig = Rig()
-    assert rig.lanes.put([])
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    made = threading.Event()
+    yield made
+    made.set()
+
+
+@pytest.fixture
+def make(gate: threading.Event) -> Iterator[Callable[..., Rig]]:
+    rigs: list[Rig] = []
+
+    def made(*arguments: object, **options: object) -> Rig:
+        rigs.append(Rig(*arguments, **options))  # type: ignore[arg-type]
+        return rigs[-1]
+
+    yield made
+    gate.set()
+    for rig in rigs:
+        rig.end()
+
+
+Make = Callable[..., Rig]
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parked_module, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(parked_module, "LONGEST_RETRY", 0.05)
+
+
+class Blocking:
+    """A handler that says where it is, and waits where it is told to."""
+
+    def __init__(self, gate: threading.Event, *numbers: int) -> None:
+        self.entered = threading.Event()
+        self.handled: list[int] = []
+        self._gate = gate
+        self._numbers = numbers
+
+    def __call__(self, delivery: Delivery) -> None:
+        if delivery.token in self._numbers:
+            self.entered.set()
+            assert self._gate.wait(20.0)
+        self.handled.append(delivery.token)
+
+
+class Failing:
+    """A handler that fails for these numbers, so many times (or until told otherwise)."""
+
+    def __init__(self, *numbers: int, times: int = 1 << 30, error: type[BaseException] = ValueError) -> None:
+        self.handled: list[int] = []
+        self.tries: list[int] = []
+        self.left = dict.fromkeys(numbers, times)
+        self._error = error
+
+    def __call__(self, delivery: Delivery) -> None:
+        self.tries.append(delivery.token)
+        if self.left.get(delivery.token, 0) > 0:
+            self.left[delivery.token] -= 1
+            raise self._error("not yet")
+        self.handled.append(delivery.token)
+
+
+# -- order and bounds ----------------------------------------------------------------------------
+
+
+def test_no_thread_before_the_first_delivery(make: Make) -> None:
+    rig = make()
+    assert rig.put()
     assert rig.lanes.finish(1.0) == ()
 
 
-def test_what_was_put_is_handled_in_order_and_done() -> None:
-    rig = Rig()
+def test_what_was_put_is_handled_in_order_and_done(make: Make) -> None:
+    rig = make()
     for start in range(0, 30, 3):
-        assert rig.lanes.put(batch(start, start + 1, start + 2))
+        assert rig.put(start, start + 1, start + 2)
     assert rig.lanes.finish(5.0) == ()
-    assert rig.handled == rig.done == list(range(30))
-    assert (rig.dropped, rig.lanes.backlog) == ([], 0)
+    assert rig.handled == rig.acknowledged == list(range(30))
+    assert (rig.given_back, rig.lanes.backlog, rig.lanes.size) == ([], 0, 0)
 
 
-def test_a_key_stays_on_its_lane_and_others_pass_it() -> None:
-    gate, entered, passed = threading.Event(), threading.Event(), threading.Event()
-
-    def handler(delivery: Delivery) -> None:
-        if delivery.key == "slow":
-            entered.set()
-            gate.wait(20.0)
-        else:
-            passed.set()
-
-    rig = Rig(handler, concurrency=2)
-    rig.lanes.put(batch(1, 2, key="slow"))
-    assert entered.wait(5.0)
+def test_a_key_stays_on_its_lane_and_others_pass_it(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 1)
+    rig = make(handler, concurrency=2)
+    rig.put(1, 2, key="slow")
+    assert handler.entered.wait(5.0)
     for key in ("a", "b", "c", "d"):  # one of them is on the other lane
-        rig.lanes.put(batch(3, key=key))
-    assert passed.wait(5.0)
-    gate.set()
-    assert rig.lanes.finish(5.0) == ()
+        rig.put(3, key=key)
+    wait_until(lambda: 3 in handler.handled)
+    assert 2 not in handler.handled
 
 
-def test_without_keys_the_lanes_take_turns() -> None:
+def test_without_keys_the_lanes_take_turns(make: Make) -> None:
     barrier = threading.Barrier(3)
-    rig = Rig(lambda delivery: barrier.wait(5.0), concurrency=3)
-    rig.lanes.put(batch(1, 2, 3, key=None))
+    rig = make(lambda delivery: barrier.wait(5.0) and None, concurrency=3)
+    rig.put(1, 2, 3, key=None)
     assert rig.lanes.finish(5.0) == ()
-    assert sorted(rig.done) == [1, 2, 3]
+    assert sorted(rig.acknowledged) == [1, 2, 3]
 
 
-def test_full_lanes_say_so_and_ask_for_more_at_half() -> None:
-    gate = threading.Semaphore(0)
-    rig = Rig(lambda delivery: gate.acquire(timeout=20.0), high=10)
-    assert rig.lanes.put(batch(*range(9)))
-    assert not rig.lanes.put(batch(9))
-    assert not rig.lanes.put([])
-    gate.release(10)
+def test_keys_may_be_bytes_that_are_no_text() -> None:
+    assert lane_of("k", 7) == lane_of(b"k", 7)
+    assert 0 <= lane_of(b"\xff\xfe", 3) < 3
+    one = Delivery("t", b"", key="k")
+    assert lane_key(one) in ("k", b"k")
+
+
+def test_full_lanes_say_so_and_ask_for_more_at_half(make: Make) -> None:
+    slots = threading.Semaphore(0)
+    rig = make(lambda delivery: slots.acquire(timeout=20.0) and None, high=10)
+    assert rig.put(*range(9))
+    assert not rig.put(9)
+    assert not rig.put()
+    slots.release(10)
     wait_until(lambda: rig.room == 1)
-    assert rig.lanes.put([])
+    assert rig.put()
     assert rig.lanes.finish(5.0) == ()
     assert rig.room == 1
 
 
+def test_bytes_fill_the_lanes_too(make: Make, gate: threading.Event) -> None:
+    rig = make(Blocking(gate, 1), high_bytes=1000)
+    large = Delivery("t", bytes(1000), key="k")
+    large.token = 1
+    assert not rig.lanes.put([large], rig.lease)
+    gate.set()
+    wait_until(lambda: rig.room == 1)
+    assert rig.lanes.size == 0
+
+
+def test_bytes_of_all_subscriptions_together_fill_each(make: Make, gate: threading.Event) -> None:
+    budget = Budget(1000)
+    one, other = make(Blocking(gate, 1), budget=budget), make(budget=budget)
+    large = Delivery("t", bytes(1000), key="k")
+    large.token = 1
+    assert not one.lanes.put([large], one.lease)
+    assert not other.put(2)
+    wait_until(lambda: other.acknowledged == [2])
+    assert other.room == 0
+    gate.set()
+    wait_until(lambda: other.room == 1)
+
+
+# -- acknowledging -------------------------------------------------------------------------------
+
+
+def test_what_is_done_is_acknowledged_while_the_next_handler_runs(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 4)
+    rig = make(handler)
+    rig.put(1, 2, 3, 4)
+    assert handler.entered.wait(5.0)
+    wait_until(lambda: rig.acknowledged == [1, 2, 3], 1.0)
+    assert rig.lanes.backlog == 1
+    gate.set()
+    wait_until(lambda: rig.acknowledged == [1, 2, 3, 4])
+
+
+def test_so_it_is_after_a_long_rest(make: Make, gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventbus.consuming.acknowledgements.GO_ON", 0.02)
+    handler = Blocking(gate, 3)
+    rig = make(handler)
+    rig.put(1)
+    wait_until(lambda: rig.acknowledgements.asleep)
+    rig.put(2, 3)
+    wait_until(lambda: rig.acknowledged == [1, 2], 1.0)
+
+
+def test_the_backlog_counts_what_is_not_handled_and_no_more(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 3)
+    rig = make(handler)
+    rig.put(1, 2, 3, 4, 5)
+    assert handler.entered.wait(5.0)
+    assert rig.lanes.backlog == rig.lanes.unhandled == 3
+
+
+def test_a_failing_acknowledgement_keeps_nothing_in_hand_and_the_lane_goes_on(make: Make) -> None:
+    """What stayed in hand would be renewed for ever and never come again."""
+    rig = make()
+    rig.failures.append(OSError("the link broke"))
+    rig.put(1, 2)
+    wait_until(lambda: rig.given_back == [1, 2])
+    rig.put(3)
+    wait_until(lambda: rig.acknowledged == [3])
+    wait_until(lambda: rig.lanes.backlog == 0)
+
+
+# -- failing handlers ----------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
-def test_a_handler_that_fails_in_any_way_does_not_end_the_lane(error: type[BaseException]) -> None:
-    def handler(delivery: Delivery) -> None:
-        if delivery.token == 2:
-            raise error
-
-    rig = Rig(handler)
-    rig.lanes.put(batch(1, 2, 3))
-    assert rig.lanes.finish(5.0) == ()
-    assert rig.done == [1, 2, 3]
-
-
-def test_when_a_stop_ends_a_failing_one_it_and_the_rest_are_dropped() -> None:
-    def handler(delivery: Delivery) -> None:
-        if delivery.token == 2:
-            raise ValueError
-
-    rig = Rig(handler)
-    rig.go_on = False
-    rig.lanes.put(batch(1, 2, 3))
-    rig.lanes.put(batch(4))
-    assert rig.lanes.finish(5.0) == ()
-    assert (rig.done, rig.dropped) == ([1], [2, 3, 4])
+def test_a_handler_that_fails_in_any_way_is_called_again_and_the_lane_lives(
+    make: Make, error: type[BaseException]
+) -> None:
+    handler = Failing(2, times=3, error=error)
+    rig = make(handler)
+    rig.put(1, 2, 3)
+    wait_until(lambda: rig.acknowledged == [1, 2, 3])
+    assert handler.tries == [1, 2, 2, 2, 2, 3]
+    assert [type(one) for one in rig.errors] == [error] * 3
+    assert rig.pauses == [0.01, 0.02, 0.04]
 
 
-def test_stop_starts_nothing_more_and_names_what_runs() -> None:
-    gate, entered = threading.Event(), threading.Event()
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_retry_parks_its_key_and_all_others_go_on(make: Make, concurrency: int) -> None:
+    handler = Failing(1)
+    rig = make(handler, concurrency=concurrency)
+    rig.put(1, 2, key="bad")
+    rig.put(3, 4, key="good")
+    rig.put(5, 6, key=None)
+    rig.put(7, key="bad")
+    wait_until(lambda: sorted(handler.handled) == [3, 4, 5, 6])
+    assert rig.lanes.backlog == 3
+    handler.left.clear()
+    wait_until(lambda: rig.lanes.backlog == 0)
+    assert [one for one in handler.handled if one in (1, 2, 7)] == [1, 2, 7]
+    assert rig.lanes.size == 0
+
+
+def test_without_a_key_a_retry_parks_its_message_alone(make: Make) -> None:
+    handler = Failing(1)
+    rig = make(handler)
+    rig.put(1, 2, 3, key=None)
+    wait_until(lambda: rig.acknowledged == [2, 3])
+    assert rig.lanes.backlog == 1
+    handler.left.clear()
+    wait_until(lambda: rig.acknowledged == [2, 3, 1])
+
+
+def test_what_is_parked_does_not_fill_the_lanes(make: Make) -> None:
+    handler = Failing(*range(10))
+    rig = make(handler, high=10)
+    assert not rig.put(*range(10))
+    wait_until(lambda: rig.room >= 1)
+    assert rig.put(10, key="other")
+    wait_until(lambda: handler.handled == [10])
+
+
+def test_a_returned_coroutine_is_a_failure_and_closed(make: Make) -> None:
+    async def coroutine() -> None: ...
+
+    made = []
+
+    def handler(delivery: Delivery) -> object:
+        if len(made) < 2:
+            made.append(coroutine() if made else (one for one in "x"))
+            return made[-1]
+        return None
+
+    rig = make(handler)
+    rig.put(1)
+    wait_until(lambda: rig.acknowledged == [1])
+    assert ["generator" in str(error) or "coroutine" in str(error) for error in rig.errors] == [True, True]
+    assert all(isinstance(error, TypeError) for error in rig.errors)
+
+
+# -- leases --------------------------------------------------------------------------------------
+
+
+def test_under_an_ended_lease_nothing_more_is_started(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 1)
+    rig = make(handler)
+    rig.put(1, 2)
+    rig.put(3)
+    assert handler.entered.wait(5.0)
+    rig.lease.end()
+    rig.lease = Lease()
+    rig.put(2, 3, 4)
+    gate.set()
+    wait_until(lambda: rig.lanes.backlog == 0)
+    assert handler.handled == rig.acknowledged == [1, 2, 3, 4]
+    assert rig.given_back == [2, 3]
+
+
+def test_one_that_ran_when_the_lease_ended_is_not_started_again(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 1)
+    rig = make(handler)
+    rig.put(1, 2)
+    assert handler.entered.wait(5.0)
+    rig.lease.end()
+    rig.lease = Lease()
+    rig.finished.add(1)  # by then
+    rig.put(1, 2, 3, check=True)
+    gate.set()
+    wait_until(lambda: rig.lanes.backlog == 0)
+    assert handler.handled == [1, 2, 3]
+
+
+def test_what_one_lease_drops_is_no_concern_of_another(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 1)
+    rig = make(handler)
+    rig.put(1, 2)
+    other = Lease()
+    rig.lanes.put(batch(10, 11), other)
+    assert handler.entered.wait(5.0)
+    rig.lease.end()
+    gate.set()
+    wait_until(lambda: rig.lanes.backlog == 0)
+    assert handler.handled == [1, 10, 11]
+
+
+def test_retries_end_at_once_with_the_lease(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parked_module, "FIRST_RETRY", 60.0)
+    monkeypatch.setattr(parked_module, "LONGEST_RETRY", 60.0)
+    handler = Failing(1)
+    rig = make(handler)
+    rig.put(1, 2)
+    rig.put(3, key="other")
+    wait_until(lambda: handler.handled == [3])
+    rig.lease.end()
+    wait_until(lambda: rig.given_back == [1, 2], 2.0)
+    assert (rig.lanes.backlog, rig.lanes.size) == (0, 0)
+    rig.lease = Lease()
+    handler.left.clear()
+    rig.put(1, 2)
+    wait_until(lambda: handler.handled == [3, 1, 2], 2.0)
+
+
+def test_a_failure_of_one_that_is_not_ours_any_more_is_not_tried_again(make: Make, gate: threading.Event) -> None:
+    entered = threading.Event()
 
     def handler(delivery: Delivery) -> None:
         entered.set()
-        gate.wait(20.0)
+        assert gate.wait(20.0)
+        raise ValueError
 
-    rig = Rig(handler)
-    rig.lanes.put(batch(1, 2))
-    rig.lanes.put(batch(3))
+    rig = make(handler)
+    rig.put(1)
     assert entered.wait(5.0)
+    rig.lease.end()
+    gate.set()
+    wait_until(lambda: rig.given_back == [1])
+    assert rig.lanes.backlog == 0
+
+
+# -- pausing -------------------------------------------------------------------------------------
+
+
+def test_a_pause_keeps_what_was_fetched_and_its_order(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 1)
+    rig = make(handler)
+    rig.put(1, 2, 3)
+    assert handler.entered.wait(5.0)
+    rig.lanes.pause()
+    assert not rig.put(4)
+    gate.set()
+    wait_until(lambda: rig.acknowledged == [1])
+    assert not rig.put(5)
+    assert rig.lanes.backlog == 4
+    rig.lanes.resume()
+    wait_until(lambda: rig.acknowledged == [1, 2, 3, 4, 5])
+    wait_until(lambda: rig.room)
+    assert rig.put(6)
+
+
+# -- the end -------------------------------------------------------------------------------------
+
+
+def test_at_the_end_what_fails_is_given_back_and_counted(make: Make) -> None:
+    handler = Failing(2)
+    rig = make(handler)
+    rig.put(1, 2, 3)
+    rig.put(4, key="other")
+    rig.lanes.begin_finish()
+    assert rig.lanes.finish(5.0) == ()
+    assert (sorted(rig.acknowledged), rig.given_back) == ([1, 4], [2, 3])
+    assert (rig.lanes.backlog, rig.lanes.unhandled) == (0, 2)
+
+
+def test_stop_starts_nothing_more_and_names_what_runs(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 1)
+    rig = make(handler)
+    rig.put(1, 2)
+    rig.put(3)
+    assert handler.entered.wait(5.0)
     assert rig.lanes.stop(0.05) == ("eventbus.test.lane-0",)
     gate.set()
     assert rig.lanes.stop(5.0) == ()
-    assert (rig.done, rig.dropped, rig.lanes.backlog) == ([1], [2, 3], 0)
+    assert (rig.acknowledged, rig.given_back, rig.lanes.backlog) == ([1], [2, 3], 0)
+    assert rig.lanes.unhandled == 0, "what an unsubscribe gives back is not counted"
 
 
-def test_what_comes_after_the_end_is_dropped_not_forgotten() -> None:
-    rig = Rig()
-    rig.lanes.put(batch(1))
+def test_what_comes_after_the_end_is_dropped_not_forgotten(make: Make) -> None:
+    rig = make()
+    rig.put(1)
     assert rig.lanes.finish(5.0) == ()
-    assert not rig.lanes.put(batch(2, 3))
-    assert (rig.dropped, rig.lanes.backlog) == ([2, 3], 0)
-
-
-def test_discard_drops_what_was_not_started_and_takes_what_comes_after() -> None:
-    gate, entered = threading.Event(), threading.Event()
-
-    def handler(delivery: Delivery) -> None:
-        entered.set()
-        gate.wait(20.0)
-
-    rig = Rig(handler)
-    rig.lanes.put(batch(1, 2))
-    assert entered.wait(5.0)
-    rig.lanes.put(batch(3))
-    rig.lanes.discard()
-    rig.lanes.put(batch(4))
-    gate.set()
-    assert rig.lanes.finish(5.0) == ()
-    assert (rig.done, rig.dropped) == ([1, 4], [2, 3])
-
-
-def test_a_failing_acknowledgement_keeps_nothing_in_hand_and_the_lane_goes_on() -> None:
-    """What stayed in hand would be renewed for ever and never come again."""
-    rig, failures = Rig(), [OSError("the link broke")]
-
-    def done(deliveries: Sequence[Delivery]) -> None:
-        if failures:
-            raise failures.pop()
-        rig.done.extend(one.token for one in deliveries)
-
-    rig.lanes._done = done
-    rig.lanes.put(batch(1, 2))
-    wait_until(lambda: rig.dropped == [1, 2])
-    rig.lanes.put(batch(3))
-    wait_until(lambda: rig.done == [3])
-    wait_until(lambda: rig.lanes.backlog == 0)
-    assert rig.lanes.stop(5.0) == ()
-
-
-def test_what_is_stale_is_dropped_and_the_rest_handled_in_order() -> None:
-    entered, gate = threading.Event(), threading.Event()
-    handled: list[int] = []
-
-    def handler(delivery: Delivery) -> None:
-        entered.set()
-        assert gate.wait(10.0)
-        handled.append(delivery.token)
-
-    rig = Rig(handler)
-    rig.lanes.put(batch(0, 1, 2, 3))
-    rig.lanes.put(batch(4, 5))
-    assert entered.wait(5.0)
-    rig.lanes.discard({1, 3, 5, 7})
-    rig.lanes.put(batch(7))
-    gate.set()
-    assert rig.lanes.finish(5.0) == ()
-    assert handled == [0, 2, 4, 7], "what came after the discard is not looked at"
-    assert rig.dropped == [1, 3, 5]
-    assert sorted(rig.done) == [0, 2, 4, 7]
-
-
-def of(token: str, *numbers: int, key: str = "k") -> list[Delivery]:
-    made = batch(*numbers, key=key)
-    for one in made:
-        one.token = token
-    return made
-
-
-def test_nothing_overtakes_what_was_dropped() -> None:
-    """It comes again: what was put behind it before the lane has dropped it, comes after it then."""
-    entered, gate = threading.Event(), threading.Event()
-    handled: list[str] = []
-    dropped: list[str] = []
-
-    def handler(delivery: Delivery) -> None:
-        entered.set()
-        assert gate.wait(10.0)
-        handled.append(delivery.text())
-
-    def drop(deliveries: Sequence[Delivery]) -> None:
-        dropped.extend(one.text() for one in deliveries)
-        if dropped == ["1"]:  # a last one, before the owner knows
-            rig.lanes.put(of("a", 6))
-
-    rig = Rig(handler)
-    rig.lanes._dropped = drop
-    rig.lanes.put(of("a", 0, 1))
-    rig.lanes.put([*of("b", 2), *of("a", 3)])
-    assert entered.wait(5.0)
-    rig.lanes.discard({"a"})
-    rig.lanes.put([*of("a", 4), *of("b", 5)])
-    gate.set()
-    wait_until(lambda: rig.lanes.backlog == 0)
-    assert dropped == ["1", "3", "4", "6"]
-    rig.lanes.put(of("a", 1, 3))
-    wait_until(lambda: rig.lanes.backlog == 0)
-    assert handled == ["0", "2", "5", "1", "3"]
-    assert rig.lanes.stop(5.0) == ()
-
-
-def test_what_one_lane_drops_is_no_concern_of_the_others() -> None:
-    """Else what one drops would have the other drop, for ever."""
-    gates = {"x": threading.Event(), "d": threading.Event()}
-    started: list[str] = []
-    handled: list[str] = []
-
-    def handler(delivery: Delivery) -> None:
-        started.append(delivery.text())
-        assert gates[delivery.key or ""].wait(10.0)
-        handled.append(delivery.text())
-
-    rig = Rig(handler, concurrency=2)
-    assert len(rig.lanes._split([*of("a", 0, key="x"), *of("a", 0, key="d")])) == 2
-    rig.lanes.put([*of("a", 1, 2, key="x"), *of("a", 3, 4, key="d")])
-    wait_until(lambda: sorted(started) == ["1", "3"])  # taken from the queue is not yet begun
-    rig.lanes.discard({"a"})
-    gates["x"].set()
-    wait_until(lambda: rig.lanes.backlog == 2)
-    rig.lanes.put([*of("a", 2, key="x"), *of("a", 5, key="d")])
-    wait_until(lambda: rig.lanes.backlog == 3)
-    gates["d"].set()
-    wait_until(lambda: rig.lanes.backlog == 0)
-    assert sorted(handled) == ["1", "2", "3"]
-    assert rig.dropped == ["a"] * 3, "2, 4, and 5 behind it"
-    assert rig.lanes.stop(5.0) == ()
+    assert not rig.put(2, 3)
+    assert (rig.given_back, rig.lanes.backlog) == ([2, 3], 0)

@@ -75,6 +75,7 @@ class Feed:
         """Give the owner an order; one that asks for less than an earlier one is ignored."""
         with self.lock:
             self.order = max(self.order, order)
+            self.journal.ending |= order is Order.ACKNOWLEDGE or order is Order.LEAVE
         self.room.set()
         self._wake.set()
 
@@ -96,13 +97,6 @@ class Feed:
     def note_done(self) -> None:
         """Something was acknowledged, or given back."""
         self.acknowledged.set()
-
-    def discard_orphans(self) -> None:
-        """Have the lanes drop what no handler was started for and whose partition is not ours now."""
-        with self.lock:
-            orphans = self.journal.orphans()
-        if orphans:
-            self.attachment.discard(orphans)
 
     @property
     def consumer(self) -> object:

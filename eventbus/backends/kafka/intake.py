@@ -26,10 +26,10 @@ class Intake:
         self._logs = logs
         self._journal = journal
 
-    def take(self, messages: Sequence[Message]) -> tuple[Sequence[KafkaDelivery], list[KafkaError]]:
-        """Deliveries of what is ours and new, noted as handed out; and the errors among the messages."""
+    def take(self, messages: Sequence[Message]) -> tuple[Sequence[Sequence[KafkaDelivery]], list[KafkaError]]:
+        """Deliveries of what is ours and not done, noted as handed out, each batch of one log; and the errors."""
         run = self._one_run(messages)
-        return self._one_by_one(messages) if run is None else (run, [])
+        return self._one_by_one(messages) if run is None else ([run], [])
 
     def _one_run(self, messages: Sequence[Message]) -> Run | None:
         """The usual case at a fraction of the cost: consecutive messages of one partition, all new. Else None."""
@@ -50,7 +50,8 @@ class Intake:
         log.fetched(begin, begin + count)
         return Run(messages, place[0], log, log.base + begin)
 
-    def _one_by_one(self, messages: Sequence[Message]) -> tuple[list[KafkaDelivery], list[KafkaError]]:
+    def _one_by_one(self, messages: Sequence[Message]) -> tuple[Sequence[Sequence[KafkaDelivery]], list[KafkaError]]:
+        batches: list[list[KafkaDelivery]] = []
         batch: list[KafkaDelivery] = []
         errors: list[KafkaError] = []
         log: Any = None
@@ -73,6 +74,7 @@ class Intake:
                 if log is None:  # or taken away while this was fetched
                     continue
                 base, known = log.base, log.known
+                batch = _batch_of(log, batches)
             following = offset + 1
             if begun < 0:
                 if offset >= known:
@@ -87,7 +89,7 @@ class Intake:
             delivery.token = log
             batch.append(delivery)
         _end_run(log, begun, following)
-        return batch, errors
+        return [one for one in batches if one], errors
 
     def _log_at(self, place: Place, offset: int) -> PartitionLog | None:
         """The log of an offset that does not follow the one before it."""
@@ -99,6 +101,13 @@ class Intake:
         new.assign(log.owner)
         new.begin(offset)
         return new
+
+
+def _batch_of(log: PartitionLog, batches: list[list[KafkaDelivery]]) -> list[KafkaDelivery]:
+    """The batch that a log's next delivery belongs to: a batch is of one log."""
+    if not batches or (batches[-1] and batches[-1][-1].token is not log):
+        batches.append([])
+    return batches[-1]
 
 
 def _end_run(log: PartitionLog | None, first_new: int, end: int) -> None:

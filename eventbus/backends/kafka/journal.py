@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...consuming.attachment import Attachment
+from ...consuming.in_hand import Admitted
+from ...consuming.lease import Lease
 from ...message import Delivery
 from .offsets import Offsets
 from .runs import Run
@@ -20,13 +22,14 @@ class PartitionLog:
     """A partition's log as this process sees it, and the token of its deliveries. Locked by its journal.
 
     base: added to an offset to make an identity. owner: the consumer that has the partition now, if one does.
+    lease: on what it has of it; ended with the assignment, and where something has to be fetched again.
     offsets: None before the first delivery. acked: what the broker has confirmed as committed. requested: the
     last commit of the present owner. known: offsets below it were handed out before, see `admit`.
     """
 
     __slots__ = (
-        *("acked", "base", "known", "offsets", "owner", "place", "requested"),
-        *("_awaited", "_begun", "_fetched", "_floor", "_given_back"),
+        *("acked", "base", "copies", "known", "lease", "offsets", "owner", "place", "requested", "rewind"),
+        *("_again", "_begun", "_fetched", "_floor"),
     )
 
     def __init__(self, place: Place, base: int) -> None:
@@ -35,11 +38,15 @@ class PartitionLog:
         self.offsets: Offsets | None = None
         self.owner: object = None
         self.acked = self.requested = self.known = -1
+        self.lease = Lease()
+        self.copies = 0
+        """Deliveries with the lanes: one that came again counts twice until its first copy is dropped."""
+        self.rewind = False
+        """Whether something was given back and has to be fetched again."""
         self._begun = False
         self._floor = self._fetched = -1
-        self._given_back: set[int] = set()
-        self._awaited: set[int] = set()
-        """Given back, and on their way here again."""
+        self._again: set[int] = set()
+        """Handed out again under this lease."""
 
     # -- the owner -------------------------------------------------------------------------------
 
@@ -48,8 +55,12 @@ class PartitionLog:
         self.owner = owner
         self.requested = -1
         self._begun = False
-        self._awaited |= self._given_back  # it begins with what is not done
-        self._given_back = set()
+        self._new_lease()
+
+    def lose(self) -> None:
+        """The owner has it no more."""
+        self.owner = None
+        self.lease.end()
 
     def begin(self, offset: int) -> None:
         """The owner begins here: all below is done, whoever did it."""
@@ -59,8 +70,6 @@ class PartitionLog:
             self.offsets = Offsets(offset)
         self.known = self.offsets.position
         self.offsets.forget_below(offset)
-        self._awaited = {one for one in self._awaited if one >= offset}
-        self._given_back = {one for one in self._given_back if one >= offset}
         self._fetched = offset
         self._begun = True
 
@@ -79,25 +88,24 @@ class PartitionLog:
         return offset >= self._fetched
 
     def admit(self, offset: int) -> bool:
-        """Whether an offset that was handed out before is to be delivered again: if it was given back."""
-        if offset in self._awaited:
-            self._awaited.discard(offset)
-        elif offset in self._given_back:
-            self._given_back.discard(offset)
-        else:
+        """Whether an offset that was handed out before is to be delivered again: if it is not done."""
+        if self.offsets is None or not self.offsets.is_out(offset):
             return False
+        self._again.add(offset)
+        self.copies += 1
         return True
 
     def fetched(self, first_new: int, end: int) -> None:
         """All up to `end` was fetched, of which from `first_new` on it is handed out for the first time (-1: none)."""
-        self._fetched = end
+        before, self._fetched = self._fetched, end
         if self.offsets is None:
             return
+        for offset in self.offsets.out_between(before, min(end, self.known)):
+            if offset not in self._again:  # the broker has deleted it
+                self.offsets.finish(offset, offset + 1)
         if first_new >= 0:
             self.offsets.hand_out(first_new, end)
-        for offset in [one for one in self._awaited if one < end]:  # the broker has deleted it
-            self._awaited.discard(offset)
-            self.offsets.finish(offset, offset + 1)
+            self.copies += end - first_new
 
     @property
     def begun(self) -> bool:
@@ -112,42 +120,59 @@ class PartitionLog:
         committed = self.offsets.committed
         return committed if committed > self.requested else None
 
-    @property
-    def rewind(self) -> bool:
-        """Whether something was given back and has to be fetched again."""
-        return bool(self._given_back) and self._begun
-
     def go_back(self) -> int:
-        """Where to fetch from to get what was given back."""
-        self._awaited |= self._given_back
-        self._given_back = set()
-        self._fetched = min(self._awaited)
+        """Where to fetch from to get all that is not done, under a new lease."""
+        self._new_lease()
+        assert self.offsets is not None
+        self.known = self.offsets.position
+        self._fetched = self.offsets.committed
         return self._fetched
+
+    @property
+    def ahead(self) -> int:
+        """How many offsets lie between the oldest that is not done and the next one to hand out."""
+        return 0 if self.offsets is None else self.offsets.position - self.offsets.committed
 
     @property
     def busy(self) -> bool:
         """Whether something of it is with the lanes."""
-        return self.offsets is not None and self.offsets.unfinished > len(self._given_back) + len(self._awaited)
+        return self.copies > 0
+
+    def _new_lease(self) -> None:
+        self.lease.end()
+        self.lease = Lease()
+        self.rewind = False
+        self._again.clear()
 
     # -- the lanes -------------------------------------------------------------------------------
 
     def finish(self, first: int, end: int) -> None:
         """A run of identities is done."""
+        self.copies -= end - first
         if self.offsets is not None:
             self.offsets.finish(first - self.base, end - self.base)
 
-    def give_back(self, identity: int) -> None:
-        """A delivery will not be handled here."""
-        offset = identity - self.base
-        if self.offsets is not None and self.offsets.is_out(offset):
-            self._given_back.add(offset)
+    def claims(self, identity: int) -> bool:
+        """Whether a delivery that came again is not done meanwhile."""
+        if self.offsets is not None and self.offsets.is_out(identity - self.base):
+            return True
+        self.copies -= 1
+        return False
+
+    def give_back(self, count: int, lease: Lease, *, again: bool) -> None:
+        """So many deliveries will not be handled here; what came under a lease that is over comes by itself."""
+        self.copies -= count
+        if again and not lease.ended and self._begun:
+            lease.end()
+            self.rewind = True
 
 
 class Journal:
     """Of one subscription, for as long as it lives. Fetching sorts out what is in hand already, by its offset.
 
     logs: the newest of each partition. begins: where a subscription that begins "now" does, None until that was
-    asked. previous: the thread of the last consumer, which may not have left the group yet.
+    asked. previous: the thread of the last consumer, which may not have left the group yet. ending: nothing is
+    fetched any more, so what the lanes give back is for others.
     """
 
     def __init__(self) -> None:
@@ -156,8 +181,8 @@ class Journal:
         self.logs: dict[Place, PartitionLog] = {}
         self.begins: dict[Place, int] | None = None
         self.previous: threading.Thread | None = None
+        self.ending = False
         self._next_base = 0
-        self._replaced: list[PartitionLog] = []
 
     def log_of(self, place: Place) -> PartitionLog:
         """The partition's log. Under the lock."""
@@ -172,40 +197,48 @@ class Journal:
     def new_log(self, place: Place) -> PartitionLog:
         """The partition begins anew: its old offsets mean nothing now. Under the lock."""
         if place in self.logs:
-            self._replaced.append(self.logs[place])
+            self.logs[place].lease.end()
         self._next_base += _LOG_SPAN
         log = self.logs[place] = PartitionLog(place, self._next_base)
         return log
 
-    def orphans(self) -> list[PartitionLog]:
-        """Logs of partitions that no consumer of ours has, and those that were replaced since. Under the lock."""
-        replaced, self._replaced = self._replaced, []
-        return replaced + [log for log in self.logs.values() if log.owner is None]
+    def admit(self, batch: Sequence[Delivery], lease: Lease) -> Admitted:
+        """As `InHand.admit`; what is done was left out before: see `Intake`."""
+        if isinstance(batch, Run):
+            return Admitted(batch)
+        first: Any = batch[0]
+        log: PartitionLog = first.token
+        return Admitted(batch, check=first.identity - log.base < log.known)
 
-    def admit(self, batch: Sequence[Delivery]) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
-        """As `InHand.admit`; all are new: see `Intake`."""
-        return batch, ()
+    def claims(self, delivery: Delivery) -> bool:
+        """As `InHand.claims`."""
+        identity: Any = delivery.identity
+        with self.lock:
+            claimed: bool = delivery.token.claims(identity)
+            return claimed
 
-    def finish(self, deliveries: Iterable[Delivery]) -> Sequence[Delivery]:
+    def finish(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """As `InHand.finish`."""
         if isinstance(deliveries, Run):
             with self.lock:
                 deliveries.log.finish(deliveries.first, deliveries.end)
             return deliveries
-        done = list(deliveries)
-        identities: list[Any] = [delivery.identity for delivery in done]
+        identities: list[Any] = [delivery.identity for delivery in deliveries]
         with self.lock:
-            for delivery, identity in zip(done, identities, strict=True):
+            for delivery, identity in zip(deliveries, identities, strict=True):
                 delivery.token.finish(identity, identity + 1)
-        return done
+        return deliveries
 
-    def drop(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
-        """As `InHand.drop`."""
-        dropped = list(deliveries)
-        with self.lock:
-            for delivery in dropped:
-                delivery.token.give_back(delivery.identity)
-        return dropped
+    def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:
+        """As `InHand.drop`; a batch is of one log."""
+        if deliveries:
+            log: PartitionLog = deliveries.log if isinstance(deliveries, Run) else deliveries[0].token
+            with self.lock:
+                log.give_back(len(deliveries), lease, again=not self.ending)
+        return deliveries
+
+    def look(self, now: float) -> None:
+        """As `InHand.look`: assignments are ended by the consumer."""
 
     def __len__(self) -> int:
         with self.lock:
@@ -217,3 +250,9 @@ def journal_of(attachment: Attachment) -> Journal:
     journal = attachment.in_hand
     assert isinstance(journal, Journal)
     return journal
+
+
+def lease_of(batch: Sequence[Delivery]) -> Lease:
+    """On what a batch was given. Under the journal's lock."""
+    log: PartitionLog = batch.log if isinstance(batch, Run) else batch[0].token
+    return log.lease

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from .commits import Commits
 from .connecting import new_client
 from .forks import Consumer, keep
 from .intake import Intake
-from .journal import PartitionLog
+from .journal import PartitionLog, lease_of
 from .leaving import close
 from .orders import Order
 from .problems import ClientErrors, is_fatal, text_of
@@ -33,6 +33,9 @@ FETCH = 256
 """Messages taken at once, at most: what is taken until the lanes are full does not yet call Python's collector."""
 FULL_PATIENCE = 0.5
 """Seconds that full lanes are waited for before the partitions are paused: pausing drops what was fetched ahead."""
+RUN_AHEAD = 10_000
+"""Messages of a partition that are handed out from the oldest that is not done on, about: what is done behind that one
+is not committed, and would be done again after a crash."""
 REVOKE_GRACE = 1.0
 """Seconds that handlers have to end when a partition goes to somebody else, before he may handle it too."""
 COMMITTED_WITHIN = 2.0
@@ -70,6 +73,8 @@ class Member:
         self._logs = feed.logs
         self._intake = Intake(feed.logs, feed.journal)
         self._stage = _Stage.FETCHING
+        self._held: set[Place] = set()
+        """Paused by themselves: they are too far ahead."""
         self._commits = Commits(feed, feed.logs)
         self.standstill = Standstill(feed.logs, feed.lock)
         self._followed: Any = None
@@ -103,6 +108,7 @@ class Member:
                 raise BeyondHelp(str(cause))
             self._follow()
             self._seek_back()
+            self._hold_back()
             self._commits.send_if_due(self.consumer, at_once=order > Order.FETCH)
             if order > Order.FETCH:
                 self._keep_membership()
@@ -128,7 +134,7 @@ class Member:
             self._feed.unsettled = False
             for log in self._logs.values():
                 if log.owner is self:
-                    log.owner = None
+                    log.lose()
 
     def _leave(self) -> None:
         self._commits.send_if_due(self.consumer, at_once=True)
@@ -204,23 +210,40 @@ class Member:
     def _unpause(self) -> None:
         if self.is_paused:
             self._stage = _Stage.FETCHING
-            self.consumer.resume(_as_partitions(self._logs))
+            self.consumer.resume(_as_partitions(self._logs.keys() - self._held))
+
+    def _hold_back(self) -> None:
+        """Fetch no more of a partition that is too far ahead of its oldest unfinished message."""
+        with self._feed.lock:
+            ahead = {place: log.ahead for place, log in self._logs.items()}
+        self._held &= ahead.keys()
+        far = {place for place, count in ahead.items() if count >= RUN_AHEAD} - self._held
+        near = {place for place in self._held if ahead[place] <= RUN_AHEAD // 2}
+        if far:
+            self._held |= far
+            self.consumer.pause(_as_partitions(far))
+        if near:
+            self._held -= near
+            if not self.is_paused:
+                self.consumer.resume(_as_partitions(near))
 
     # -- handing over ----------------------------------------------------------------------------
 
     def _hand_over(self, messages: Sequence[Message]) -> None:
         feed = self._feed
         with feed.lock:  # until the lanes have it: what one of them gives back is behind this, or this behind it
-            batch, errors = self._intake.take(messages)
-            if batch:
+            batches, errors = self._intake.take(messages)
+            if batches:
                 feed.room.clear()  # before: a resume that comes while the lanes take the batch is not lost
                 feed.full = True
-                if feed.deliver(batch):
+                if all([feed.deliver(batch, lease_of(batch)) for batch in batches]):
                     feed.full = False
         for error in errors:
             self._event(error)
 
     def _seek_back(self) -> None:
+        if self._feed.order > Order.FETCH:
+            return
         back = [log for log in list(self._logs.values()) if log.rewind]
         for log in back:
             with self._feed.lock:
@@ -266,7 +289,6 @@ class Member:
         self.consumer.incremental_assign(partitions)
         if self.is_paused:
             self.consumer.pause(partitions)
-        self._feed.discard_orphans()
 
     def _starts(self, partitions: list[TopicPartition]) -> dict[Place, int]:
         """Where a group that begins "now" begins: where partitions ended when it was subscribed, or at the
@@ -318,8 +340,7 @@ class Member:
             gone = [self._logs.pop((one.topic, one.partition), None) for one in partitions]
             for log in gone:
                 if log is not None and log.owner is self:
-                    log.owner = None
-        self._feed.discard_orphans()
+                    log.lose()
         return [log for log in gone if log is not None]
 
     def _any_busy(self, logs: Sequence[PartitionLog]) -> bool:
@@ -345,5 +366,5 @@ def group_id(group: str, topic: str) -> str:
     return f"{group}.{topic}" if is_pattern(topic) else group
 
 
-def _as_partitions(logs: dict[Place, PartitionLog]) -> list[TopicPartition]:
-    return [TopicPartition(*place) for place in logs]
+def _as_partitions(places: Iterable[Place]) -> list[TopicPartition]:
+    return [TopicPartition(*place) for place in places]

@@ -56,6 +56,13 @@ class Offsets:
         """Whether an offset is handed out and not done."""
         return offset not in self._finished and any(first <= offset < end for first, end in self._out)
 
+    def out_between(self, first: int, end: int) -> list[int]:
+        """The offsets in a range that are handed out and not done."""
+        if end <= first:
+            return []
+        spans = [(max(first, begin), min(end, stop)) for begin, stop in self._out]
+        return [offset for begin, stop in spans for offset in range(begin, stop) if offset not in self._finished]
+
     def forget_below(self, offset: int) -> None:
         """All below is done by now, whoever did it."""
         out = self._out

@@ -31,6 +31,11 @@ class Run(LazyBatch[KafkaDelivery]):
     def __len__(self) -> int:
         return len(self._messages)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all values."""
+        return sum(map(len, self._messages))
+
     def __iter__(self) -> Iterator[KafkaDelivery]:
         topic, log, identity = self.topic, self.log, self.first
         for message in self._messages:

@@ -144,6 +144,10 @@ class KafkaSession:
         """As `Session.release`: noted already; they are fetched again, here or where their partition went."""
         self._with_feed(attachment, lambda feed: feed.note_done())
 
+    def lag(self, attachment: Attachment) -> int | None:
+        """As `Session.lag`: it is not asked for."""
+        return None
+
     # -- health ----------------------------------------------------------------------------------
 
     def probe(self, timeout: float, stop: StopToken) -> str:

@@ -18,7 +18,7 @@ from .groups import Group, Member
 from .topics import Topic
 
 REMEMBERED_IDS = 20_000
-"""Ids that are known at least; at most twice as many. More would not fit the processor's cache."""
+"""Ids of a topic that are known at least; at most twice as many. More would not fit the processor's cache."""
 
 
 class Condition(Enum):
@@ -47,28 +47,26 @@ class MemoryBroker:
         self._topics: dict[str, Topic] = {}
         self._groups: dict[tuple[str, str], Group] = {}
         self._broadcasts: WeakKeyDictionary[Subscription, Group] = WeakKeyDictionary()
-        self._ids: dict[str, int] = {}
 
     # -- messages, under the lock ----------------------------------------------------------------
 
     def store(self, record: Record, id: str) -> tuple[int, int, bool]:
         """Store a message once; its partition, its offset and whether it was there. PublishNotSentError: full."""
-        ids = self._ids
-        known = ids.get(id)
-        if known is not None:
-            offset, partition = divmod(known, self._config.partitions)
-            return partition, offset, True
         topic = self._topics.get(topic_of(record))
         if topic is None:
             topic = self._new_topic(topic_of(record))
+        ids = topic.ids
+        known = ids.get(id)
+        if known is not None:
+            offset, partition = divmod(known, topic.partitions)
+            return partition, offset, True
         if len(topic) >= self._most:
             self._make_room(topic, id)
         partition, offset = topic.add(record, id)
-        ids[id] = (
-            offset * topic.partitions + partition
-        )  # one number: a hundred thousand tuples would be walked by the garbage collector
+        # One number: a hundred thousand tuples would be walked by the garbage collector.
+        ids[id] = offset * topic.partitions + partition
         if len(ids) > 2 * REMEMBERED_IDS:
-            self._ids = newest(ids, REMEMBERED_IDS)
+            topic.ids = newest(ids, REMEMBERED_IDS)
         return partition, offset, False
 
     def group_of(self, sub: Subscription) -> Group:
@@ -105,7 +103,6 @@ class MemoryBroker:
         self._topics.clear()
         self._groups.clear()
         self._broadcasts.clear()
-        self._ids.clear()
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...consuming.attachment import Attachment
+from ...consuming.lease import Lease
 from ...consuming.watermark import Watermark
 from .topics import Entry, Topic
+
+RUN_AHEAD = 10_000
+"""Messages of a partition that are handed out from its oldest unfinished one on, at most: what waits behind one that
+fails holds up its own partition, and no other."""
 
 
 class Member:
@@ -14,6 +19,12 @@ class Member:
 
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
+        self.deliver = attachment.deliver
+        self.paused = False
+        self.left: set[Place] | None = None
+        """Once detached: what is still in hand; without any the member goes."""
+        self.lease = Lease()
+        """On all that it is given: a partition goes to somebody else only when nothing of it is in hand, or with it."""
 
 
 class Progress:
@@ -31,17 +42,34 @@ class Progress:
         """Everything below this offset is done."""
         return min(mark.committed for mark in self.marks)
 
+    @property
+    def lag(self) -> int:
+        """How many messages are not done."""
+        in_hand = sum(len(mark.in_hand) for mark in self.marks)
+        first = min(mark.position for mark in self.marks)
+        waiting = sum(offset >= self.marks[entry[4]].position for offset, entry in self.topic.entries_from(first))
+        return in_hand + waiting
+
     def assign(self, members: list[Member], leaving: list[Member]) -> None:
         """Spread the partitions over the members, taking from nobody what is in hand."""
         for partition in range(len(self.owners)):
             wanted = members[partition % len(members)] if members else None
             self.wanted[partition] = wanted
             if self.owners[partition] not in members and self.owners[partition] not in leaving:
-                for offset in self.marks[partition].rewind():
-                    self._again[offset] = self._again.get(offset, 1) + 1
+                self._rewind(partition)
                 self.owners[partition] = wanted
             else:
                 self.move(partition)
+
+    def rewind(self, member: Member) -> None:
+        """Hand out again what a member has in hand."""
+        for partition, owner in enumerate(self.owners):
+            if owner is member:
+                self._rewind(partition)
+
+    def _rewind(self, partition: int) -> None:
+        for offset in self.marks[partition].rewind():
+            self._again[offset] = self._again.get(offset, 1) + 1
 
     def attempt(self, offset: int) -> int:
         """Which delivery of this message to this group comes next, from 1."""
@@ -50,7 +78,11 @@ class Progress:
     def take(self, member: Member, limit: int) -> list[tuple[int, Entry]]:
         """The next entries of this member's partitions, in the order of their storing."""
         mine = [partition for partition, owner in enumerate(self.owners) if owner is member]
-        fetching = {partition: self.marks[partition] for partition in mine if self.wanted[partition] is member}
+        fetching = {
+            partition: self.marks[partition]
+            for partition in mine
+            if self.wanted[partition] is member and self.marks[partition].ahead < RUN_AHEAD
+        }
         if not fetching:
             return []
         first = min(mark.position for mark in fetching.values())
@@ -97,7 +129,13 @@ class Group:
 
     def join(self, member: Member) -> None:
         """A member comes in, in place of an earlier session of the same subscription."""
-        self.members = [other for other in self.members if other.attachment.sub is not member.attachment.sub] + [member]
+        for place, other in enumerate(self.members):
+            if other.attachment.sub is member.attachment.sub:
+                other.lease.end()
+                self.members[place] = member  # with the same partitions
+                break
+        else:
+            self.members.append(member)
         self._assign()
 
     def retire(self, member: Member) -> set[Place]:
@@ -113,12 +151,25 @@ class Group:
             for offset in progress.marks[partition].in_hand
         }
 
+    def take_back(self, member: Member) -> None:
+        """A member cannot handle some of what it has: all that it has not finished is given to it again."""
+        member.lease.end()
+        member.lease = Lease()
+        for progress in self.progress.values():
+            progress.rewind(member)
+
     def leave(self, member: Member) -> None:
         """A member goes; what it had in hand is delivered to the others."""
+        member.lease.end()
         for members in (self.members, self.leaving):
             if member in members:
                 members.remove(member)
                 self._assign()
+
+    @property
+    def lag(self) -> int:
+        """How many messages no member has finished."""
+        return sum(progress.lag for progress in self.progress.values())
 
     def holds(self) -> Iterator[Progress]:
         """The progress that keeps messages from being dropped."""

@@ -15,7 +15,7 @@ from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Features, Prepared, SessionContext
 from .broker import Condition, MemoryBroker, broker_named
 from .deliveries import MemoryDelivery
-from .groups import Member, Place
+from .groups import RUN_AHEAD, Member
 from .waiting import notify, pause, wait_answering
 
 FETCH = 256
@@ -80,17 +80,6 @@ class MemoryBackend:
         return self._broker.condition is Condition.UP
 
 
-class _Attached:
-    """A subscription that a session delivers."""
-
-    def __init__(self, member: Member) -> None:
-        self.member = member
-        self.deliver = member.attachment.deliver
-        self.paused = False
-        self.left: set[Place] | None = None
-        """Once detached: what is still in hand; without any the member goes."""
-
-
 class MemorySession:
     """One connection to the memory broker, with one thread that fetches."""
 
@@ -98,7 +87,7 @@ class MemorySession:
         self._broker = broker
         self._answers = context.answers
         self._on_lost = context.on_lost
-        self._attached: dict[Attachment, _Attached] = {}
+        self._attached: dict[Attachment, Member] = {}
         self._unanswered: dict[int, Record] = {}
         self._retired = False
         self._drained = False
@@ -171,8 +160,7 @@ class MemorySession:
             if self._retired:
                 raise SessionRetired("the session has ended")
             for one in attachments:
-                member = Member(one)
-                self._attached[one] = _Attached(member)
+                self._attached[one] = member = Member(one)
                 self._broker.group_of(one.sub).join(member)
             self._broker.wake()
 
@@ -181,7 +169,7 @@ class MemorySession:
         with self._broker.lock:
             attached = self._attached.get(attachment)
             if attached is not None and attached.left is None:
-                attached.left = self._broker.group_of(attachment.sub).retire(attached.member)
+                attached.left = self._broker.group_of(attachment.sub).retire(attached)
                 self._leave_if_done(attachment, attached, ())
                 self._broker.wake()
 
@@ -192,12 +180,12 @@ class MemorySession:
             attached.paused = False
             self.wake()
 
-    def _leave_if_done(self, attachment: Attachment, attached: _Attached, deliveries: Iterable[Delivery]) -> None:
+    def _leave_if_done(self, attachment: Attachment, attached: Member, deliveries: Iterable[Delivery]) -> None:
         if attached.left is not None:
             attached.left.difference_update(delivery.token for delivery in deliveries)
             if not attached.left:
                 self._attached.pop(attachment, None)
-                self._broker.leave(attached.member, for_good=True)
+                self._broker.leave(attached, for_good=True)
 
     def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """Move the watermarks; a partition that waited for it changes hands."""
@@ -206,23 +194,34 @@ class MemorySession:
             attached = self._attached.get(attachment)
             if attached is None or self._mute or self._retired:
                 return
-            member, moved = attached.member, False
+            moved = False
             for delivery in deliveries:
                 progress, partition, offset = delivery.token
-                if progress.owners[partition] is member:
-                    progress.marks[partition].finish(offset)
-                    if progress.wanted[partition] is not member:
+                if progress.owners[partition] is attached:
+                    mark = progress.marks[partition]
+                    moved |= mark.ahead >= RUN_AHEAD
+                    mark.finish(offset)
+                    if progress.wanted[partition] is not attached:
                         moved |= progress.move(partition)
             self._leave_if_done(attachment, attached, deliveries)
         if moved:
             broker.wake()
 
     def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
-        """Without effect until it is detached: a partition is delivered again when its owner leaves."""
+        """Deliver them again, and in their order all that is not finished; to others, where it is detached."""
         with self._broker.lock:
             attached = self._attached.get(attachment)
-            if attached is not None:
-                self._leave_if_done(attachment, attached, deliveries)
+            if attached is None or not deliveries:
+                return
+            if attached.left is None and not self._drained:
+                self._broker.group_of(attachment.sub).take_back(attached)
+            self._leave_if_done(attachment, attached, deliveries)
+        self.wake()
+
+    def lag(self, attachment: Attachment) -> int | None:
+        """Of the group, all members and topics together; counted anew for each call."""
+        with self._broker.lock:
+            return self._broker.group_of(attachment.sub).lag
 
     def probe(self, timeout: float, stop: StopToken) -> str:
         """A round trip to the broker."""
@@ -278,7 +277,7 @@ class MemorySession:
             self._broker.sessions.remove(self)
         attached, self._attached = self._attached, {}
         for one in attached.values():
-            self._broker.leave(one.member, for_good=one.left is not None)
+            self._broker.leave(one, for_good=one.left is not None)
         self._broker.changed.notify_all()
 
     def _break_if_asked(self, step: str) -> None:
@@ -358,12 +357,12 @@ class MemorySession:
                     return False
                 if self._attached.get(attachment) is not attached or attached.left is not None:
                     continue
-                batch = self._take(attached.member)
+                lease, batch = attached.lease, self._take(attached)
             if batch:
                 more = True
                 # Paused before the call: a resume that comes while the lanes take the batch is not lost.
                 attached.paused = True
-                if attached.deliver(batch):
+                if attached.deliver(batch, lease):
                     attached.paused = False
         return more
 

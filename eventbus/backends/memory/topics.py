@@ -25,6 +25,8 @@ class Topic:
         self.partitions = partitions
         self.identities = next(_serials) << 48
         """Plus an offset: what a message is known by. Never the same again, when the topic is lost and made anew."""
+        self.ids: dict[str, int] = {}
+        """Where the messages with these ids are: offset and partition in one number."""
         self.base = 0
         self._entries: list[Entry] = []
         self._next_partition = 0

@@ -8,12 +8,15 @@ from typing import Any
 
 from ...consuming.attachment import Attachment
 from ...consuming.batches import LazyBatch
+from ...consuming.lease import Lease
 from ...message import Delivery, matches
 from . import wire
 from .connection import Connection
 from .deliveries import NatsDelivery
 
 _new = NatsDelivery.__new__
+_FOR_EVER = Lease()
+"""What core NATS delivers, nobody else has."""
 
 
 class Feed:
@@ -42,11 +45,11 @@ class Feed:
         # The server's `*` and `>` cover dead letters; ours do not.
         return not topic.startswith("dlq.") or matches(self.attachment.topic, topic)
 
-    def hand_over(self, batch: list[Delivery]) -> bool:
+    def hand_over(self, batch: list[Delivery], lease: Lease) -> bool:
         """Give a batch to the lanes; False when they are full. Reader thread."""
         # Before the call: `resume` may come from a lane while it runs.
         self.paused = True
-        if self._deliver(batch):
+        if self._deliver(batch, lease):
             self.paused = False
         return not self.paused
 
@@ -73,6 +76,11 @@ class CoreBatch(LazyBatch[NatsDelivery]):
 
     def __len__(self) -> int:
         return len(self._fields) // 3
+
+    @property
+    def size(self) -> int:
+        """As `LazyBatch.size`."""
+        return sum(map(len, self._fields[1::3]))
 
     def __iter__(self) -> Iterator[NatsDelivery]:
         arrived, each = self._arrived, iter(self._fields)
@@ -125,7 +133,7 @@ class CoreFeed(Feed):
         """Hand over what one read has brought; full lanes drop and count it themselves."""
         fields, self._fields = self._fields, []
         if not self.closed:
-            self._deliver(CoreBatch(fields, self._arrived))
+            self._deliver(CoreBatch(fields, self._arrived), _FOR_EVER)
 
 
 def _drop(topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:

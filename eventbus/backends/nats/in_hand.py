@@ -11,12 +11,19 @@ class NatsInHand(InHandByIdentity):
 
     positions: where a broadcast copy stands in each stream, for the next session.
     renewed_at: `time.monotonic`; until then the server knew that what is in hand is ours.
+    ack_wait: seconds after which it gives what was not renewed to somebody else.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.ack_wait = float("inf")
         self.positions: dict[str, int] = {}
         self.renewed_at = 0.0
+
+    def look(self, now: float) -> None:
+        """As `InHand.look`: what was not renewed in time is not ours any more."""
+        if len(self) and now - self.renewed_at > self.ack_wait:
+            self.end_lease()
 
 
 def in_hand_of(attachment: Attachment) -> NatsInHand:

@@ -97,8 +97,8 @@ class JetStreamSession(NatsSession):
             if targets is None:
                 raise SubscribeError(f"{one!r} was not prepared")
             in_hand = in_hand_of(one)
-            if len(in_hand) and time.monotonic() - in_hand.renewed_at > self._config.ack_wait:
-                one.discard()
+            in_hand.ack_wait = min((target.ack_wait for target in targets), default=self._config.ack_wait)
+            in_hand.look(time.monotonic())
             feed = PullFeed(self._connection, one, self._broken)
             with self._lock:
                 self._feeds[one] = feed

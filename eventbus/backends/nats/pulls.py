@@ -105,7 +105,7 @@ class PullFeed(Feed):
             self.in_hand.renewed_at = time.monotonic()
         if self.attachment.group is None:
             self._note_positions(batch)
-        if self.hand_over(batch):
+        if self.hand_over(batch, self.in_hand.lease):
             self._top_up()
 
     def collect(self, delivery: Delivery) -> None:

@@ -127,6 +127,10 @@ class NatsSession:
     def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """As `Session.release`: core NATS takes nothing back."""
 
+    def lag(self, attachment: Attachment) -> int | None:
+        """As `Session.lag`: it is not asked for."""
+        return None
+
     def probe(self, timeout: float, stop: StopToken) -> str:
         """As `Session.probe`; NotConnectedError, Stopped."""
         self._check_lost()

@@ -136,7 +136,7 @@ def test_where_a_broadcast_goes_on():
     assert first_wanted(attachment, stream) == 51
     held = Delivery("a", b"")
     held.identity = ("a@1", 40)
-    in_hand.admit([held])
+    in_hand.admit([held], in_hand.lease)
     assert first_wanted(attachment, stream) == 40
     assert first_wanted(attachment, Stream("a", "a@2", 3)) == 1
     assert first_wanted(attachment, Stream("b", "b@1", 3)) is None
