@@ -29,7 +29,7 @@ def number(default: float, *, low: float = 0.0, above: bool = False, high: float
 
 
 def optional_number(default: float | None, *, low: float = 0.0) -> Any:
-    """As `number`, more than `low`; None (or the text "none") is allowed."""
+    """A float of more than `low`, or None (the text "none" is None, too). Seconds where it is a time."""
     return field(default=default, converter=_or_none(_to_float), validator=_bounds(low, True, optional=True))
 
 
@@ -39,7 +39,7 @@ def integer(default: int, *, low: int = 1) -> Any:
 
 
 def optional_integer(default: int | None, *, low: int = 1) -> Any:
-    """As `integer`; None (or the text "none") is allowed."""
+    """An int of at least `low`, or None (the text "none" is None, too)."""
     return field(default=default, converter=_or_none(_to_int), validator=_bounds(low, whole=True, optional=True))
 
 
@@ -54,7 +54,7 @@ def text(default: str) -> Any:
 
 
 def optional_text(default: str | None = None) -> Any:
-    """As `text`; None is allowed."""
+    """A str without control characters, or None."""
     return field(default=default, validator=_plain_text)
 
 
@@ -98,7 +98,7 @@ def is_a(kind: type) -> _Check:
 
 
 def is_a_or_none(kind: type) -> _Check:
-    """As `is_a`; None is allowed."""
+    """A validator for a group of settings that may be left out: a value of that class, or None."""
     return _typed((kind, type(None)), f"a {kind.__name__} or None")
 
 

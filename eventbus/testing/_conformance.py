@@ -153,7 +153,7 @@ class PublishingConformance:
         assert bus.get_statistics().handled == handled
 
     def all_at_rest_once(self, bus: EventBus, handled: int) -> None:
-        """As `all_at_rest`, where the round trip itself may match a subscription."""
+        """Wait until so many were handled, and a round trip outside of all subscriptions has brought no more."""
         wait_until(lambda: bus.get_statistics().handled >= handled)
         bus.publish(f"other{self.prefix}.ready", b"")
         assert bus.get_statistics().handled == handled

@@ -23,12 +23,12 @@ class MemoryOutages:
         self._broker: MemoryBroker = broker_named(MemoryConfig(name=name))
 
     def refuse(self) -> None:
-        """As a killed server: every link is cut and noticed, new ones are refused. What was stored stays."""
+        """Like a killed server, cut every link, noticed, and refuse new ones. What was stored stays."""
         self._set(Condition.REFUSING)
         self.cut()
 
     def freeze(self) -> None:
-        """As a stopped process: links stay open, nothing is answered."""
+        """Like a stopped process, keep the links open and answer nothing."""
         self._set(Condition.FROZEN)
 
     def restore(self) -> None:
@@ -52,7 +52,7 @@ class MemoryOutages:
             self._broker.delay = seconds
 
     def lose_state(self) -> None:
-        """As a restart with an empty disk: topics, groups and positions are gone, links are cut."""
+        """Like a restart with an empty disk, forget topics, groups and positions, and cut the links."""
         with self._broker.lock:
             self._broker.lose_state()
         self.cut()

@@ -50,7 +50,7 @@ TAKE_A_TIMEOUT: dict[str, Callable[[EventBus, Any], object]] = {
     "wait_connected": lambda bus, timeout: bus.wait_connected(timeout),
     "close_global": lambda bus, timeout: eventbus.close_global(timeout),
 }
-NO_TIMEOUTS: list[object] = [float("nan"), float("-inf"), -1, -0.001, True, False, "1", "soon", b"1", [], object(), 1j]
+NO_TIMEOUTS: list[object] = [float("nan"), float("-inf"), -1, -0.001, True, False, "1", "soon", b"1", [], object, 1j]
 
 
 @pytest.mark.parametrize("timeout", NO_TIMEOUTS, ids=repr)

@@ -43,7 +43,7 @@ class KafkaBackend:
         self._protocol = GroupProtocol(config.group_protocol)
 
     def connect(self, context: SessionContext) -> KafkaSession:
-        """As `Backend.connect`: a metadata answer on the new producer is the proof."""
+        """Make a producer and prove it by a metadata answer, within the context's time."""
         options = ClientOptions(self._config, f"eventbus-{context.bus}@{socket.gethostname()}")
         errors = ClientErrors(f"eventbus.{context.bus}.kafka")
         deadline = Deadline(context.timeout)
@@ -62,5 +62,5 @@ class KafkaBackend:
         return Journal()
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
-        """As `Backend.reachable`: one of the brokers answers an ApiVersions request."""
+        """Whether one of the brokers answers an ApiVersions request within `timeout` seconds. Never raises."""
         return speaks(self._config.brokers, self._config.tls, timeout, stop)

@@ -67,7 +67,7 @@ def speaks(brokers: Sequence[str], tls: TlsConfig | bool | None, timeout: float,
 
 
 def examine(brokers: Sequence[str], tls: TlsConfig | bool | None, timeout: float, stop: StopToken) -> list[Finding]:
-    """As `speaks`, but wait for all, and ask them for more; one finding for each address. Never raises."""
+    """Ask all brokers what they speak and know, and wait for all; one finding for each address. Never raises."""
     try:
         return list(_examine(brokers, tls, timeout, stop, more=True))
     except Exception:

@@ -44,7 +44,7 @@ class NatsBackend:
         )
 
     def connect(self, context: SessionContext) -> NatsSession:
-        """As `Backend.connect`: the handshake's PONG and, with JetStream, its `INFO` are the proof."""
+        """Dial a server, proven by the handshake's PONG and with JetStream its `INFO`, within the context's time."""
         deadline = Deadline(context.timeout)
         client_name = self._config.client_name or f"eventbus-{context.bus}@{socket.gethostname()}"
         dialer = Dialer(self._config, client_name)
@@ -67,7 +67,7 @@ class NatsBackend:
         return NatsInHand()
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
-        """As `Backend.reachable`: one of the servers sends the beginning of INFO."""
+        """Whether one of the servers sends the beginning of INFO within `timeout` seconds. Never raises."""
         return any_speaks(self._config, self._pool.in_order(), timeout, stop)
 
     def _session(self, link: Link, context: SessionContext) -> NatsSession:

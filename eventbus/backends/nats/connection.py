@@ -354,7 +354,7 @@ class _Replies:
         self._requests = connection._requests
 
     def adder(self, topic: str) -> wire.Add:
-        """As `Route.adder`."""
+        """All answers go to `add`, whatever their topic: its last part names the request."""
         return self.add
 
     def add(self, topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:

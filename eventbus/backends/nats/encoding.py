@@ -55,7 +55,7 @@ class CoreEncoder:
         return (f"\r\nHPUB {self._topic}{rest}".encode(),)
 
     def encode_mixed(self, records: Iterable[Record], blocks: Blocks) -> list[bytes]:
-        """As `encode`, for any records: those with headers or an id of their own have a block."""
+        """The frames of any records, in order; `blocks` has the headers of those with some or an id of their own."""
         parts: list[bytes] = []
         for number, topic, payload, key, _headers, _id, _waiter in records:
             block = blocks.get(number) if blocks else None

@@ -50,26 +50,26 @@ class PlainTransport:
         self._send = sock.send
 
     def receive(self) -> bytes:
-        """As `Transport.receive`."""
+        """Wait for bytes from the kernel, at most 256 KiB; b"" at the end. Reader thread only. OSError."""
         return self._socket.recv(RECEIVE)
 
     def send(self, data: bytes | memoryview) -> int:
-        """As `Transport.send`."""
+        """Give the kernel what it has room for and say how much, 0 without room; never waits. OSError."""
         try:
             return self._send(data, _NONBLOCKING)
         except BlockingIOError:
             return 0
 
     def wait_writable(self) -> None:
-        """As `Transport.wait_writable`."""
+        """Wait until the kernel has room, the link ends, or a second has passed."""
         _wait(self._socket, select.POLLOUT)
 
     def shutdown(self) -> None:
-        """As `Transport.shutdown`."""
+        """End the link both ways and wake whoever waits on it. Any thread, any number of times."""
         _shut(self._socket)
 
     def close(self) -> None:
-        """As `Transport.close`."""
+        """Give the descriptor back; nobody may read or write any more."""
         self._socket.close()
 
 
@@ -87,7 +87,7 @@ class TlsTransport:
         self._wanted = select.POLLOUT
 
     def receive(self) -> bytes:
-        """As `Transport.receive`."""
+        """Wait for decrypted bytes, some 256 KiB at most; b"" at the end. Reader thread only. OSError."""
         while True:
             event, data = self._read()
             if not event:
@@ -116,7 +116,7 @@ class TlsTransport:
         return (0 if parts else event), b"".join(parts)
 
     def send(self, data: bytes | memoryview) -> int:
-        """As `Transport.send`."""
+        """Encrypt and send what fits now and say how much; never waits. OSError."""
         view, sent = memoryview(data), 0
         with self._lock:
             while sent < len(view):
@@ -131,15 +131,15 @@ class TlsTransport:
         return sent
 
     def wait_writable(self) -> None:
-        """As `Transport.wait_writable`."""
+        """Wait until TLS can go on with what it wanted last, to write or to read, or a second has passed."""
         _wait(self._socket, self._wanted)
 
     def shutdown(self) -> None:
-        """As `Transport.shutdown`."""
+        """End the link both ways, without TLS's goodbye, and wake whoever waits on it. Any thread, repeatable."""
         _shut(self._socket)
 
     def close(self) -> None:
-        """As `Transport.close`."""
+        """Give the descriptor back; nobody may read or write any more."""
         self._socket.close()
 
 

@@ -145,7 +145,7 @@ class MockKafka:
         self._library.mock_push_request_errors_array(self._open(), api_number(api), len(codes), errors)
 
     def push_answers(self, broker: int, api: str | int, *answers: tuple[int, float]) -> None:
-        """As :meth:`push_errors`, at one broker, each a code and how many seconds late it comes.
+        """Answer the next requests of that kind at one broker so: each a code and how many seconds late it comes.
 
         Raises:
             ValueError: no such kind of request, or a negative time.
