@@ -9,7 +9,7 @@ from itertools import chain, islice, repeat
 
 from .inbox import SMALL, Inbox
 from .marks import FlushWaiter, Marks
-from .records import Record, number_of, sizes_of
+from .records import Record, number_of, sizes_of, waiter_of
 
 
 class Ledger:
@@ -66,7 +66,7 @@ class Ledger:
         with self._lock:
             taken = list(filter(None, map(self.records.pop, map(number_of, records), repeat(None))))
             self.bytes -= sizes_of(taken)
-            self._answering.update(map(number_of, taken))
+            self._answering.update(map(number_of, filter(waiter_of, taken)))
             self._set_room(len(self.records))
             note(taken)
         return taken
@@ -74,7 +74,8 @@ class Ledger:
     def told(self, taken: Sequence[Record]) -> None:
         """Whoever waited for these has been told."""
         with self._lock:
-            self._answering.difference_update(map(number_of, taken))
+            if self._answering:
+                self._answering.difference_update(map(number_of, taken))
             if self._marks:
                 self._marks.answered(map(number_of, taken))
         self._on_room()

@@ -66,9 +66,9 @@ class Marks:
 
     def answered(self, numbers: Iterable[int]) -> None:
         """These are no longer missing."""
-        gone = set(numbers)
+        gone = list(numbers)
         for mark in self._marks:
-            mark.missing -= gone
+            mark.missing.difference_update(gone)
         self._release()
 
     def _release(self) -> None:

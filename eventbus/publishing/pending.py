@@ -18,7 +18,7 @@ from ..threads import Deadline
 from .inbox import Inbox
 from .ledger import Ledger
 from .marks import FlushWaiter
-from .port import Publishes
+from .port import Confirmation, Publishes
 from .records import Record, Waiter, given_id_of, number_of, payload_of, topic_of, waiter_of
 from .sender import Sender
 
@@ -138,18 +138,26 @@ class Pending:
 
     def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
         """The broker has stored this one."""
-        taken = self.ledger.take((record,), self._count_confirmed)
-        waiter = waiter_of(record)
-        if taken and waiter is not None:
-            receipt = Receipt(
-                topic=topic_of(record),
-                id=self.id_of(record),
-                confirmed=True,
-                partition=partition,
-                offset=offset,
-                duplicate=duplicate,
-            )
-            waiter.answer(receipt)
+        self.all_confirmed(((record, partition, offset, duplicate),))
+
+    def all_confirmed(self, confirmations: Sequence[Confirmation]) -> None:
+        """The broker has stored these."""
+        taken = self.ledger.take([one[0] for one in confirmations], self._count_confirmed)
+        if any(map(waiter_of, taken)):
+            answered = set(map(number_of, taken))
+            for record, partition, offset, duplicate in confirmations:
+                number, topic, _, _, _, given, waiter = record
+                if waiter is not None and number in answered:
+                    id = given or self._mint.id_of(number)
+                    receipt = Receipt(
+                        topic=topic,
+                        id=id,
+                        confirmed=True,
+                        partition=partition,
+                        offset=offset,
+                        duplicate=duplicate,
+                    )
+                    waiter.answer(receipt)
         self.ledger.told(taken)
 
     def failed(self, record: Record, error: Exception) -> None:

@@ -8,6 +8,10 @@ from typing import Protocol
 from .records import Record
 
 
+Confirmation = tuple[Record, "int | str", int, bool]
+"""A stored record, the partition and offset it has, and whether the broker had it already."""
+
+
 class PublishingPort(Protocol):
     """Takes records and sends them, in order, until it is retired.
 
@@ -61,6 +65,9 @@ class Answers(Protocol):
 
     def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
         """The broker has stored this one."""
+
+    def all_confirmed(self, confirmations: Sequence[Confirmation]) -> None:
+        """The broker has stored these: what `confirmed` says, many at once."""
 
     def failed(self, record: Record, error: Exception) -> None:
         """This one is answered with an error: a PublishError, or made one of "unknown"."""

@@ -49,6 +49,9 @@ class FakeBus:
     def failed(self, record: Record, error: Exception) -> None:
         self.was_failed.append((record, error))
 
+    def all_confirmed(self, confirmations: Sequence[tuple[Record, Any, int, bool]]) -> None:
+        self.was_confirmed += confirmations
+
     def stored(self, records: Sequence[Record]) -> None:
         raise NotImplementedError
 
@@ -91,8 +94,7 @@ class FakeBus:
     def publish_all(self, session: Any, topic: str, count: int, start: int = 0) -> list[Record]:
         """Publish `count` messages with the payloads `start`, `start + 1`, ..."""
         records = [self.record(topic, b"%d" % number) for number in range(start, start + count)]
-        for record in records:
-            session.publisher.publish([record])
+        session.publisher.publish(records)
         return records
 
 

@@ -10,7 +10,7 @@ from ...consuming.attachment import Attachment
 from ...consuming.in_hand import InHandByIdentity
 from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
 from ...message import Delivery
-from ...publishing.records import Record, given_id_of, number_of, waiter_of
+from ...publishing.records import Record, number_of
 from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Features, Prepared, SessionContext
 from .broker import Condition, MemoryBroker, broker_named
@@ -111,26 +111,25 @@ class MemorySession:
 
     def publish(self, records: Sequence[Record]) -> int:
         """Store, and answer at once; a frozen or mute broker answers later or never."""
-        broker, took = self._broker, 0
+        broker = self._broker
+        stored: list[Record] = []
         answers: list[_Answer] = []
         with broker.lock:
-            for record in records:
-                if broker.break_at is not None:
-                    self._break_if_asked("publish")
-                if self._retired:
-                    break
-                took += 1
-                if self._mute or self._unanswered or broker.delay or broker.condition is not Condition.UP:
-                    self._unanswered[number_of(record)] = record
-                else:
-                    answers.append((record, self._store(record)))
-            later = bool(self._unanswered)
+            self._break_if_asked("publish")
+            if self._retired:
+                return 0
+            later = self._mute or self._unanswered or broker.delay or broker.condition is not Condition.UP
+            if later:
+                self._unanswered.update(zip(map(number_of, records), records, strict=True))
+            else:
+                self._store_all(records, stored, answers)
+        self._answers.stored(stored)
         self._answer(answers)
         if later:
             self.wake()
-        if broker.sleeping:
+        elif broker.sleeping:
             broker.wake()
-        return took
+        return len(records)
 
     def retire(self, patience: float = 0.0) -> None:
         """Take nothing more; an answer that comes late is not told."""
@@ -302,21 +301,27 @@ class MemorySession:
             if self._retired:
                 raise NotConnectedError(str(self._lost or "the session has ended"))
 
-    def _store(self, record: Record) -> _Stored:
-        try:
-            return self._broker.store(record, given_id_of(record) or f"{self._answers.origin}-{number_of(record):012d}")
-        except PublishError as error:
-            return error
+    def _store_all(self, records: Sequence[Record], stored: list[Record], answers: list[_Answer]) -> None:
+        """Under the lock. To `stored` goes what is stored and nobody waits for, to `answers` the rest."""
+        store, prefix = self._broker.store, f"{self._answers.origin}-"
+        for record in records:
+            number, _, _, _, _, given, waiter = record
+            try:
+                place = store(record, given or f"{prefix}{number:012d}")
+            except PublishError as error:
+                answers.append((record, error))
+            else:
+                if waiter is None:
+                    stored.append(record)
+                else:
+                    answers.append((record, place))
 
     def _answer(self, answers: Sequence[_Answer]) -> None:
-        self._answers.stored(
-            [record for record, stored in answers if waiter_of(record) is None and isinstance(stored, tuple)]
-        )
-        for record, stored in answers:
-            if isinstance(stored, PublishError):
-                self._answers.failed(record, stored)
-            elif waiter_of(record) is not None:
-                self._answers.confirmed(record, *stored)
+        for record, answer in answers:
+            if isinstance(answer, PublishError):
+                self._answers.failed(record, answer)
+            else:
+                self._answers.confirmed(record, *answer)
 
     def _run(self) -> None:
         while True:
@@ -341,9 +346,11 @@ class MemorySession:
                 number = next(iter(self._unanswered), None)
                 if number is None:
                     return
-                record = self._unanswered.pop(number)
-                answer = self._store(record)
-            self._answer([(record, answer)])
+                stored: list[Record] = []
+                answers: list[_Answer] = []
+                self._store_all([self._unanswered.pop(number)], stored, answers)
+            self._answers.stored(stored)
+            self._answer(answers)
             self._broker.wake()
 
     def _fetch(self) -> bool:

@@ -5,9 +5,9 @@ Ids are `origin-` and twelve digits, so that for messages of one topic and size 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from ...publishing.records import Record
+from ...publishing.records import Record, number_of, payload_of, topic_of
 from . import wire
 
 _ENDINGS = [b"%03d" % number for number in range(1000)]
@@ -29,8 +29,10 @@ class CoreEncoder:
         self._topic, self._size, self._first = "", -1, 0
         self._heads: tuple[bytes, ...] = ()
 
-    def encode(self, records: Iterable[Record]) -> list[bytes]:
+    def encode(self, records: Sequence[Record]) -> list[bytes]:
         """Parts to be joined; each frame begins with the end of the one before. For records without a key."""
+        if self._are_alike(records):
+            return self._encode_alike(records)
         parts: list[bytes] = []
         known_topic, known_size, first = "", -1, 0
         for number, topic, payload, _key, _headers, _id, _waiter in records:
@@ -39,6 +41,38 @@ class CoreEncoder:
                 known_topic, known_size, first = topic, self._size, self._first
             parts += (head, _LAST_DIGITS[number - first], payload)
         return parts
+
+    @staticmethod
+    def _are_alike(records: Sequence[Record]) -> bool:
+        """Whether topic and size are the same and numbers count up; asked without a step of Python for each."""
+        first = number_of(records[0])
+        return (
+            len(set(map(topic_of, records))) == 1
+            and len(set(map(len, map(payload_of, records)))) == 1
+            and list(map(number_of, records)) == list(range(first, first + len(records)))
+        )
+
+    def _encode_alike(self, records: Sequence[Record]) -> list[bytes]:
+        """The same parts column by column, which takes half the time."""
+        parts: list[bytes] = []
+        position, first = 0, number_of(records[0])
+        while position < len(records):
+            number = first + position
+            heads = self._heads_of(topic_of(records[position]), len(payload_of(records[position])), number)
+            start = number % 1000
+            end = min(1000, start + len(records) - position)
+            payloads = list(map(payload_of, records[position : position + end - start]))
+            columns = self._columns(heads, start, end, payloads)
+            width = len(columns)
+            block = [b""] * (width * len(payloads))
+            for place, column in enumerate(columns):
+                block[place::width] = column
+            parts += block
+            position += end - start
+        return parts
+
+    def _columns(self, heads: tuple[bytes, ...], start: int, end: int, payloads: list[bytes]) -> list[list[bytes]]:
+        return [[heads[0]] * len(payloads), _LAST_DIGITS[start:end], payloads]
 
     def _heads_of(self, topic: str, size: int, number: int) -> tuple[bytes, ...]:
         """What stands in front of the changing digits, for a thousand numbers."""
@@ -78,8 +112,10 @@ class JetStreamEncoder(CoreEncoder):
         super().__init__(origin)
         self._inbox = inbox
 
-    def encode(self, records: Iterable[Record]) -> list[bytes]:
+    def encode(self, records: Sequence[Record]) -> list[bytes]:
         """Parts to be joined; each frame begins with the end of the one before. For records without a key."""
+        if self._are_alike(records):
+            return self._encode_alike(records)
         parts: list[bytes] = []
         known_topic, known_size, first = "", -1, 0
         for number, topic, payload, _key, _headers, _id, _waiter in records:
@@ -89,6 +125,10 @@ class JetStreamEncoder(CoreEncoder):
             last = number - first
             parts += (head, _ENDINGS[last], middle, _LAST_DIGITS[last], payload)
         return parts
+
+    def _columns(self, heads: tuple[bytes, ...], start: int, end: int, payloads: list[bytes]) -> list[list[bytes]]:
+        count = len(payloads)
+        return [[heads[0]] * count, _ENDINGS[start:end], [heads[1]] * count, _LAST_DIGITS[start:end], payloads]
 
     def _new_heads(self, digits: str, rest: str) -> tuple[bytes, ...]:
         return f"\r\nHPUB {self._topic} {self._inbox}.{digits}".encode(), rest.encode()

@@ -166,10 +166,12 @@ class JetStreamPublisher(Publisher):
                     self._report_noise(entry[0], ack)
                 elif self._is_final(entry[0], ack):
                     final.append((entry[0], ack))
+        stored = [
+            (record, ack.stream, ack.sequence, ack.duplicate) for record, ack in final if ack.verdict is Verdict.STORED
+        ]
+        self._answers.all_confirmed(stored)
         for record, ack in final:
-            if ack.verdict is Verdict.STORED:
-                self._answers.confirmed(record, ack.stream, ack.sequence, ack.duplicate)
-            else:
+            if ack.verdict is not Verdict.STORED:
                 self._answers.failed(record, PublishRejectedError(ack.text, self._id_of(record)))
 
     def _is_final(self, record: Record, ack: PubAck) -> bool:

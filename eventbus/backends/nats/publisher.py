@@ -122,19 +122,11 @@ class Publisher:
 
     def _enqueue(self, records: list[Record]) -> None:
         """Queue records in chunks of a size that is good to write."""
-        if sizes_of(records) <= CHUNK:
-            if records:
-                self._queue.append(records)
-            return
-        chunk: list[Record] = []
-        size = 0
-        for record in records:
-            if chunk and size + len(payload_of(record)) > CHUNK:
-                self._queue.append(chunk)
-                chunk, size = [], 0
-            chunk.append(record)
-            size += len(payload_of(record))
-        self._queue.append(chunk)
+        size = sizes_of(records)
+        most = max(map(len, map(payload_of, records)), default=0)
+        step = max(1, CHUNK // max(most, 1)) if size > CHUNK else len(records)
+        for start in range(0, len(records), max(1, step)):
+            self._queue.append(records[start : start + step])
 
     def _checked_block(self, record: Record) -> bytes | None:
         """The header block of a record that needs one of its own; PublishRejectedError."""
