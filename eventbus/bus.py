@@ -288,8 +288,9 @@ class EventBus:
         return self._supervisor.phases.reconnect_status(self._monitor.failures, self.config.reconnect)
 
     def get_statistics(self) -> Statistics:
-        """The counters since the bus was made."""
+        """The counters since the bus was made; up to 50 ms are given to what was published just before."""
         counts, pending = self._consumers.counts(), self._pending
+        pending.catch_up(0.05)
         return Statistics(
             published=pending.published,
             confirmed=pending.confirmed_count,

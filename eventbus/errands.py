@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
+START = 5.0
+"""Seconds that a doorman has to be there; without him errands run on the thread that asks."""
 GRACE = 0.25
 """Seconds beyond its time that a call has to end by itself, before its caller is told that it did not."""
 
@@ -103,6 +105,9 @@ class Errands:
         self._name = thread_name
         self._owner = owner
         self._door: _Door | None = None
+        self._opened = Bell()
+        self._beginning = threading.Lock()
+        """Never taken by a caller."""
 
     @property
     def running(self) -> bool:
@@ -112,10 +117,9 @@ class Errands:
     def start(self) -> None:
         """Have a doorman; idempotent."""
         if self._door is None:
-            door: _Door = SimpleQueue()
             # Two steps, and the second on a thread that no signal interrupts: `Thread.start` is not safe from them.
-            _thread.start_new_thread(self._begin, (door,))
-            self._door = door
+            _thread.start_new_thread(self._begin, ())
+            self._opened.wait_for(lambda: self._door, Deadline(START))
 
     def run(
         self,
@@ -155,8 +159,13 @@ class Errands:
         if door is not None:
             door.put((call, None))
 
-    def _begin(self, door: _Door) -> None:
-        spawn(f"{self._name}.errands", self._serve, door, owner=self._owner)
+    def _begin(self) -> None:
+        with self._beginning:
+            if self._door is None:
+                door: _Door = SimpleQueue()
+                spawn(f"{self._name}.errands", self._serve, door, owner=self._owner)
+                self._door = door
+        self._opened.ring()
 
     def _serve(self, door: _Door) -> None:
         while True:

@@ -69,23 +69,20 @@ class Episodes:
         NotConnectedError when that fails: whoever runs episodes then goes on, and a link that works is kept.
         """
         supervisor, deadline = self._supervisor, Deadline(timeout)
-        phases, before = supervisor.phases, supervisor.session
-        own = stop.child()
+        phases, own = supervisor.phases, stop.child()
+        with supervisor.replacement_wanted() as wanted:
 
-        def replaced() -> bool:
-            return phases.phase is Phase.CONNECTED and supervisor.session is not before
+            def over() -> bool:
+                there = wanted.is_there and phases.phase is Phase.CONNECTED
+                return there or phases.phase.is_final or stop.is_set()
 
-        def over() -> bool:
-            return replaced() or phases.phase.is_final or stop.is_set()
-
-        with supervisor.replacement_wanted():
             while not over() and not deadline.over:
                 if self._watched() or supervisor.in_episode:
                     self._poke()
                     phases.wait_for(over, Deadline(min(WHO_RUNS, deadline.remaining())))
                 elif supervisor.reconnect(NotConnectedError(FORCED), own) is False:
                     break  # and nobody goes on
-        if not replaced():
+        if not wanted.is_there or phases.phase.is_final:
             error = phases.connection_state().last_error
             raise NotConnectedError(f"not reconnected within {timeout:g} s ({error})") from error
 

@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import sys
+import threading
 import warnings
 
 from attrs import evolve
@@ -26,7 +27,7 @@ from ..errors import (
 from ..gate import Gate
 from ..publishing.publisher import Publisher
 from ..state import CloseReport, HealthStatus, Phase
-from ..threads import Stopped, StopToken, spawn, works_for
+from ..threads import Deadline, Stopped, StopToken, spawn, works_for
 from .callbacks import Callbacks
 from .closing import Closing
 from .health import HealthMonitor
@@ -57,6 +58,8 @@ class Lifecycle:
         self._publisher = publisher
         self._callbacks = callbacks
         self._stop = StopToken()
+        self._turn = threading.Lock()
+        """Of those who open, on threads of ours."""
         self.errands = Errands(f"eventbus.{config.name}", owner=callbacks)
         self.supervisor = Supervisor(
             config,
@@ -87,10 +90,8 @@ class Lifecycle:
     def open(self, timeout: float, wait: bool) -> None:
         """See `EventBus.open`."""
         self.gate.check()
-        if self.phases.phase is Phase.NEW:
+        if self.phases.phase in (Phase.NEW, Phase.CONNECTING):
             self.errands.start()
-            self.gate.guard()
-            _open[self] = None
             try:
                 self.errands.run("open", lambda stop: self._open(timeout, wait, stop), timeout)
             except TimeoutError as error:
@@ -111,10 +112,17 @@ class Lifecycle:
         return report
 
     def _open(self, timeout: float, wait: bool, stop: StopToken) -> None:
-        if not self.phases.move(Phase.CONNECTING, only_from=Phase.NEW):  # somebody was faster
-            if wait and not self.phases.wait_connected(timeout):
+        deadline = Deadline(timeout)
+        while not self._begin():  # somebody was faster; if he gives it up, it is our turn
+            if not wait:
+                return
+            phases = self.phases
+            phases.wait_for(lambda: phases.phase not in (Phase.CONNECTING, Phase.RECONNECTING), deadline)
+            if phases.phase is Phase.CONNECTED:
+                return
+            if phases.phase is not Phase.NEW:
+                self.gate.check()
                 raise NotConnectedError(f"{self._config.name}: not connected within {timeout:g} s")
-            return
         self._publisher.start()
         try:
             if wait:
@@ -152,13 +160,23 @@ class Lifecycle:
         finally:
             self._stop.release(own)
 
+    def _begin(self) -> bool:
+        with self._turn:
+            if not self.phases.move(Phase.CONNECTING, only_from=Phase.NEW):
+                return False
+            self.gate.guard()
+            self.errands.start()  # an open that failed just now may have let the doorman go
+            _open[self] = None
+            return True
+
     def _as_new(self) -> None:
         """An open that failed leaves nothing behind."""
-        if self.phases.phase is Phase.NEW:
-            self._publisher.stop(1.0)
-            self.gate.unguard()
-            _open.pop(self, None)
-            self.errands.stop()
+        with self._turn:
+            if self.phases.phase is Phase.NEW:
+                self._publisher.stop(1.0)
+                self.gate.unguard()
+                _open.pop(self, None)
+                self.errands.stop()
 
     def end_with_interpreter(self) -> None:
         """The interpreter ends and the bus was not closed: a bounded time to send what it accepted."""
@@ -285,7 +303,7 @@ class Lifecycle:
     # -- fork ------------------------------------------------------------------------------------
 
     def _forked(self) -> None:
-        self._publisher.pending.quicken(False)
+        self._publisher.pending.forked()
         self.phases.forked()
         self._consumers.forked(self.gate.error())
 

@@ -31,6 +31,14 @@ from .phases import Phases
 logger = logging.getLogger(__name__)
 
 
+class Replacement:
+    """Somebody's wish for another session than the one of now. is_there: it was made, and was connected."""
+
+    def __init__(self, before: Session | None) -> None:
+        self.before = before
+        self.is_there = False
+
+
 class Supervisor:
     """Makes sessions and replaces them. Nothing about a particular broker is in here.
 
@@ -61,7 +69,7 @@ class Supervisor:
         self._turn = threading.Lock()
         self._in_episode = False
         self._was_connected = False
-        self._wanted: set[object] = set()
+        self._wanted: set[Replacement] = set()
         self._asked = 0
         """How often a replacement was asked for: a pause ends when it grows."""
 
@@ -102,15 +110,18 @@ class Supervisor:
         return bool(self._wanted)
 
     @contextmanager
-    def replacement_wanted(self) -> Iterator[None]:
-        """Within the block every episode replaces the session, even one that is well; a pause in one ends at once."""
-        key = object()
-        self._wanted.add(key)
+    def replacement_wanted(self) -> Iterator[Replacement]:
+        """Until there is another session than now, or the block ends, every episode replaces the present one.
+
+        Even one that is well; a pause in an episode ends at once.
+        """
+        wanted = Replacement(self.current.session)
+        self._wanted.add(wanted)
         self._asked += 1
         try:
-            yield
+            yield wanted
         finally:
-            self._wanted.discard(key)
+            self._wanted.discard(wanted)
 
     def reconnect(self, cause: BaseException, stop: StopToken) -> bool | None:
         """One episode: attempts until one succeeds, they are used up, or `stop` is set.
@@ -263,6 +274,10 @@ class Supervisor:
     def _arrive(self, *, reconnected: bool) -> bool:
         session = self.current.session
         assert session is not None
+        granted = [wanted for wanted in list(self._wanted) if wanted.before is not session]
+        self._wanted.difference_update(granted)  # before the move: whoever it wakes must not ask for another one
+        for wanted in granted:
+            wanted.is_there = True
         if not self.phases.move(Phase.CONNECTED, reconnected=reconnected):
             self.current.give_up(session)
             return False

@@ -163,7 +163,7 @@ def test_a_bus_forked_on_one_of_its_own_threads_raises_there_too(
     place(bus, fork)
     wait_until(lambda: len(found) == rounds(2, 20), 20.0)
     assert not any(found), found
-    assert_well(bus, "forking", "the parent")
+    assert_well(bus, "not-forking", "the parent")
     assert_closes(bus, "the parent")
 
 
