@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue

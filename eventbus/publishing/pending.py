@@ -210,7 +210,7 @@ class Pending:
 
     def retire(self, session: Publishes) -> None:
         """Give up a session: what it does not answer any more waits here for the next one."""
-        self.sender.call(self._let_go, SWITCH)
+        self.sender.call(self._let_go, SWITCH, at_once=True)
         session.abandon(LAST_ANSWERS)
 
     def swap(self, session: Publishes) -> None:
@@ -219,7 +219,7 @@ class Pending:
         SessionRetired: it died in the middle, and is to be retired.
         """
         try:
-            self.sender.call(lambda: self.sender.switch(session.publisher), SWITCH)
+            self.sender.call(lambda: self.sender.switch(session.publisher), SWITCH, at_once=True)
         finally:
             self._set_door()
 

@@ -15,10 +15,10 @@ from .records import Record, number_of, payload_of, waiter_of
 
 logger = logging.getLogger(__name__)
 
-SLICE = 5000
+SLICE = 2000
 """Records given to a port at a time."""
-MOST = 10_000
-"""Records taken in at a time."""
+MOST = 2000
+"""Records taken in at a time: so long an order has to wait."""
 NAP = 0.5
 """Seconds after which a sender that nobody woke looks again: whoever appends may be interrupted before he wakes it."""
 
@@ -72,10 +72,11 @@ class Sender:
         self._inbox.wake()
         return join_all([thread], timeout)
 
-    def call(self, work: Callable[[], object], timeout: float) -> None:
+    def call(self, work: Callable[[], object], timeout: float, *, at_once: bool = False) -> None:
         """Have `work` done by the sender and wait for it, up to `timeout` seconds; raises what it raises.
 
-        On threads of ours only. TimeoutError: it is done later.
+        After all that was accepted before was taken in; with `at_once` before that: what publishers have left by
+        then may take longer than a change of sessions. On threads of ours only. TimeoutError: it is done later.
         """
         if self._thread is None or not self._thread.is_alive():
             self._take_in()
@@ -93,7 +94,7 @@ class Sender:
             finally:
                 done.release()
 
-        self._inbox.ask(run)
+        (self._inbox.order if at_once else self._inbox.ask)(run)
         if not done.acquire(timeout=timeout):
             raise TimeoutError("the sender thread is busy")
         if errors:
@@ -105,6 +106,7 @@ class Sender:
         """Do what there is to do now."""
         inbox = self._inbox
         while not inbox.is_empty:
+            self._obey()
             if inbox.requests:
                 request = inbox.requests.popleft()
                 self._take_in()
@@ -149,6 +151,12 @@ class Sender:
         """Take in all that was accepted so far, and give it away."""
         for _ in range(len(self._inbox.records) // MOST + 1):
             self._pass_on()
+            self._obey()
+
+    def _obey(self) -> None:
+        orders = self._inbox.orders
+        while orders:
+            orders.popleft()()
 
     def _pass_on(self) -> None:
         inbox = self._inbox
