@@ -7,7 +7,6 @@ from typing import Protocol
 
 from .records import Record
 
-
 Confirmation = tuple[Record, "int | str", int, bool]
 """A stored record, the partition and offset it has, and whether the broker had it already."""
 

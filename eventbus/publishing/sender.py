@@ -15,7 +15,7 @@ from .records import Record, number_of, payload_of, waiter_of
 
 logger = logging.getLogger(__name__)
 
-SLICE = 5000
+SLICE = 10_000
 """Records given to a port at a time."""
 MOST = 10_000
 """Records taken in at a time."""

@@ -121,7 +121,11 @@ def test_one_whose_message_a_client_has_runs_and_cannot_be_cancelled(made: list[
 
 
 def test_nobody_but_the_bus_completes_it(made: list[ReceiptFuture]) -> None:
-    for call in (made[0].set_running_or_notify_cancel, lambda: made[0].set_result(RECEIPT), lambda: made[0].set_exception(ERROR)):
+    for call in (
+        made[0].set_running_or_notify_cancel,
+        lambda: made[0].set_result(RECEIPT),
+        lambda: made[0].set_exception(ERROR),
+    ):
         with pytest.raises(futures.InvalidStateError):
             call()
 
