@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from typing import Any
 
 from ..errors import PublishError
@@ -210,7 +211,5 @@ def _drained(found: deque[Any] | None) -> list[Any]:
 
 
 def _remove(waits: deque[threading.Lock], lock: threading.Lock) -> None:
-    try:
+    with suppress(ValueError):  # it was released
         waits.remove(lock)
-    except ValueError:
-        pass  # it was released

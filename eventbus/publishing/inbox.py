@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 
@@ -73,10 +74,8 @@ class Inbox:
         """The sender: sleep up to `timeout` seconds until there is something."""
         self.idle = True
         if self.is_empty:
-            try:
+            with suppress(Empty):
                 self._wake.get(timeout=timeout)
-            except Empty:
-                pass
         self.idle = False
         while not self._wake.empty():
             self._wake.get()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ..errors import (
     PublishError,
@@ -51,6 +52,8 @@ class Pending:
         self.ledger = Ledger(self.inbox, max_records, max_bytes, self._wake_waiting)
         self.sender = Sender(self.inbox, self.ledger, self._withdrawn, self.failed, self._unwanted)
         self._waiting: deque[threading.Lock] = deque()
+        self._counted = (0, 0, 0)
+        """As long as this many came in and none is larger, so many may wait before bytes are counted again."""
         self._lock = threading.Lock()
         self._refusal: Refusal | None = None
         self._suspended = False
@@ -97,7 +100,12 @@ class Pending:
             return False
         if self.ledger.bytes + inbox.largest * waiting < self._max_bytes * 3 // 4:
             return True
-        return self.in_flight_bytes < self._max_bytes
+        now = self.ledger.entered, inbox.largest
+        if self._counted[:2] == now and waiting < self._counted[2]:
+            return True
+        room = self._max_bytes - self.in_flight_bytes
+        self._counted = (*now, waiting + room // inbox.largest)
+        return room > 0
 
     def withdraw(self, waiter: Waiter) -> bool:
         """Take back the record of a waiter, which no client was given yet; False when it is too late for that."""
@@ -369,7 +377,5 @@ class Pending:
 
 
 def _forget(waiting: deque[threading.Lock], lock: threading.Lock) -> None:
-    try:
+    with suppress(ValueError):  # it was woken
         waiting.remove(lock)
-    except ValueError:
-        pass  # it was woken

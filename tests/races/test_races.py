@@ -189,7 +189,7 @@ def test_what_is_published_as_the_sender_falls_asleep_is_sent() -> None:
     def is_sent(made: Publishing) -> bool:
         return made.old.taken == [1] or not made.pending.inbox.idle
 
-    explore(Publishing, Publishing.publish, Publishing.sleep_and_work, invariant=lambda made: is_sent(made))
+    explore(Publishing, Publishing.publish, Publishing.sleep_and_work, invariant=is_sent)
 
 
 def test_what_is_taken_back_is_not_sent_and_what_is_sent_is_not_taken_back() -> None:

@@ -84,13 +84,12 @@ class Outbox:
     def publish(self, records: Sequence[Record]) -> int:
         """Give records to the producer, or hold them until their topic is there. The sender's thread."""
         refused: list[tuple[Record, PublishError]] = []
-        position = 0
-        for position, record in enumerate(records):
+        taken = 0
+        for record in records:
             self._taken += 1  # before the look at `produce`: what `retire` does not count has met its closed door
             try:
-                if topic_of(record) not in self.ready and self._hold(record):
-                    continue
-                self._send(record)
+                if topic_of(record) in self.ready or not self._hold(record):
+                    self._send(record)
             except SessionRetired:
                 self._taken -= 1
                 break
@@ -100,11 +99,10 @@ class Outbox:
                     self._taken -= 1
                     break
                 refused.append((record, verdict))
-        else:
-            position = len(records)
+            taken += 1
         for record, verdict in refused:
             self._fail(record, verdict)
-        return position
+        return taken
 
     def topic_ready(self, topic: str) -> None:
         """The topic is there: what waited for it goes out, then publishers no longer ask."""

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from ...errors import PublishRejectedError
 from ...message import check_topic
 from ...publishing.port import Answers
-from ...publishing.records import Record, given_id_of, headers_of, key_of, number_of, payload_of, sizes_of, topic_of
+from ...publishing.records import Record, given_id_of, headers_of, key_of, number_of, payload_of, topic_of
 from . import wire
 from .encoding import CoreEncoder
 from .writer import Writer
 
 MAX_KNOWN_TOPICS = 10_000
-CHUNK = 256 * 1024
+CHUNK = 1024 * 1024
 """Payload bytes that are written at a time, about."""
 SMALL = 8 * 1024
 """Payload bytes of a message that goes the short way."""
@@ -58,7 +58,9 @@ class Publisher:
         with self._lock:
             if self._retired or self._writer.closed:
                 return 0
-            self._enqueue(list(records) if self._are_plain(records) else self._let_out_of(records, refused))
+            most = max(set(map(len, map(payload_of, records))))
+            plain = most <= self._small and self._are_plain(records)
+            self._enqueue(list(records) if plain else self._let_out_of(records, refused), most)
             self._writer.flush()
         for record, error in refused:
             self._answers.failed(record, error)
@@ -76,13 +78,12 @@ class Publisher:
         raise NotImplementedError
 
     def _are_plain(self, records: Sequence[Record]) -> bool:
-        """Whether none of them needs a look of its own; asked without a step of Python for each."""
+        """Whether none of these small ones needs a look of its own; asked without a step of Python for each."""
         return (
             self._open.issuperset(map(topic_of, records))
             and not any(map(headers_of, records))
             and not any(map(given_id_of, records))
             and not any(map(key_of, records))
-            and max(map(len, map(payload_of, records))) <= self._small
         )
 
     def _let_out_of(
@@ -120,12 +121,10 @@ class Publisher:
             self._blocks[number_of(record)] = block
         return topic_of(record) in self._open or self._let_out(record)
 
-    def _enqueue(self, records: list[Record]) -> None:
-        """Queue records in chunks of a size that is good to write."""
-        size = sizes_of(records)
-        most = max(map(len, map(payload_of, records)), default=0)
-        step = max(1, CHUNK // max(most, 1)) if size > CHUNK else len(records)
-        for start in range(0, len(records), max(1, step)):
+    def _enqueue(self, records: list[Record], most: int) -> None:
+        """Queue records, none of which has more than `most` bytes, in chunks of a size that is good to write."""
+        step = max(1, CHUNK // max(1, most))
+        for start in range(0, len(records), step):
             self._queue.append(records[start : start + step])
 
     def _checked_block(self, record: Record) -> bytes | None:
