@@ -77,7 +77,10 @@ class EventBus:
         )
         self._pending = self._publisher.pending
         self._pending.refuse_with(lambda id: PublishNotSentError("the bus is not open: call open() first", id))
-        self._consumers = Consumers(config, backend.features.replays, backend.new_in_hand, self._callbacks.report)
+        features = backend.features
+        self._consumers = Consumers(
+            config, features.replays, backend.new_in_hand, self._callbacks.report, features.takes_back
+        )
         self._stop = StopToken()
         self._supervisor = Supervisor(
             config,

@@ -47,6 +47,7 @@ class Consumers:
         replays: bool,
         new_in_hand: Callable[[], InHand],
         report: Callable[[ErrorEvent], object],
+        takes_back: bool = False,
     ) -> None:
         self.subscriptions = SubscriptionMap()
         self._bus = config.name
@@ -62,6 +63,7 @@ class Consumers:
             prefetch=config.prefetch,
             prefetch_bytes=config.prefetch_bytes,
             budget=Budget(config.max_prefetch_bytes),
+            takes_back=takes_back,
         )
         self._ended = Counts()
         self._ending: list[Consumption] = []

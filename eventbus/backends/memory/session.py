@@ -199,7 +199,7 @@ class MemorySession:
         if moved:
             broker.wake()
 
-    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """Deliver them again, and in their order all that is not finished; to others, where it is detached."""
         with self._broker.lock:
             attached = self._attached.get(attachment)
