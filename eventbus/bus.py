@@ -65,7 +65,10 @@ class EventBus:
         self._pending = self._publisher.pending
         self._inbox = self._pending.inbox
         self._next_number = self._pending.next_number
-        self._consumers = Consumers(config, backend.features.replays, backend.new_in_hand, self._callbacks.report)
+        features = backend.features
+        self._consumers = Consumers(
+            config, features.replays, backend.new_in_hand, self._callbacks.report, features.takes_back
+        )
         self._life = Lifecycle(config, backend, self._consumers, self._publisher, self._callbacks)
         self._supervisor = self._life.supervisor
         self._monitor = self._life.monitor

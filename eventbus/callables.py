@@ -18,7 +18,7 @@ def check_plain(function: object, what: str) -> None:
     inner: object = function
     while isinstance(inner, partial):
         inner = inner.func
-    for one in (inner, getattr(type(inner), "__call__", None), getattr(inner, "__func__", None)):
+    for one in (inner, inspect.getattr_static(type(inner), "__call__", None), getattr(inner, "__func__", None)):
         kind = _kind(one)
         if kind:
             raise ValueError(f"{what} is {kind}, which would never run: pass a plain function")

@@ -25,8 +25,8 @@ class Features:
     stored. replays: what is not acknowledged is delivered again. groups: members share the work.
     ordered_by_key: order per key inside a group whatever dies. deduplicates: one id is stored once.
     heals_itself: a session survives an outage of the broker. counts_attempts: `Message.attempt` grows with
-    each delivery. carries_bytes: keys and headers may be any bytes, and a header null. tombstones: a message may be
-    without a value.
+    each delivery. takes_back: one delivery may be given back, after which it comes to any member again. carries_bytes:
+    keys and headers may be any bytes, and a header null. tombstones: a message may be without a value.
     """
 
     durable: bool
@@ -37,6 +37,7 @@ class Features:
     deduplicates: bool
     heals_itself: bool
     counts_attempts: bool
+    takes_back: bool = False
     carries_bytes: bool = False
     tombstones: bool = False
 
@@ -105,8 +106,8 @@ class Session(Protocol):
     def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """These are done. Any thread; on a link that is gone it does nothing, they will come again."""
 
-    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
-        """These will not be handled here: give them to somebody else soon."""
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
+        """These will not be handled here: give them to somebody else, after `delay` seconds where it takes back."""
 
     def lag(self, attachment: Attachment) -> int | None:
         """How many messages wait for the subscription's group, in hand or not; None where that is not known."""

@@ -23,7 +23,7 @@ class Link(Protocol):
     def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """These are done."""
 
-    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """These will not be handled here."""
 
     def lag(self, attachment: Attachment) -> int | None:

@@ -47,6 +47,7 @@ class Consumers:
         replays: bool,
         new_in_hand: Callable[[], InHand],
         report: Callable[[ErrorEvent], object],
+        takes_back: bool = False,
     ) -> None:
         self.subscriptions = SubscriptionMap()
         self._bus = config.name
@@ -62,6 +63,7 @@ class Consumers:
             prefetch=config.prefetch,
             prefetch_bytes=config.prefetch_bytes,
             budget=Budget(config.max_prefetch_bytes),
+            takes_back=takes_back,
         )
         self._ended = Counts()
         self._ending: list[Consumption] = []
@@ -105,6 +107,7 @@ class Consumers:
         """
         deadline = Deadline(timeout)
         with self.subscriptions.lock:
+            self._fold_ended()
             consumption = self.subscriptions.consumption(sub)
             attachment = self.subscriptions.remove(sub)
             if consumption is not None:
@@ -139,13 +142,13 @@ class Consumers:
         return handling.is_handler_of(self)
 
     def counts(self) -> Counts:
-        """The sums, now."""
-        with self.subscriptions.lock:
-            self._fold_ended()
-            total = self._ended
-            for consumption in [*self.subscriptions.consumptions(), *self._ending]:
+        """The sums, now. Takes no lock: any thread, a signal handler's included, may ask."""
+        while True:
+            before, total = self._ended, self._ended
+            for consumption in self._all():
                 total = self._plus(total, consumption)
-            return total
+            if before is self._ended:  # else one was counted twice, or not at all
+                return total
 
     @property
     def unhandled(self) -> int:
@@ -165,6 +168,7 @@ class Consumers:
         self.subscriptions.renew_lock()
         for sub in self.subscriptions:
             sub.state, sub.error = SubscriptionState.CLOSED, error
+            sub._forget_work()
 
     def inherited(self) -> None:
         """This is a forked child's copy of a bus that was not opened."""
@@ -186,13 +190,13 @@ class Consumers:
         return self._default_group
 
     def _fold_ended(self) -> None:
+        """Keep of those that have ended their counts alone. Under the map's lock, on threads of ours."""
         for consumption in [one for one in self._ending if not one.unhandled]:
-            self._ending.remove(consumption)
             self._ended = self._plus(self._ended, consumption)
+            self._ending.remove(consumption)
 
     def _all(self) -> list[Consumption]:
-        with self.subscriptions.lock:
-            return [*self.subscriptions.consumptions(), *self._ending]
+        return list(dict.fromkeys([*self.subscriptions.consumptions(), *self._ending]))
 
     @staticmethod
     def _plus(counts: Counts, consumption: Consumption) -> Counts:

@@ -35,7 +35,8 @@ class Surroundings:
     """What the consumptions of a bus share.
 
     owner: the `Consumers`. replays: what is not acknowledged is delivered again. prefetch, prefetch_bytes: what one
-    may have in hand. budget: what all may have together.
+    may have in hand. budget: what all may have together. takes_back: the broker
+    takes back what is not handled, to give it to others.
     """
 
     owner: object
@@ -46,6 +47,7 @@ class Surroundings:
     prefetch: int
     prefetch_bytes: int
     budget: Budget
+    takes_back: bool = False
 
 
 class Consumption:
@@ -76,6 +78,7 @@ class Consumption:
             around.prefetch if around.replays else HIGH_WATER_UNSTORED,
             around.prefetch_bytes if around.replays else MOST_UNSTORED_BYTES,
             around.budget,
+            around.takes_back,
         )
 
     # -- sessions --------------------------------------------------------------------------------
@@ -115,15 +118,14 @@ class Consumption:
         return self._lanes.unhandled
 
     def counts(self) -> dict[str, int]:
-        """What was counted, by the names of `Statistics`."""
-        with self._lock:
-            return {
-                "delivered": self.delivered,
-                "handled": self.handled,
-                "retried": self.retried,
-                "duplicates": self.in_hand.duplicates,
-                "dropped": self.dropped_count,
-            }
+        """What was counted, by the names of `Statistics`. Takes no lock."""
+        return {
+            "delivered": self.delivered,
+            "handled": self.handled,
+            "retried": self.retried,
+            "duplicates": self.in_hand.duplicates,
+            "dropped": self.dropped_count,
+        }
 
     def status(self) -> SubscriptionStatus:
         """How it stands, now."""
@@ -200,6 +202,13 @@ class Consumption:
         attachment = self.attachment
         if attachment is not None:
             attachment.session.release(attachment, newest)
+
+    def given_back(self, deliveries: Sequence[Delivery], lease: Lease, delay: float) -> None:
+        """These wait for a lane that stands still: somebody may have them after so many seconds."""
+        newest = self.in_hand.drop(deliveries, lease)
+        attachment = self.attachment
+        if attachment is not None:
+            attachment.session.release(attachment, newest, delay)
 
     def has_room(self) -> None:
         """More may be fetched."""

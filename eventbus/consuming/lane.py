@@ -7,42 +7,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from enum import Enum
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol
+from typing import Protocol
 
 from attrs import frozen
 
 from ..callables import refuse_unawaited
 from ..message import Delivery
+from .batches import size_of
 from .lease import Lease
+from .outcomes import Outcomes
 from .parked import ParkedKey, ParkedKeys, lane_key
 
 logger = logging.getLogger(__name__)
-
-
-class Outcomes(Protocol):
-    """Where lanes tell what became of deliveries: on the lane's thread, or on the one that acknowledges."""
-
-    def begin(self) -> None:
-        """A lane's thread has started: handlers will run on it."""
-
-    def claims(self, delivery: Delivery) -> bool:
-        """Whether a delivery that came again is still to be handled; if not, it is done with."""
-
-    def failed(self, delivery: Delivery, error: BaseException, pause: float) -> None:
-        """The handler has failed; the next try is after so many seconds."""
-
-    def done(self, deliveries: Sequence[Delivery]) -> None:
-        """These are handled."""
-
-    def dropped(self, deliveries: Sequence[Delivery], lease: Lease) -> None:
-        """These will not be handled here."""
-
-    def has_room(self) -> None:
-        """More may be fetched."""
-
-    def look(self, now: float) -> None:
-        """See to leases that end with time."""
 
 
 class Owner(Protocol):
@@ -82,26 +60,41 @@ class Entry:
     check: bool
     since: float
 
+    def of(self, part: Sequence[Delivery]) -> Entry:
+        """The same with a part of the batch."""
+        return Entry(self.lease, part, size_of(part), self.check, self.since)
 
-class Nudge:
-    """In an inbox: look at everything again."""
+
+class Token(Enum):
+    """What an inbox says: there is an entry, unless it was given back; look at everything again; the end."""
+
+    ENTRY = "entry"
+    NUDGE = "nudge"
+    END = "end"
 
 
-_NUDGE: Final = Nudge()
+STANDS_AFTER = 1.0
+"""Seconds that one handler runs until its lane stands still."""
+WAITING = 64
+"""Messages that may wait for a lane that stands still, where a broker takes more of them back."""
+FIRST_DELAY = 1.0
+LONGEST_DELAY = 30.0
 _NOTHING = Entry(Lease(), (), 0, False, 0.0)
 
 
 class Lane:
-    """Runs handlers on the thread that calls `run`. Whoever acknowledges calls `flush`, on any thread.
-
-    inbox: entries; None ends the lane.
-    """
+    """Runs handlers on the thread that calls `run`. Whoever acknowledges calls `flush`, on any thread."""
 
     def __init__(self, owner: Owner, handler: Callable[[Delivery], object], outcomes: Outcomes) -> None:
         self._owner = owner
         self._handler = handler
         self._outcomes = outcomes
-        self.inbox: SimpleQueue[Entry | Nudge | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Token] = SimpleQueue()
+        self._entries: deque[Entry] = deque()
+        """Put and not begun. The lane takes from the left, who gives back from the right, under the owner's lock."""
+        self._stands_since = 0.0
+        self._stands_at: tuple[int, int] | None = None
+        self._returns = 0
         self.parked = 0
         """Deliveries that wait for a retry, or behind one."""
         self._keys = ParkedKeys()
@@ -138,9 +131,59 @@ class Lane:
             self._left -= size
         self._finish(entry.batch[first:end] if end - first < len(entry.batch) else entry.batch, entry.lease, size)
 
+    def put(self, entry: Entry) -> None:
+        """Queue a batch; one caller at a time."""
+        self._entries.append(entry)
+        self._inbox.put(Token.ENTRY)
+
+    def end(self) -> None:
+        """End the lane behind what is queued."""
+        self._inbox.put(Token.END)
+
     def nudge(self) -> None:
         """Have the lane look at everything again."""
-        self.inbox.put(_NUDGE)
+        self._inbox.put(Token.NUDGE)
+
+    def stands(self, now: float) -> bool:
+        """Whether one handler has run for so long that the lane stands still. One caller at a time."""
+        at = (id(self._entry), self._position)
+        if self._entry is _NOTHING or at != self._stands_at:
+            self._stands_at, self._stands_since, self._returns = at, now, 0
+        return self._entry is not _NOTHING and now - self._stands_since >= STANDS_AFTER
+
+    @property
+    def waits_too_much(self) -> bool:
+        """Whether more waits than may wait for a lane that stands still."""
+        begun = len(self._entry.batch) - self._position - 1
+        return begun + sum(len(entry.batch) for entry in list(self._entries)) > WAITING
+
+    def take_out(self) -> list[Entry]:
+        """What is too much for a lane that stands still, but for keys that wait already. Under the owner's lock."""
+        entries: deque[Entry] = deque()
+        while self._entries:
+            entries.appendleft(self._entries.pop())
+        begun = self._entry.batch[self._position :]
+        keys: set[str | bytes | None] = {lane_key(one) for one in begun}
+        taken, count = list[Entry](), max(0, len(begun) - 1)
+        for entry in entries:
+            staying, leaving = list[Delivery](), list[Delivery]()
+            for one in entry.batch:
+                key = lane_key(one)
+                stays = count < WAITING or (key is not None and key in keys)
+                count += stays
+                (staying if stays else leaving).append(one)
+                if stays:
+                    keys.add(key)
+            if staying:
+                self.put(entry.of(staying))
+            if leaving:
+                taken.append(entry.of(leaving))
+        return taken
+
+    def next_delay(self) -> float:
+        """Seconds that what is given back stays away: more each time, until the lane gets on."""
+        self._returns += 1
+        return min(FIRST_DELAY * 2.0 ** (self._returns - 1), LONGEST_DELAY)
 
     def look(self) -> None:
         """Acknowledge what is done, and see that nothing waits for a retry under an ended lease."""
@@ -177,19 +220,26 @@ class Lane:
                 self._retry_due()
                 return True
         try:
-            item = self.inbox.get(timeout=wait)
+            token = self._inbox.get(timeout=wait)
         except Empty:
             return True
-        if isinstance(item, Entry):
-            if self._kept:
-                self._kept.append(item)
-            else:
-                self._handle(item)
-        elif item is _NUDGE:
+        if token is Token.ENTRY:
+            self._begin()
+        elif token is Token.NUDGE:
             self._nudged = False
             self._drop_stale()
             owner.ask_for_more()
-        return item is not None
+        return token is not Token.END
+
+    def _begin(self) -> None:
+        try:
+            entry = self._entries.popleft()
+        except IndexError:  # it was given back
+            return
+        if self._kept:
+            self._kept.append(entry)
+        else:
+            self._handle(entry)
 
     def _handle(self, entry: Entry) -> None:
         with self._lock:

@@ -11,8 +11,9 @@ from ..threads import join_all, spawn
 from .acknowledgements import Acknowledgements
 from .batches import size_of
 from .budget import Budget
-from .lane import Entry, Lane, Outcomes
+from .lane import WAITING, Entry, Lane
 from .lease import Lease
+from .outcomes import Outcomes
 from .parked import lane_key, lane_of
 
 
@@ -21,7 +22,7 @@ class Lanes:
 
     handler(delivery) does the work; a message whose handler fails waits for its next try with its key, all others go
     on. high, high_bytes, budget: what may be in hand until `put` says that it is full; what waits behind a failing
-    message counts with its bytes only.
+    message counts with its bytes only. takes_back: what is too much for a lane that stands still may be given back.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Lanes:
         high: int,
         high_bytes: int,
         budget: Budget,
+        takes_back: bool = False,
     ) -> None:
         self._name = name
         self._outcomes = outcomes
@@ -41,6 +43,8 @@ class Lanes:
         self._high = high
         self._high_bytes = high_bytes
         self._budget = budget
+        self._takes_back = takes_back
+        self._stands_still = False
         self._lanes = [Lane(self, handler, outcomes) for _ in range(concurrency)]
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -98,7 +102,7 @@ class Lanes:
                 if self._is_over(1):
                     self._full = True
                 for lane, entry in entries:
-                    self._lanes[lane].inbox.put(entry)
+                    self._lanes[lane].put(entry)
                 return not (self._full or self.halted)
         self._outcomes.dropped(batch, lease)  # it crossed with the end: no lane will look at it any more
         return False
@@ -141,7 +145,7 @@ class Lanes:
             first, self._finishing = not self._finishing, True
             if first:
                 for lane in self._lanes:
-                    lane.inbox.put(None)
+                    lane.end()
             return list(self._threads)
 
     def settle(self, count: int, size: int) -> None:
@@ -185,6 +189,8 @@ class Lanes:
         self._outcomes.look(now)
         for lane in self._lanes:
             lane.look()
+        if self._takes_back:
+            self._give_back(now)
         if self._full:
             self.settle(0, 0)  # others may have made room
         return self._count > 0
@@ -195,7 +201,24 @@ class Lanes:
             waiting >= max(1, self._high * part)
             or self._size >= max(1, self._high_bytes * part)
             or self._budget.is_over(part)
+            or self._stands_still
         )
+
+    def _give_back(self, now: float) -> None:
+        """What is too much for lanes that stand still goes to others; while all of them do, no more is fetched."""
+        standing = [lane for lane in self._lanes if lane.stands(now)]
+        self._stands_still = len(standing) == len(self._lanes)
+        for lane in standing:
+            if not lane.waits_too_much:
+                continue
+            with self._lock:
+                entries = lane.take_out()
+                if self._stands_still:
+                    self._full = True
+            delay = lane.next_delay()
+            for entry in entries:
+                self._outcomes.given_back(entry.batch, entry.lease, delay)
+                self.settle(len(entry.batch), entry.size)
 
     def _start(self) -> None:
         self._running = len(self._lanes)
@@ -205,7 +228,10 @@ class Lanes:
     def _split(self, batch: Sequence[Delivery]) -> list[tuple[int, Sequence[Delivery]]]:
         lanes = len(self._lanes)
         if lanes == 1:
-            return [(0, batch)]
+            if not self._takes_back:
+                return [(0, batch)]
+            # In parts, because what a lane has begun is not given back.
+            return [(0, batch[start : start + WAITING]) for start in range(0, len(batch), WAITING)]
         parts: dict[int, list[Delivery]] = {}
         for delivery in batch:
             key = lane_key(delivery)

@@ -107,6 +107,10 @@ class Subscription:
         """Go on after a `pause()`; any thread, returns at once."""
         self._work.resume()
 
+    def _forget_work(self) -> None:
+        """This is a forked child's copy: what works on it is its parent's."""
+        self._work = _NoWork(self)
+
     def __repr__(self) -> str:
         group = "broadcast" if self.group is None else f"group {self.group!r}"
         return f"<Subscription {self._number} {self.topic!r} {group} {self.state.value}>"

@@ -70,11 +70,13 @@ class Episodes:
         """
         supervisor, deadline = self._supervisor, Deadline(timeout)
         phases, own = supervisor.phases, stop.child()
+        reached = False
         with supervisor.replacement_wanted() as wanted:
 
             def over() -> bool:
-                there = wanted.is_there and phases.phase is Phase.CONNECTED
-                return there or phases.phase.is_final or stop.is_set()
+                nonlocal reached
+                reached = reached or (wanted.is_there and phases.phase is Phase.CONNECTED)
+                return reached or phases.phase.is_final or stop.is_set()
 
             while not over() and not deadline.over:
                 if self._watched() or supervisor.in_episode:
@@ -82,7 +84,7 @@ class Episodes:
                     phases.wait_for(over, Deadline(min(WHO_RUNS, deadline.remaining())))
                 elif supervisor.reconnect(NotConnectedError(FORCED), own) is False:
                     break  # and nobody goes on
-        if not wanted.is_there or phases.phase.is_final:
+        if not reached:
             error = phases.connection_state().last_error
             raise NotConnectedError(f"not reconnected within {timeout:g} s ({error})") from error
 

@@ -113,37 +113,33 @@ class Lifecycle:
 
     def _open(self, timeout: float, wait: bool, stop: StopToken) -> None:
         deadline = Deadline(timeout)
-        while not self._begin():  # somebody was faster; if he gives it up, it is our turn
-            if not wait:
+        while not self._begin():
+            if not wait or self._is_opened_by_another(timeout, deadline):
                 return
-            phases = self.phases
-            phases.wait_for(lambda: phases.phase not in (Phase.CONNECTING, Phase.RECONNECTING), deadline)
-            if phases.phase is Phase.CONNECTED:
-                return
-            if phases.phase is not Phase.NEW:
-                self.gate.check()
-                raise NotConnectedError(f"{self._config.name}: not connected within {timeout:g} s")
-        self._publisher.start()
         try:
+            self._publisher.start()
             if wait:
                 self._connect(timeout, stop)
-            else:
-                self.phases.move(Phase.RECONNECTING)
+            elif not self.phases.move(Phase.RECONNECTING):
+                raise ClosedError("the bus was closed while it was being opened")
         except BaseException:
             self._as_new()
             raise
-        refusal = None
-        if self._config.on_outage != "wait":
-
-            def refusal(id: str) -> Exception:
-                return PublishNotSentError("there is no connection, and on_outage is 'raise'", id)
-
-        self._publisher.pending.refuse_with(refusal)
+        self._publisher.pending.refuse_with(None if self._config.on_outage == "wait" else _no_connection)
         if self._config.health_check.enabled:
             self.monitor.start()
         elif not wait:
             name = f"eventbus.{self._config.name}.reconnect"
             spawn(name, self.monitor.episodes.until_connected, self._stop.child(), owner=self._callbacks)
+
+    def _is_opened_by_another(self, timeout: float, deadline: Deadline) -> bool:
+        """Wait for him who was faster; False: he has given up, and it is our turn."""
+        phases = self.phases
+        phases.wait_for(lambda: phases.phase not in (Phase.CONNECTING, Phase.RECONNECTING), deadline)
+        if phases.phase not in (Phase.CONNECTED, Phase.NEW):
+            self.gate.check()
+            raise NotConnectedError(f"{self._config.name}: not connected within {timeout:g} s")
+        return phases.phase is Phase.CONNECTED
 
     def _connect(self, timeout: float, stop: StopToken) -> None:
         own = self._stop.child()
@@ -172,8 +168,9 @@ class Lifecycle:
     def _as_new(self) -> None:
         """An open that failed leaves nothing behind."""
         with self._turn:
-            if self.phases.phase is Phase.NEW:
+            if self.phases.phase in (Phase.NEW, Phase.CLOSED):
                 self._publisher.stop(1.0)
+            if self.phases.phase is Phase.NEW:
                 self.gate.unguard()
                 _open.pop(self, None)
                 self.errands.stop()
@@ -311,6 +308,10 @@ class Lifecycle:
         self.phases.inherited()
         self._consumers.inherited()
         self._publisher.pending.renew_origin()
+
+
+def _no_connection(id: str) -> Exception:
+    return PublishNotSentError("there is no connection, and on_outage is 'raise'", id)
 
 
 def _at_exit() -> None:

@@ -130,6 +130,31 @@ def test_a_group_loses_nothing_when_a_member_closes(nats_server_shared: NatsServ
         assert sorted(handled) == list(range(published))
 
 
+def test_what_is_too_much_for_a_slow_handler_goes_to_the_others_of_its_group(nats_server_shared: NatsServer) -> None:
+    """One handler hangs on its first message; the messages behind it are handled by the other member."""
+    entered, gate = threading.Event(), threading.Event()
+    handled: Counter[int] = Counter()
+    config = {"url": nats_server_shared.url, "group": "slow"}
+
+    def hang(message: eventbus.Message) -> None:
+        entered.set()
+        assert gate.wait(30.0)
+        handled[message.json()] += 1
+
+    with eventbus.EventBus(config) as slow, eventbus.EventBus(config) as quick:
+        try:
+            slow.subscribe("slowly.x", hang)
+            slow.publish_many([eventbus.Message("slowly.x", number) for number in range(500)])
+            assert entered.wait(10.0)
+            quick.subscribe("slowly.x", lambda message: handled.update([message.json()]))
+            wait_until(lambda: len(handled) >= 500 - 65 - 1, 15.0, message=lambda: f"{len(handled)} of 500")
+            gate.set()
+            wait_until(lambda: len(handled) == 500)
+            assert set(handled.values()) == {1}
+        finally:
+            gate.set()
+
+
 @pytest.mark.outage("a")
 def test_three_kills_under_twenty_thousand_confirmed_publishes(nats_server: NatsServer) -> None:
     """0 lost, 0 stored twice, stored in order per thread."""

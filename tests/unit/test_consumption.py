@@ -31,7 +31,7 @@ class Session:
 
     def lag(self, attachment: Any) -> int | None: ...
 
-    def release(self, attachment: Any, deliveries: Sequence[Delivery]) -> None:
+    def release(self, attachment: Any, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         self.released.extend(one.token for one in deliveries)
 
     def resume(self, attachment: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from eventbus.consuming import lane as lane_module
 from eventbus.consuming import parked as parked_module
 from eventbus.consuming.acknowledgements import Acknowledgements
 from eventbus.consuming.budget import Budget
@@ -36,12 +37,15 @@ class Rig:
         high: int = 100,
         high_bytes: int = 1 << 30,
         budget: Budget | None = None,
+        takes_back: bool = False,
     ):
         self.handled: list[int] = []
         self.acknowledged: list[int] = []
-        self.given_back: list[int] = []
+        self.dropped_ones: list[int] = []
         self.errors: list[BaseException] = []
         self.pauses: list[float] = []
+        self.returned: list[int] = []
+        self.delays: list[float] = []
         self.finished: set[int] = set()
         self.failures: list[Exception] = []
         self.room = 0
@@ -56,6 +60,7 @@ class Rig:
             high,
             high_bytes,
             budget or Budget(1 << 30),
+            takes_back,
         )
 
     def put(self, *numbers: int, key: str | None = "k", check: bool = False) -> bool:
@@ -81,7 +86,11 @@ class Rig:
         self.acknowledged.extend(delivery.token for delivery in deliveries)
 
     def dropped(self, deliveries: Sequence[Delivery], lease: Lease) -> None:
-        self.given_back.extend(delivery.token for delivery in deliveries)
+        self.dropped_ones.extend(delivery.token for delivery in deliveries)
+
+    def given_back(self, deliveries: Sequence[Delivery], lease: Lease, delay: float) -> None:
+        self.returned.extend(delivery.token for delivery in deliveries)
+        self.delays.append(delay)
 
     def has_room(self) -> None:
         self.room += 1
@@ -169,7 +178,7 @@ def test_what_was_put_is_handled_in_order_and_done(make: Make) -> None:
         assert rig.put(start, start + 1, start + 2)
     assert rig.lanes.finish(5.0) == ()
     assert rig.handled == rig.acknowledged == list(range(30))
-    assert (rig.given_back, rig.lanes.backlog, rig.lanes.size) == ([], 0, 0)
+    assert (rig.dropped_ones, rig.lanes.backlog, rig.lanes.size) == ([], 0, 0)
 
 
 def test_a_key_stays_on_its_lane_and_others_pass_it(make: Make, gate: threading.Event) -> None:
@@ -271,7 +280,7 @@ def test_a_failing_acknowledgement_keeps_nothing_in_hand_and_the_lane_goes_on(ma
     rig = make()
     rig.failures.append(OSError("the link broke"))
     rig.put(1, 2)
-    wait_until(lambda: rig.given_back == [1, 2])
+    wait_until(lambda: rig.dropped_ones == [1, 2])
     rig.put(3)
     wait_until(lambda: rig.acknowledged == [3])
     wait_until(lambda: rig.lanes.backlog == 0)
@@ -346,6 +355,50 @@ def test_a_returned_coroutine_is_a_failure_and_closed(make: Make) -> None:
     assert all(isinstance(error, TypeError) for error in rig.errors)
 
 
+# -- a lane that stands still --------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_module, "STANDS_AFTER", 0.05)
+    monkeypatch.setattr(lane_module, "WAITING", 4)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_is_too_much_for_a_lane_that_stands_still_is_given_back(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 1)
+    rig = make(handler, takes_back=True)
+    rig.put(1, key="slow")
+    assert handler.entered.wait(5.0)
+    rig.put(2, 3, key="a")
+    rig.put(4, key="slow")
+    rig.lanes.put([*batch(5, key=None), *batch(6, key="b"), *batch(7, key="a"), *batch(8, key="slow")], rig.lease)
+    wait_until(lambda: rig.returned == [6], 2.0)
+    assert not rig.put(), "while all lanes stand still no more is wanted"
+    rig.put(9, key="c")
+    wait_until(lambda: rig.returned == [6, 9], 2.0)
+    assert rig.delays == [1.0, 2.0]
+    assert rig.lanes.backlog == 7
+    gate.set()
+    wait_until(lambda: rig.room >= 1)
+    wait_until(lambda: rig.lanes.backlog == 0)
+    assert handler.handled == [1, 2, 3, 4, 5, 7, 8]
+    assert (rig.lanes.size, rig.dropped_ones) == (0, [])
+
+
+@pytest.mark.usefixtures("impatient")
+def test_where_nothing_is_taken_back_it_is_kept(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 1)
+    rig = make(handler)
+    rig.put(*range(1, 20), key=None)
+    assert handler.entered.wait(5.0)
+    rig.put(*range(20, 40), key=None)
+    assert not gate.wait(0.2)
+    assert rig.returned == []
+    gate.set()
+    wait_until(lambda: handler.handled == list(range(1, 40)))
+
+
 # -- leases --------------------------------------------------------------------------------------
 
 
@@ -361,7 +414,7 @@ def test_under_an_ended_lease_nothing_more_is_started(make: Make, gate: threadin
     gate.set()
     wait_until(lambda: rig.lanes.backlog == 0)
     assert handler.handled == rig.acknowledged == [1, 2, 3, 4]
-    assert rig.given_back == [2, 3]
+    assert rig.dropped_ones == [2, 3]
 
 
 def test_one_that_ran_when_the_lease_ended_is_not_started_again(make: Make, gate: threading.Event) -> None:
@@ -400,7 +453,7 @@ def test_retries_end_at_once_with_the_lease(make: Make, monkeypatch: pytest.Monk
     rig.put(3, key="other")
     wait_until(lambda: handler.handled == [3])
     rig.lease.end()
-    wait_until(lambda: rig.given_back == [1, 2], 2.0)
+    wait_until(lambda: rig.dropped_ones == [1, 2], 2.0)
     assert (rig.lanes.backlog, rig.lanes.size) == (0, 0)
     rig.lease = Lease()
     handler.left.clear()
@@ -421,7 +474,7 @@ def test_a_failure_of_one_that_is_not_ours_any_more_is_not_tried_again(make: Mak
     assert entered.wait(5.0)
     rig.lease.end()
     gate.set()
-    wait_until(lambda: rig.given_back == [1])
+    wait_until(lambda: rig.dropped_ones == [1])
     assert rig.lanes.backlog == 0
 
 
@@ -455,7 +508,7 @@ def test_at_the_end_what_fails_is_given_back_and_counted(make: Make) -> None:
     rig.put(4, key="other")
     rig.lanes.begin_finish()
     assert rig.lanes.finish(5.0) == ()
-    assert (sorted(rig.acknowledged), rig.given_back) == ([1, 4], [2, 3])
+    assert (sorted(rig.acknowledged), rig.dropped_ones) == ([1, 4], [2, 3])
     assert (rig.lanes.backlog, rig.lanes.unhandled) == (0, 2)
 
 
@@ -468,7 +521,7 @@ def test_stop_starts_nothing_more_and_names_what_runs(make: Make, gate: threadin
     assert rig.lanes.stop(0.05) == ("eventbus.test.lane-0",)
     gate.set()
     assert rig.lanes.stop(5.0) == ()
-    assert (rig.acknowledged, rig.given_back, rig.lanes.backlog) == ([1], [2, 3], 0)
+    assert (rig.acknowledged, rig.dropped_ones, rig.lanes.backlog) == ([1], [2, 3], 0)
     assert rig.lanes.unhandled == 0, "what an unsubscribe gives back is not counted"
 
 
@@ -477,4 +530,4 @@ def test_what_comes_after_the_end_is_dropped_not_forgotten(make: Make) -> None:
     rig.put(1)
     assert rig.lanes.finish(5.0) == ()
     assert not rig.put(2, 3)
-    assert (rig.given_back, rig.lanes.backlog) == ([2, 3], 0)
+    assert (rig.dropped_ones, rig.lanes.backlog) == ([2, 3], 0)

@@ -140,7 +140,7 @@ class KafkaSession:
         """As `Session.acknowledge`: the journal, which is the attachment's `in_hand`, has noted them already."""
         self._with_feed(attachment, lambda feed: feed.note_done())
 
-    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """As `Session.release`: noted already; they are fetched again, here or where their partition went."""
         self._with_feed(attachment, lambda feed: feed.note_done())
 

@@ -75,8 +75,11 @@ class Progress:
         """Which delivery of this message to this group comes next, from 1."""
         return self._again.get(offset, 1) if self._again else 1
 
-    def take(self, member: Member, limit: int) -> list[tuple[int, Entry]]:
-        """The next entries of this member's partitions, in the order of their storing."""
+    def take(self, member: Member, limit: int, most_bytes: int) -> list[tuple[int, Entry]]:
+        """The next entries of this member's partitions, in the order of their storing, one at least.
+
+        So many at most, and with that many bytes of payload no more.
+        """
         mine = [partition for partition, owner in enumerate(self.owners) if owner is member]
         fetching = {
             partition: self.marks[partition]
@@ -89,13 +92,15 @@ class Progress:
         if first >= self.topic.end:
             return []
         taken: list[tuple[int, Entry]] = []
+        size, seen = 0, self.topic.end
         for offset, entry in self.topic.entries_from(first):
             mark = fetching.get(entry[4])
             if mark is not None and offset >= mark.position and mark.hand_out(offset):
                 taken.append((offset, entry))
-                if len(taken) >= limit:
+                size += len(entry[1])
+                if len(taken) >= limit or size >= most_bytes:
+                    seen = offset + 1
                     break
-        seen = taken[-1][0] + 1 if len(taken) >= limit else self.topic.end
         for mark in fetching.values():  # nothing of theirs is left below, whatever partition it was in
             mark.position = max(mark.position, seen)
         return taken

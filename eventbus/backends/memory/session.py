@@ -20,6 +20,8 @@ from .waiting import notify, pause, wait_answering
 
 FETCH = 256
 """Deliveries handed over at once, at most."""
+FETCH_BYTES = 256 * 1024
+"""Bytes of their payloads, and of one more."""
 
 _Stored = tuple[int, int, bool] | PublishError
 """Partition, offset and whether it was a duplicate; or why it was not stored."""
@@ -206,7 +208,7 @@ class MemorySession:
         if moved:
             broker.wake()
 
-    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """Deliver them again, and in their order all that is not finished; to others, where it is detached."""
         with self._broker.lock:
             attached = self._attached.get(attachment)
@@ -377,7 +379,7 @@ class MemorySession:
         batch: list[Delivery] = []
         for progress in self._broker.group_of(member.attachment.sub).progress.values():
             topic, identities = progress.topic.name, progress.topic.identities
-            for offset, entry in progress.take(member, FETCH):
+            for offset, entry in progress.take(member, FETCH, FETCH_BYTES):
                 delivery = _new(MemoryDelivery)
                 delivery.topic = topic
                 delivery.id, delivery.payload, delivery.raw_key, delivery.raw_headers, partition, delivery.stored = (

@@ -41,6 +41,7 @@ class NatsBackend:
             deduplicates=config.jetstream,
             heals_itself=False,
             counts_attempts=config.jetstream,
+            takes_back=config.jetstream,
         )
 
     def connect(self, context: SessionContext) -> NatsSession:

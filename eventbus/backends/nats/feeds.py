@@ -61,7 +61,7 @@ class Feed:
         """The lanes have room again."""
         self.paused = False
 
-    def release(self, deliveries: Iterable[Delivery]) -> None:
+    def release(self, deliveries: Iterable[Delivery], delay: float = 0.0) -> None:
         """Give back what will not be handled here."""
 
 

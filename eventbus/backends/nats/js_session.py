@@ -109,9 +109,9 @@ class JetStreamSession(NatsSession):
         """As `Session.acknowledge`; those of an earlier session are as good."""
         self._feed_of(attachment).acknowledge(deliveries)
 
-    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """As `Session.release`."""
-        self._feed_of(attachment).release(deliveries)
+        self._feed_of(attachment).release(deliveries, delay)
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
         """As `Session.detach`; a broadcast's consumer is deleted."""

@@ -48,6 +48,12 @@ def answers(deliveries: Iterable[Delivery], what: bytes) -> bytes:
     return b"PUB " + (what + b"PUB ").join(tokens) + what if tokens else b""
 
 
+def _nak(delay: float) -> bytes:
+    """The answer that has a message delivered again after so many seconds."""
+    said = b'-NAK {"delay": %d}' % int(delay * SECOND)
+    return b" %d\r\n%s\r\n" % (len(said), said)
+
+
 class PullFeed(Feed):
     """The pulls of one subscription: one for each stream that it reads."""
 
@@ -118,9 +124,9 @@ class PullFeed(Feed):
         """These are done."""
         self._say(deliveries, _ACK)
 
-    def release(self, deliveries: Iterable[Delivery]) -> None:
-        """Somebody else may have these."""
-        self._say(deliveries, _NAK)
+    def release(self, deliveries: Iterable[Delivery], delay: float = 0.0) -> None:
+        """Somebody else may have these, after `delay` seconds."""
+        self._say(deliveries, _nak(delay) if delay else _NAK)
 
     def renew(self) -> None:
         """Tell the server that everything in hand is still being worked on. Timer thread."""

@@ -124,7 +124,7 @@ class NatsSession:
     def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """As `Session.acknowledge`: core NATS asks for none."""
 
-    def release(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
+    def release(self, attachment: Attachment, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """As `Session.release`: core NATS takes nothing back."""
 
     def lag(self, attachment: Attachment) -> int | None:
