@@ -18,7 +18,7 @@ from eventbus import (
     Receipt,
 )
 from eventbus.errors import ClosedError
-from eventbus.publishing.pending import Failures
+from eventbus.publishing.failures import Failures
 from eventbus.publishing.publisher import Publisher
 from eventbus.testing import wait_until
 
