@@ -107,7 +107,7 @@ class Publisher:
         """Publish and return a Future of the answer; waits up to `timeout` seconds for room only."""
         parts = self._checked(topic, payload, key, headers, id)
         future = ReceiptFuture(self.pending.next_number(), self.answers, self.pending.withdraw)
-        self.pending.accept(Record(future.number, *parts, future), timeout)
+        self.pending.accept((future.number, *parts, future), timeout)  # type: ignore[arg-type]
         return future
 
     def publish_nowait(
