@@ -20,6 +20,8 @@ from .attaching import Arrival, Attaching
 
 logger = logging.getLogger(__name__)
 
+OVERLAP = 1.0
+"""Seconds that a replaced session may stay until its successor's subscriptions are in place."""
 OLD_CLOSE = 5.0
 """Seconds that a replaced session has for its close, on a thread of its own."""
 
@@ -102,7 +104,7 @@ class CurrentSession:
             raise NotConnectedError(f"the new connection was lost at once: {candidate.lost or error}") from error
         finally:
             if old is not None:
-                self.discard(old)
+                self.discard(old, self.session)
 
     def give_up(self, session: Session) -> None:
         """Nobody is to use a session any more, and there is no other yet: its records wait for the next one."""
@@ -153,11 +155,14 @@ class CurrentSession:
                 if session is self.session:
                     return
 
-    def discard(self, session: Session) -> None:
-        """Close a session that is not wanted, on a thread that nobody waits for."""
+    def discard(self, session: Session, successor: Session | None = None) -> None:
+        """Close a session that is not wanted, on a thread that nobody waits for.
+
+        Where nothing is kept for whoever is not there, only once the broker knows of the successor's subscriptions.
+        """
         name = f"eventbus.{self._config.name}.closing"
         try:
-            self._closers.append(spawn(name, self._close, session))
+            self._closers.append(spawn(name, self._close, session, successor))
         except RuntimeError:  # the interpreter is ending, and starts no thread any more
             session.close(0.0)
 
@@ -165,8 +170,11 @@ class CurrentSession:
         """Threads that are closing replaced sessions."""
         return list(self._closers)
 
-    def _close(self, session: Session) -> None:
+    def _close(self, session: Session, successor: Session | None) -> None:
         try:
+            if successor is not None and session.lost is None and not self._backend.features.replays:
+                with suppress(EventBusError, OSError):  # then there is none, or it does not answer
+                    successor.probe(OVERLAP, StopToken())
             session.close(OLD_CLOSE)
         finally:
             for thread in [
