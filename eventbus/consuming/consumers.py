@@ -65,9 +65,11 @@ class Consumers:
             budget=Budget(config.max_prefetch_bytes),
             takes_back=takes_back,
         )
-        self._ended = Counts()
-        self._ending: list[Consumption] = []
-        """Unsubscribed, and a handler may still be running."""
+        self._past: tuple[Counts, tuple[Consumption, ...]] = (Counts(), ())
+        """Of what was unsubscribed: the sums, and those that may still have a handler at work, not in the sums.
+
+        One attribute, replaced as a whole: it is looked at without a lock.
+        """
 
     def add(
         self,
@@ -107,11 +109,10 @@ class Consumers:
         """
         deadline = Deadline(timeout)
         with self.subscriptions.lock:
-            self._fold_ended()
             consumption = self.subscriptions.consumption(sub)
-            attachment = self.subscriptions.remove(sub)
             if consumption is not None:
-                self._ending.append(consumption)
+                self._note_past(consumption)  # first: whoever counts meanwhile meets it in both places, or in one
+            attachment = self.subscriptions.remove(sub)
         if attachment is not None:
             attachment.session.detach(attachment, deadline.remaining() / 2)
         if consumption is None:
@@ -144,10 +145,11 @@ class Consumers:
     def counts(self) -> Counts:
         """The sums, now. Takes no lock: any thread, a signal handler's included, may ask."""
         while True:
-            before, total = self._ended, self._ended
-            for consumption in self._all():
+            past = self._past
+            total = past[0]
+            for consumption in dict.fromkeys([*self.subscriptions.consumptions(), *past[1]]):
                 total = self._plus(total, consumption)
-            if before is self._ended:  # else one was counted twice, or not at all
+            if past is self._past:  # else one may have been counted twice, or not at all
                 return total
 
     @property
@@ -189,14 +191,19 @@ class Consumers:
             logger.info("%s: %s has no group: this process gets its own copy, from now on", self._bus, topic)
         return self._default_group
 
-    def _fold_ended(self) -> None:
-        """Keep of those that have ended their counts alone. Under the map's lock, on threads of ours."""
-        for consumption in [one for one in self._ending if not one.unhandled]:
-            self._ended = self._plus(self._ended, consumption)
-            self._ending.remove(consumption)
+    def _note_past(self, consumption: Consumption) -> None:
+        """Note one that was unsubscribed, and sum up those that have ended meanwhile. Under the map's lock."""
+        total, ending = self._past
+        still = [consumption]
+        for one in ending:
+            if one.is_idle:
+                total = self._plus(total, one)
+            else:
+                still.append(one)
+        self._past = total, tuple(still)
 
     def _all(self) -> list[Consumption]:
-        return list(dict.fromkeys([*self.subscriptions.consumptions(), *self._ending]))
+        return list(dict.fromkeys([*self.subscriptions.consumptions(), *self._past[1]]))
 
     @staticmethod
     def _plus(counts: Counts, consumption: Consumption) -> Counts:

@@ -117,6 +117,11 @@ class Consumption:
         """Deliveries in hand and not finished, those that were given up at the end included."""
         return self._lanes.unhandled
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in hand, and all that was handled is acknowledged and counted."""
+        return self._lanes.is_idle
+
     def counts(self) -> dict[str, int]:
         """What was counted, by the names of `Statistics`. Takes no lock."""
         return {

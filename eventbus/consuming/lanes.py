@@ -66,6 +66,11 @@ class Lanes:
         return self._count - sum(lane.unsettled for lane in self._lanes)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in hand, handled and not yet acknowledged deliveries included."""
+        return not self._count
+
+    @property
     def unhandled(self) -> int:
         """Deliveries in hand and not finished; those that were given up because of the end included."""
         return self.backlog + self._given_up
