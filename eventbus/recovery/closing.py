@@ -19,6 +19,8 @@ from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
+OWN_GRACE = 0.1
+"""Seconds that threads have at least which wait for nobody: they end at once, if the processor comes round to them."""
 CALLBACKS_GRACE = 1.0
 """Seconds for the callbacks that are queued when all else is over: one that hangs does not hold up a close."""
 
@@ -105,7 +107,7 @@ class Closing:
         if session is not None:
             unfinished += session.close(deadline.share(0.7))
         unfinished += join_all(supervisor.current.closers(), deadline.share(0.5))
-        unfinished += publisher.close(deadline.share(0.5))
+        unfinished += publisher.close(max(OWN_GRACE, deadline.share(0.5)))
         unfinished += self._callbacks.close(min(CALLBACKS_GRACE, deadline.remaining()))
         return CloseReport(
             unanswered=unanswered,

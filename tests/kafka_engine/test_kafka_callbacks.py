@@ -179,8 +179,8 @@ def test_publishing_from_error_callbacks_with_many_failures_queued(mock: Make) -
 
 
 @pytest.mark.parametrize("link", ["healthy", "refusing", "silent"])
-def test_a_program_that_forgets_to_close_ends_at_once(mock: Make, link: str) -> None:
-    """A25."""
+def test_a_program_that_forgets_to_close_ends_in_time(mock: Make, link: str) -> None:
+    """At once where the broker answers, within `close_timeout` where it does not: what was accepted has that time."""
     cluster = mock(1, proxied=True)
     with running(
         cluster,
@@ -194,6 +194,7 @@ def test_a_program_that_forgets_to_close_ends_at_once(mock: Make, link: str) -> 
         for number in range(1000):
             bus.publish_nowait("t", b"")
         """,
+        "close_timeout=1.0",
     ) as program:
         program.wait_ready()
         if link == "refusing":
@@ -205,7 +206,7 @@ def test_a_program_that_forgets_to_close_ends_at_once(mock: Make, link: str) -> 
         program.process.stdin.flush()
         began = time.monotonic()
         program.ends_well()
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 3.0
 
 
 def test_a_close_stores_what_was_accepted(mock: Make) -> None:
