@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ..backends.base import Session
 from ..consuming.consumers import Consumers
-from ..errands import GRACE, Errands
+from ..errands import Errands
 from ..errors import ClosedError, EventBusError
 from ..publishing.publisher import Publisher
 from ..state import CloseReport, Phase
@@ -19,6 +19,8 @@ from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
+LAST = 0.45
+"""Seconds beyond the time of a close in which it says what it had to leave: clients have some to end in, too."""
 OWN_GRACE = 0.1
 """Seconds that threads have at least which wait for nobody: they end at once, if the processor comes round to them."""
 CALLBACKS_GRACE = 1.0
@@ -30,7 +32,8 @@ class Closing:
 
     So an exception in a caller leaves nothing half closed, a signal handler may ask on top of whatever its thread was
     doing, and the next caller waits for the same end. is_ours(): whether the calling thread is one that the end waits
-    for; such a one, which no signal interrupts, does the closing itself, or does not wait for another's.
+    for; such a one, which no signal interrupts, does the closing itself, or does not wait for another's. on_closed(): told
+    when it is over.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Closing:
         callbacks: Callbacks,
         stop: StopToken,
         is_ours: Callable[[], bool],
+        on_closed: Callable[[], object],
     ) -> None:
         self._errands = errands
         self._monitor = monitor
@@ -52,6 +56,7 @@ class Closing:
         self._callbacks = callbacks
         self._stop = stop
         self._is_ours = is_ours
+        self._on_closed = on_closed
         self._turn = threading.Lock()
         self._over = Bell()
         self._asked = False
@@ -70,8 +75,16 @@ class Closing:
                 self._errands.start()  # of a bus that was never opened there is none yet
                 self._errands.run_last(lambda: self._close(deadline))  # once more than needed does no harm
                 self._asked = True
-            self._over.wait_for(lambda: self._report, Deadline(timeout + GRACE))
-        return self._report or CloseReport(unanswered=0, unhandled=0, unfinished_threads=("close",))
+            self._over.wait_for(lambda: self._report, Deadline(timeout + LAST))
+        return self._report or self._unfinished()
+
+    def _unfinished(self) -> CloseReport:
+        """What is left of a close that goes on."""
+        return CloseReport(
+            unanswered=self._publisher.pending.in_flight,
+            unhandled=self._consumers.unhandled,
+            unfinished_threads=("close",),
+        )
 
     def _close(self, deadline: Deadline) -> None:
         if not self._turn.acquire(blocking=False):
@@ -79,6 +92,7 @@ class Closing:
         try:
             self._report = self._close_in_order(deadline)
         finally:
+            self._on_closed()
             self._over.ring()
 
     def _close_in_order(self, deadline: Deadline) -> CloseReport:

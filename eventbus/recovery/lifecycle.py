@@ -82,6 +82,7 @@ class Lifecycle:
             callbacks,
             self._stop,
             is_ours=lambda: works_for(callbacks) or consumers.is_handling(),
+            on_closed=lambda: _open.pop(self, None),
         )
         publisher.pending.refuse_with(lambda id: PublishNotSentError("the bus is not open: call open() first", id))
 
@@ -106,10 +107,7 @@ class Lifecycle:
             return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
         self.gate.shut()
         self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
-        report = self._closing.close(timeout)
-        if self.phases.phase.is_final:
-            _open.pop(self, None)
-        return report
+        return self._closing.close(timeout)
 
     def _open(self, timeout: float, wait: bool, stop: StopToken) -> None:
         deadline = Deadline(timeout)
