@@ -15,6 +15,7 @@ from attrs import frozen
 
 from ..callables import refuse_unawaited
 from ..message import Delivery
+from ..threads import Pauses
 from .batches import size_of
 from .lease import Lease
 from .outcomes import Outcomes
@@ -77,8 +78,8 @@ STANDS_AFTER = 1.0
 """Seconds that one handler runs until its lane stands still."""
 WAITING = 64
 """Messages that may wait for a lane that stands still, where a broker takes more of them back."""
-FIRST_DELAY = 1.0
-LONGEST_DELAY = 30.0
+STAYS_AWAY = Pauses(first=1.0, factor=2.0, longest=30.0)
+"""How long what such a lane gives back is to stay away."""
 _NOTHING = Entry(Lease(), (), 0, False, 0.0)
 
 
@@ -183,7 +184,7 @@ class Lane:
     def next_delay(self) -> float:
         """Seconds that what is given back stays away: more each time, until the lane gets on."""
         self._returns += 1
-        return min(FIRST_DELAY * 2.0 ** (self._returns - 1), LONGEST_DELAY)
+        return STAYS_AWAY.after(self._returns)
 
     def look(self) -> None:
         """Acknowledge what is done, and see that nothing waits for a retry under an ended lease."""
