@@ -1,4 +1,4 @@
-"""eventbus: one synchronous API over NATS (core and JetStream) and memory that survives its broker."""
+"""eventbus: one synchronous API over Kafka, NATS (core and JetStream) and memory that survives its broker."""
 
 import logging
 

@@ -1,21 +1,6 @@
 """The bus: wires publishing, consuming, recovery and a backend behind one face.
 
-Threads (all daemons, all named; `<bus>` is the configured name):
-
-===============================  ==========================================  ===========================
-thread                           what runs on it                             started / ended by
-===============================  ==========================================  ===========================
-`eventbus.<bus>.health`          probes, reconnect episodes, repairs         start_health_check / stop, close
-`eventbus.<bus>.lane-<topic>-N`  handlers of one subscription                first delivery / unsubscribe, close
-`eventbus.<bus>.sender`          numbers what is published, gives it out     open / close
-`eventbus.<bus>.answers`         done-callbacks of `publish_async` futures   first callback / close
-`eventbus.<bus>.callbacks`       reconnect, state and error callbacks        first event / close
-`eventbus.<bus>.reconnect`       `reconnect()` while no health check runs    the call itself
-`eventbus.<bus>.closing`         closing a replaced session                  the swap / at most 5 s
-`eventbus.<bus>.nats-*`          reader, writer and timer of a NATS session  the session
-`eventbus.<bus>.kafka-*`         reports, topics, one thread per consumer    the session
-`eventbus.<bus>.memory`          fetching of a memory session                the session
-===============================  ==========================================  ===========================
+The threads of a bus, the lock order and the close order stand in one place: docs/architecture.rst.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+from attrs import frozen
+
 logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
@@ -59,6 +61,22 @@ class Deadline:
     def over(self) -> bool:
         """True once the time is up."""
         return self._at is not None and time.monotonic() >= self._at
+
+
+@frozen
+class Pauses:
+    """Pauses that grow: `first` seconds, then each `factor` times the one before, `longest` seconds at most."""
+
+    first: float
+    factor: float
+    longest: float
+
+    def after(self, times: int) -> float:
+        """Seconds to pause after so many times, from 1 on."""
+        try:
+            return min(self.first * self.factor ** (times - 1), self.longest)
+        except OverflowError:  # long before anybody waits for it: 2.0**1100
+            return self.longest if self.first else 0.0
 
 
 class Bell:

@@ -138,10 +138,6 @@ class Consumers:
         unfinished.extend(self._acknowledgements.close(max(_LAST_LOOK, deadline.remaining())))
         return tuple(unfinished)
 
-    def is_handler(self) -> bool:
-        """Whether the calling thread runs a handler of this bus."""
-        return handling.is_handler_of(self)
-
     def counts(self) -> Counts:
         """The sums, now. Takes no lock: any thread, a signal handler's included, may ask."""
         while True:

@@ -91,7 +91,7 @@ class InHandByIdentity:
         return self._lease
 
     def admit(self, batch: Sequence[Delivery], lease: Lease) -> Admitted:
-        """As `InHand.admit`; what is in hand under the same lease only gets its newer token."""
+        """Take what is new of a batch; what is in hand under the same lease only gets its newer token."""
         identities = [delivery.identity for delivery in batch]
         with self._lock:
             if lease is not self._lease:
@@ -111,11 +111,11 @@ class InHandByIdentity:
             return self._sort(batch)
 
     def claims(self, delivery: Delivery) -> bool:
-        """As `InHand.claims`."""
+        """Whether this one is in hand: what its first copy has finished is not."""
         return delivery.identity in self._held
 
     def finish(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """As `InHand.finish`."""
+        """Note these as done; those that were in hand, each with its newest token."""
         done: list[Delivery] = []
         with self._lock:
             held, finished = self._held, self._finished
@@ -133,7 +133,7 @@ class InHandByIdentity:
         return done
 
     def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:
-        """As `InHand.drop`; what came under a lease that is over needs no giving back."""
+        """Forget these, and return what is to be given back: nothing under a lease that is over, it comes again."""
         with self._lock:
             if lease is not self._lease or lease.ended:
                 for one in deliveries:
@@ -143,7 +143,7 @@ class InHandByIdentity:
             return [held.pop(one.identity) for one in deliveries if one.identity in held]
 
     def look(self, now: float) -> None:
-        """As `InHand.look`: nothing ends with time here."""
+        """Nothing: what is in hand here does not end with time."""
 
     def end_lease(self) -> None:
         """What is in hand is not ours any more."""

@@ -15,6 +15,7 @@ from attrs import frozen
 
 from ..callables import refuse_unawaited
 from ..message import Delivery
+from ..threads import Pauses
 from .batches import size_of
 from .lease import Lease
 from .outcomes import Outcomes
@@ -65,7 +66,7 @@ class Entry:
         return Entry(self.lease, part, size_of(part), self.check, self.since)
 
 
-class Token(Enum):
+class Notice(Enum):
     """What an inbox says: there is an entry, unless it was given back; look at everything again; the end."""
 
     ENTRY = "entry"
@@ -77,8 +78,8 @@ STANDS_AFTER = 1.0
 """Seconds that one handler runs until its lane stands still."""
 WAITING = 64
 """Messages that may wait for a lane that stands still, where a broker takes more of them back."""
-FIRST_DELAY = 1.0
-LONGEST_DELAY = 30.0
+STAYS_AWAY = Pauses(first=1.0, factor=2.0, longest=30.0)
+"""How long what such a lane gives back is to stay away."""
 _NOTHING = Entry(Lease(), (), 0, False, 0.0)
 
 
@@ -89,7 +90,7 @@ class Lane:
         self._owner = owner
         self._handler = handler
         self._outcomes = outcomes
-        self._inbox: SimpleQueue[Token] = SimpleQueue()
+        self._inbox: SimpleQueue[Notice] = SimpleQueue()
         self._entries: deque[Entry] = deque()
         """Put and not begun. The lane takes from the left, who gives back from the right, under the owner's lock."""
         self._stands_since = 0.0
@@ -134,15 +135,15 @@ class Lane:
     def put(self, entry: Entry) -> None:
         """Queue a batch; one caller at a time."""
         self._entries.append(entry)
-        self._inbox.put(Token.ENTRY)
+        self._inbox.put(Notice.ENTRY)
 
     def end(self) -> None:
         """End the lane behind what is queued."""
-        self._inbox.put(Token.END)
+        self._inbox.put(Notice.END)
 
     def nudge(self) -> None:
         """Have the lane look at everything again."""
-        self._inbox.put(Token.NUDGE)
+        self._inbox.put(Notice.NUDGE)
 
     def stands(self, now: float) -> bool:
         """Whether one handler has run for so long that the lane stands still. One caller at a time."""
@@ -183,7 +184,7 @@ class Lane:
     def next_delay(self) -> float:
         """Seconds that what is given back stays away: more each time, until the lane gets on."""
         self._returns += 1
-        return min(FIRST_DELAY * 2.0 ** (self._returns - 1), LONGEST_DELAY)
+        return STAYS_AWAY.after(self._returns)
 
     def look(self) -> None:
         """Acknowledge what is done, and see that nothing waits for a retry under an ended lease."""
@@ -220,16 +221,16 @@ class Lane:
                 self._retry_due()
                 return True
         try:
-            token = self._inbox.get(timeout=wait)
+            notice = self._inbox.get(timeout=wait)
         except Empty:
             return True
-        if token is Token.ENTRY:
+        if notice is Notice.ENTRY:
             self._begin()
-        elif token is Token.NUDGE:
+        elif notice is Notice.NUDGE:
             self._nudged = False
             self._drop_stale()
             owner.ask_for_more()
-        return token is not Token.END
+        return notice is not Notice.END
 
     def _begin(self) -> None:
         try:

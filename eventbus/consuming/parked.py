@@ -8,11 +8,11 @@ from collections.abc import Hashable, Iterator
 from zlib import crc32
 
 from ..message import Delivery
+from ..threads import Pauses
 from .lease import Lease
 
-FIRST_RETRY = 0.1
-RETRY_FACTOR = 2.0
-LONGEST_RETRY = 5.0
+RETRIES = Pauses(first=0.1, factor=2.0, longest=5.0)
+"""Between the failures of a handler on one message."""
 
 Parked = tuple[Lease, Delivery, bool]
 """A delivery, the lease it came under, and whether it may be finished already (see `InHand.claims`)."""
@@ -32,22 +32,23 @@ def lane_of(key: str | bytes, lanes: int) -> int:
 class ParkedKey:
     """One key: the message that failed comes first.
 
-    pause: seconds until its next try. due, since: when that is, and when it came, by `time.monotonic`.
+    failures: of that message. due, since: when its next try is, and when it came, by `time.monotonic`.
     """
 
-    __slots__ = ("due", "messages", "pause", "since")
+    __slots__ = ("due", "failures", "messages", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.messages: deque[Parked] = deque()
-        self.pause = FIRST_RETRY
+        self.failures = 0
         self.due = 0.0
 
     def fail(self, *, again: bool) -> float:
         """Note a failure of the first message, the second or a later one if `again`; the pause that follows."""
-        self.pause = min(self.pause * RETRY_FACTOR, LONGEST_RETRY) if again else FIRST_RETRY
-        self.due = time.monotonic() + self.pause
-        return self.pause
+        self.failures = self.failures + 1 if again else 1
+        pause = RETRIES.after(self.failures)
+        self.due = time.monotonic() + pause
+        return pause
 
 
 class ParkedKeys:

@@ -28,7 +28,8 @@ class Inbox:
         self.withdrawn: deque[Waiter] = deque()
         """Waiters that took the claim of their records, which are in `records` or with the sender."""
         self.requests: deque[Request] = deque()
-        self.orders: deque[Request] = deque()
+        self.urgent: deque[Request] = deque()
+        """Requests that are not to wait for the records."""
         self.room = 0
         """As long as fewer records wait here, one of at most `SMALL` bytes is taken without another look. 0: look."""
         self.topics: set[str] = set()
@@ -60,15 +61,15 @@ class Inbox:
         self.requests.append(request)
         self.wake()
 
-    def order(self, request: Request) -> None:
+    def ask_at_once(self, request: Request) -> None:
         """Have something done on the sender's thread as soon as it can, whatever waits here."""
-        self.orders.append(request)
+        self.urgent.append(request)
         self.wake()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.records or self.orders or self.requests or self.withdrawn)
+        return not (self.records or self.urgent or self.requests or self.withdrawn)
 
     def wait(self, timeout: float) -> None:
         """The sender: sleep up to `timeout` seconds until there is something."""

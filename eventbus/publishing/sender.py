@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 SLICE = 2000
 """Records given to a port at a time."""
 MOST = 2000
-"""Records taken in at a time: so long an order has to wait."""
+"""Records taken in at a time: so long an urgent request has to wait."""
 NAP = 0.5
 """Seconds after which a sender that nobody woke looks again: whoever appends may be interrupted before he wakes it."""
 
@@ -94,7 +94,7 @@ class Sender:
             finally:
                 done.release()
 
-        (self._inbox.order if at_once else self._inbox.ask)(run)
+        (self._inbox.ask_at_once if at_once else self._inbox.ask)(run)
         if not done.acquire(timeout=timeout):
             raise TimeoutError("the sender thread is busy")
         if errors:
@@ -106,7 +106,7 @@ class Sender:
         """Do what there is to do now."""
         inbox = self._inbox
         while not inbox.is_empty:
-            self._obey()
+            self._do_urgent()
             if inbox.requests:
                 request = inbox.requests.popleft()
                 self._take_in()
@@ -151,12 +151,12 @@ class Sender:
         """Take in all that was accepted so far, and give it away."""
         for _ in range(len(self._inbox.records) // MOST + 1):
             self._pass_on()
-            self._obey()
+            self._do_urgent()
 
-    def _obey(self) -> None:
-        orders = self._inbox.orders
-        while orders:
-            orders.popleft()()
+    def _do_urgent(self) -> None:
+        urgent = self._inbox.urgent
+        while urgent:
+            urgent.popleft()()
 
     def _pass_on(self) -> None:
         inbox = self._inbox
@@ -166,14 +166,14 @@ class Sender:
         for start in range(0, len(batch), SLICE):
             piece = batch[start : start + SLICE]
             if self.port is None:
-                self._park(piece)
+                self._keep(piece)
             else:
                 took, going = self._give(self.port, piece, piece)
                 if took < len(going):
                     self.port = None
-                    self._park(going[took:])
+                    self._keep(going[took:])
 
-    def _park(self, records: Sequence[Record]) -> None:
+    def _keep(self, records: Sequence[Record]) -> None:
         """No client was given these: they wait for the next one, unless they are not wanted."""
         self.ungiven.update(map(number_of, records))
         self._unwanted(records)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 
@@ -11,7 +10,7 @@ from tenacity.stop import stop_base
 
 from ..config import ReconnectConfig
 from ..errors import AuthenticationError, ConfigError
-from ..threads import Stopped, StopToken
+from ..threads import Pauses, Stopped, StopToken
 
 FINAL = (Stopped, AuthenticationError, ConfigError)
 """Errors that end an episode at once: trying again soon would only hammer the broker."""
@@ -22,12 +21,8 @@ def pause_after(config: ReconnectConfig, attempt: int, chance: Callable[[], floa
 
     `jitter` only ever shortens it, by at most that part.
     """
-    try:
-        growth = config.backoff_factor ** (attempt - 1)
-    except OverflowError:  # long before anybody waits for it: 2.0**1100
-        growth = math.inf
-    pause = min(config.initial_backoff * growth, config.max_backoff)
-    return pause * (1.0 - config.jitter * chance())
+    pauses = Pauses(config.initial_backoff, config.backoff_factor, config.max_backoff)
+    return pauses.after(attempt) * (1.0 - config.jitter * chance())
 
 
 def retrying(

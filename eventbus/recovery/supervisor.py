@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..publishing.pending import Pending
 from ..state import ErrorEvent, Phase, ReconnectEvent
-from ..threads import Deadline, Stopped, StopToken
+from ..threads import Deadline, Pauses, Stopped, StopToken
 from .backoff import FINAL, retrying
 from .callbacks import Callbacks
 from .current import CurrentSession
@@ -29,6 +29,9 @@ from .healing import HEAL_GRACE, HEAL_PROBE, Healing
 from .phases import Phases
 
 logger = logging.getLogger(__name__)
+
+LOOKS = Pauses(first=0.01, factor=1.2, longest=0.25)
+"""Between two looks at a broker that does not speak, while an episode waits for its next attempt."""
 
 
 class Replacement:
@@ -292,15 +295,15 @@ class Supervisor:
         """Sleep between attempts; ends early when a server begins to speak, or somebody asks for a reconnect."""
         deadline = Deadline(seconds)
         spoke = isinstance(last, ConnectFailedError) and last.server_spoke
-        poll, asked = 0.01, self._asked
+        looks, asked = 0, self._asked
         while not deadline.over and asked == self._asked:
-            if stop.wait(min(poll, deadline.remaining())):
+            looks += 1
+            if stop.wait(min(LOOKS.after(looks), deadline.remaining())):
                 return
             speaks = self._backend.reachable(min(1.0, max(deadline.remaining(), 0.05)), stop)
             if speaks and not spoke:
                 return
             spoke = speaks
-            poll = min(poll * 1.2, 0.25)
 
     def _note_attempt(self, error: BaseException) -> None:
         if isinstance(error, Stopped):

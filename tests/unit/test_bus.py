@@ -28,6 +28,7 @@ from eventbus import (
 )
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
+from eventbus.threads import Pauses
 
 NAME = "bus-unit"
 Make = Callable[..., EventBus]
@@ -58,7 +59,7 @@ def make(broker: MemoryOutages) -> Iterator[Make]:
 
 
 def test_every_statistic_changes(make: Make, broker: MemoryOutages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventbus.consuming.parked.FIRST_RETRY", 0.001)
+    monkeypatch.setattr("eventbus.consuming.parked.RETRIES", Pauses(0.001, 2.0, 5.0))
     bus, failed = make(max_in_flight=100), list[str]()
     bus.open()
     before = bus.get_statistics()

@@ -18,6 +18,7 @@ from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.consuming.lease import Lease
 from eventbus.message import Delivery
 from eventbus.testing import wait_until
+from eventbus.threads import Pauses
 
 
 class Session:
@@ -92,7 +93,7 @@ def test_a_redelivery_of_what_was_finished_is_acknowledged_without_the_handler()
 
 
 def test_retries_go_on_with_growing_pauses_until_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parked, "FIRST_RETRY", 0.001)
+    monkeypatch.setattr(parked, "RETRIES", Pauses(0.001, 2.0, 5.0))
     calls: list[str] = []
 
     def handler(message: Delivery) -> None:

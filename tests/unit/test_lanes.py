@@ -16,6 +16,7 @@ from eventbus.consuming.lease import Lease
 from eventbus.consuming.parked import lane_key, lane_of
 from eventbus.message import Delivery
 from eventbus.testing import wait_until
+from eventbus.threads import Pauses
 
 
 def batch(*numbers: int, key: str | None = "k") -> list[Delivery]:
@@ -126,8 +127,7 @@ Make = Callable[..., Rig]
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parked_module, "FIRST_RETRY", 0.01)
-    monkeypatch.setattr(parked_module, "LONGEST_RETRY", 0.05)
+    monkeypatch.setattr(parked_module, "RETRIES", Pauses(0.01, 2.0, 0.05))
 
 
 class Blocking:
@@ -445,8 +445,7 @@ def test_what_one_lease_drops_is_no_concern_of_another(make: Make, gate: threadi
 
 
 def test_retries_end_at_once_with_the_lease(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parked_module, "FIRST_RETRY", 60.0)
-    monkeypatch.setattr(parked_module, "LONGEST_RETRY", 60.0)
+    monkeypatch.setattr(parked_module, "RETRIES", Pauses(60.0, 2.0, 60.0))
     handler = Failing(1)
     rig = make(handler)
     rig.put(1, 2)

@@ -14,7 +14,23 @@ from queue import SimpleQueue
 import pytest
 
 from eventbus.testing import wait_until
-from eventbus.threads import Deadline, OrderedWorker, Stopped, StopToken, interruptibly, join_all, seconds, spawn
+from eventbus.threads import (
+    Deadline,
+    OrderedWorker,
+    Pauses,
+    Stopped,
+    StopToken,
+    interruptibly,
+    join_all,
+    seconds,
+    spawn,
+)
+
+
+def test_pauses_grow_up_to_the_longest_however_often_one_pauses() -> None:
+    assert [Pauses(1.0, 2.0, 30.0).after(times) for times in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
+    assert Pauses(1.0, 2.0, 30.0).after(10**6) == 30.0
+    assert Pauses(0.0, 2.0, 30.0).after(10**6) == 0.0
 
 
 def test_a_deadline_never_goes_below_zero() -> None:

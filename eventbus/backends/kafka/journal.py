@@ -203,7 +203,7 @@ class Journal:
         return log
 
     def admit(self, batch: Sequence[Delivery], lease: Lease) -> Admitted:
-        """As `InHand.admit`; what is done was left out before: see `Intake`."""
+        """Take all of a batch: `Intake` has left out what is done. What came before is to be checked by `claims`."""
         if isinstance(batch, Run):
             return Admitted(batch)
         first: Any = batch[0]
@@ -211,14 +211,14 @@ class Journal:
         return Admitted(batch, check=first.identity - log.base < log.known)
 
     def claims(self, delivery: Delivery) -> bool:
-        """As `InHand.claims`."""
+        """Whether this one, which came again, is still to be handled; if not, it is forgotten."""
         identity: Any = delivery.identity
         with self.lock:
             claimed: bool = delivery.token.claims(identity)
             return claimed
 
     def finish(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """As `InHand.finish`."""
+        """Note these as done, for the next commit; returns all of them."""
         if isinstance(deliveries, Run):
             with self.lock:
                 deliveries.log.finish(deliveries.first, deliveries.end)
@@ -230,7 +230,7 @@ class Journal:
         return deliveries
 
     def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:
-        """As `InHand.drop`; a batch is of one log."""
+        """Have these, all of one log, fetched again with all behind them that is not done; returns them."""
         if deliveries:
             log: PartitionLog = deliveries.log if isinstance(deliveries, Run) else deliveries[0].token
             with self.lock:
@@ -238,7 +238,7 @@ class Journal:
         return deliveries
 
     def look(self, now: float) -> None:
-        """As `InHand.look`: assignments are ended by the consumer."""
+        """Nothing: assignments do not end with time, the consumer ends them."""
 
     def __len__(self) -> int:
         with self.lock:

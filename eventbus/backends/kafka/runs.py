@@ -48,5 +48,5 @@ class Run(LazyBatch[KafkaDelivery]):
             identity += 1
 
     def part(self, start: int, stop: int) -> Run:
-        """As `LazyBatch.part`."""
+        """The messages from `start` to `stop` of this run, made when they are looked at."""
         return Run(self._messages[start:stop], self.topic, self.log, self.first + start)

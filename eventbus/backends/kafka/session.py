@@ -86,7 +86,7 @@ class KafkaSession:
 
     @property
     def lost(self) -> BaseException | None:
-        """As `Session.lost`: the producer failed for good."""
+        """Why the producer failed for good; None while it works or may work again."""
         return self._lost
 
     @property
@@ -97,7 +97,7 @@ class KafkaSession:
     # -- subscriptions ---------------------------------------------------------------------------
 
     def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
-        """As `Session.prepare`: topics are made sure of, and where "now" is, is asked."""
+        """Make sure of the topics and ask where "now" is, within `timeout` seconds."""
         deadline = Deadline(timeout)
         refused: dict[Attachment, Exception] = {}
         work = partial(self._prepare, attachments, refused, deadline)
@@ -113,7 +113,7 @@ class KafkaSession:
         return Prepared(refused=refused)
 
     def attach(self, attachments: Sequence[Attachment]) -> None:
-        """As `Session.attach`."""
+        """Start a consumer for each: it joins the group and delivers from now on. SessionRetired: too late."""
         with self._lock:
             if self._retired or self._lost is not None:
                 raise SessionRetired(str(self._lost or "the session has ended"))
@@ -124,7 +124,7 @@ class KafkaSession:
                 self._feeds[one] = Feed(one, self._shared, self._prepared[one])
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
-        """As `Session.detach`: the group is left once what is in hand is done."""
+        """Ask its consumer to leave, which it does once what is in hand is done; returns at once."""
         with self._lock:
             feed = self._feeds.get(attachment)
             if feed is not None and feed not in self._leaving:
@@ -133,25 +133,25 @@ class KafkaSession:
             feed.obey(Order.LEAVE)
 
     def resume(self, attachment: Attachment) -> None:
-        """As `Session.resume`."""
+        """Deliver again: the lanes have room. What is unknown here is left alone."""
         self._with_feed(attachment, lambda feed: feed.resume())
 
     def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
-        """As `Session.acknowledge`: the journal, which is the attachment's `in_hand`, has noted them already."""
+        """Have what is done committed soon: the journal, the attachment's `in_hand`, has noted it already."""
         self._with_feed(attachment, lambda feed: feed.note_done())
 
     def release(self, attachment: Attachment, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
-        """As `Session.release`: noted already; they are fetched again, here or where their partition went."""
+        """Have these fetched again, here or where their partition went; the journal has noted them already."""
         self._with_feed(attachment, lambda feed: feed.note_done())
 
     def lag(self, attachment: Attachment) -> int | None:
-        """As `Session.lag`: it is not asked for."""
+        """None: the broker is not asked for it."""
         return None
 
     # -- health ----------------------------------------------------------------------------------
 
     def probe(self, timeout: float, stop: StopToken) -> str:
-        """As `Session.probe`: metadata through the living producer, the threads, and progress."""
+        """Ask for metadata through the living producer, look at threads and progress; raises what is wrong."""
         if self._lost is not None:
             raise NotConnectedError(str(self._lost))
         topic = self._topic_to_ask_for()
@@ -180,12 +180,12 @@ class KafkaSession:
         return (self.producer, self.topics.admin, *consumers)
 
     def abandon(self, patience: float = 0.0) -> None:
-        """As `Session.abandon`; the groups are left."""
+        """Leave the groups, take no more records; up to `patience` seconds go to reports that go on coming."""
         self._retire()
         self.outbox.retire(patience)
 
     def drain(self, timeout: float) -> None:
-        """As `Session.drain`: fetch no more, and have all acknowledgements confirmed."""
+        """Fetch no more, and have all that is done committed within `timeout` seconds, else NotConnectedError."""
         deadline = Deadline(timeout)
         feeds = self._all_feeds()
         for feed in feeds:
@@ -196,7 +196,7 @@ class KafkaSession:
             self._stop.wait(0.01)
 
     def close(self, timeout: float) -> tuple[str, ...]:
-        """As `Session.close`."""
+        """End the clients and their threads within `timeout` seconds; names those that did not end. Idempotent."""
         deadline = Deadline(max(timeout, CLOSING_GRACE))
         self._retire()
         unfinished = list(self.outbox.close(deadline.share(0.5)))

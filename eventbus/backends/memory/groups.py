@@ -21,7 +21,7 @@ class Member:
         self.attachment = attachment
         self.deliver = attachment.deliver
         self.paused = False
-        self.left: set[Place] | None = None
+        self.left: set[Token] | None = None
         """Once detached: what is still in hand; without any the member goes."""
         self.lease = Lease()
         """On all that it is given: a partition goes to somebody else only when nothing of it is in hand, or with it."""
@@ -143,7 +143,7 @@ class Group:
             self.members.append(member)
         self._assign()
 
-    def retire(self, member: Member) -> set[Place]:
+    def retire(self, member: Member) -> set[Token]:
         """A member takes nothing more: what it has in hand, and keeps until it leaves."""
         self.members.remove(member)
         self.leaving.append(member)
@@ -186,6 +186,6 @@ class Group:
             progress.assign(self.members, self.leaving)
 
 
-Place = tuple[Progress, int, int]
+Token = tuple[Progress, int, int]
 """What a memory delivery carries as its token: where it counts, its partition, its offset. A plain tuple: a
 named one costs as much as all the rest of a delivery."""

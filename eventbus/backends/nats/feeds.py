@@ -79,7 +79,7 @@ class CoreBatch(LazyBatch[NatsDelivery]):
 
     @property
     def size(self) -> int:
-        """As `LazyBatch.size`."""
+        """The bytes of all payloads together."""
         return sum(map(len, self._fields[1::3]))
 
     def __iter__(self) -> Iterator[NatsDelivery]:
@@ -93,7 +93,7 @@ class CoreBatch(LazyBatch[NatsDelivery]):
             yield delivery
 
     def part(self, start: int, stop: int) -> CoreBatch:
-        """As `LazyBatch.part`."""
+        """The messages from `start` to `stop`, themselves not decoded before they are looked at."""
         return CoreBatch(self._fields[3 * start : 3 * stop], self._arrived)
 
 
@@ -110,15 +110,15 @@ class CoreFeed(Feed):
 
     @property
     def shares(self) -> bool:
-        """As `Feed.shares`: the server gives each message to one member of a queue group."""
+        """Whether the server gives each message to one member only: those of a queue group."""
         return self.attachment.group is not None
 
     def sids(self) -> list[int]:
-        """As `Feed.sids`."""
+        """The number of its subscription on this link."""
         return [self._sid]
 
     def adder(self, topic: str) -> wire.Add:
-        """As `Route.adder`."""
+        """What takes the messages of a topic; reader thread only."""
         return self.add if self.wants(topic) else _drop
 
     def add(self, topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:

@@ -21,7 +21,7 @@ class NatsInHand(InHandByIdentity):
         self.renewed_at = 0.0
 
     def look(self, now: float) -> None:
-        """As `InHand.look`: what was not renewed in time is not ours any more."""
+        """Give up what was not renewed in time: it is not ours any more."""
         if len(self) and now - self.renewed_at > self.ack_wait:
             self.end_lease()
 

@@ -352,7 +352,7 @@ class _Acks:
         self._batch: list[tuple[int, bytes | None, bytes]] = []
 
     def adder(self, topic: str) -> wire.Add:
-        """As `Route.adder`."""
+        """All answers go to one place: their subjects end in the records' numbers."""
         return self.add
 
     def add(self, topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:

@@ -71,7 +71,7 @@ class JetStreamSession(NatsSession):
         self._api.prove(Deadline(timeout), stop)
 
     def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
-        """As `Session.prepare`: finds or makes the streams and consumers."""
+        """Find or make the streams and consumers; pending is what was not ready within `timeout` seconds."""
         deadline = Deadline(timeout)
         refused: dict[Attachment, Exception] = {}
         pending: list[Attachment] = []
@@ -90,7 +90,7 @@ class JetStreamSession(NatsSession):
         return Prepared(refused=refused, pending=pending)
 
     def attach(self, attachments: Sequence[Attachment]) -> None:
-        """As `Session.attach`."""
+        """Pull from the prepared consumers from now on. SessionRetired: too late."""
         self._check_alive()
         for one in attachments:
             targets = self._targets.get(one)
@@ -106,15 +106,15 @@ class JetStreamSession(NatsSession):
             feed.read(targets)
 
     def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
-        """As `Session.acknowledge`; those of an earlier session are as good."""
+        """Acknowledge to the server, on this link, also what came on an earlier one. Any thread; never blocks."""
         self._feed_of(attachment).acknowledge(deliveries)
 
     def release(self, attachment: Attachment, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
-        """As `Session.release`."""
+        """Give these back to the server: any member may have them, after `delay` seconds. Never blocks."""
         self._feed_of(attachment).release(deliveries, delay)
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
-        """As `Session.detach`; a broadcast's consumer is deleted."""
+        """Stop pulling, and wait up to `timeout` seconds for what was on its way; a broadcast's consumer is deleted."""
         attached = attachment in self._feeds
         super().detach(attachment, timeout)
         targets = self._targets.pop(attachment, ())

@@ -92,7 +92,7 @@ class PullFeed(Feed):
             return min((pull.target.ack_wait for pull in self.pulls.values()), default=float("inf"))
 
     def sids(self) -> list[int]:
-        """As `Feed.sids`."""
+        """The numbers of its subscriptions on this link, one for each consumer that it pulls from."""
         with self._lock:
             return [pull.sid for pull in self.pulls.values()]
 
@@ -187,7 +187,7 @@ class Pull:
         self.sid = connection.subscribe(f"{self._inbox}.*", self)
 
     def adder(self, topic: str) -> wire.Add:
-        """As `Route.adder`."""
+        """What takes a message or a status of this pull; reader thread only."""
         return self.add
 
     def add(self, topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:

@@ -74,7 +74,7 @@ class NatsSession:
 
     @property
     def lost(self) -> BaseException | None:
-        """As `Session.lost`."""
+        """Why the link is gone for good; None while it may be alive."""
         return self._connection.lost
 
     @property
@@ -83,7 +83,7 @@ class NatsSession:
         return self._publisher
 
     def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
-        """As `Session.prepare`: asks the server whether we may read these topics."""
+        """Ask the server, within `timeout` seconds, whether we may read these topics."""
         self._check_lost()
         refused = self._refused = set()
         sids = [self._connection.subscribe(one.topic, _Nowhere()) for one in attachments]
@@ -102,37 +102,37 @@ class NatsSession:
         )
 
     def attach(self, attachments: Sequence[Attachment]) -> None:
-        """As `Session.attach`."""
+        """Subscribe to the topics on this link and deliver what comes from now on. SessionRetired: too late."""
         self._check_alive()
         with self._lock:
             for one in attachments:
                 self._feeds[one] = CoreFeed(self._connection, one)
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
-        """As `Session.detach`."""
+        """Unsubscribe, and wait up to `timeout` seconds for what was on its way."""
         with self._lock:
             feed = self._feeds.pop(attachment, None)
         if feed is not None:
             self._stop([feed], timeout)
 
     def resume(self, attachment: Attachment) -> None:
-        """As `Session.resume`."""
+        """Deliver again: the lanes have room. What is unknown here is left alone."""
         feed = self._feeds.get(attachment)
         if feed is not None:
             feed.resume()
 
     def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
-        """As `Session.acknowledge`: core NATS asks for none."""
+        """Nothing: core NATS asks for no acknowledgement."""
 
     def release(self, attachment: Attachment, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
-        """As `Session.release`: core NATS takes nothing back."""
+        """Nothing: core NATS takes no message back."""
 
     def lag(self, attachment: Attachment) -> int | None:
-        """As `Session.lag`: it is not asked for."""
+        """None: the broker is not asked for it."""
         return None
 
     def probe(self, timeout: float, stop: StopToken) -> str:
-        """As `Session.probe`; NotConnectedError, Stopped."""
+        """Ping the server, and see that no publish waits too long; says what it found. NotConnectedError, Stopped."""
         self._check_lost()
         started = time.monotonic()
         deadline = Deadline(timeout)
@@ -147,7 +147,7 @@ class NatsSession:
         """What else must answer."""
 
     def abandon(self, patience: float = 0.0) -> None:
-        """As `Session.abandon`."""
+        """Publish no more, `patience` seconds later at most; what comes for a queue group is taken until `close`."""
         self._publisher.retire(patience)
         with self._lock:
             feeds = list(self._feeds.values())
@@ -158,14 +158,14 @@ class NatsSession:
             feed.closed = not feed.shares
 
     def drain(self, timeout: float) -> None:
-        """As `Session.drain`."""
+        """Unsubscribe all, and wait up to `timeout` seconds for what was on its way. Silent about a dead peer."""
         with self._lock:
             feeds = list(self._feeds.values())
             self._feeds.clear()
         self._stop(feeds, timeout)
 
     def close(self, timeout: float) -> tuple[str, ...]:
-        """As `Session.close`."""
+        """End the link and its threads within `timeout` seconds, and name those that did not end. Idempotent."""
         deadline = Deadline(timeout)
         with self._lock:
             self._closing = True
@@ -253,7 +253,7 @@ class _Nowhere:
     cacheable = False
 
     def adder(self, topic: str) -> wire.Add:
-        """As `Route.adder`."""
+        """Everything is thrown away, whatever its topic."""
         return _drop
 
 
