@@ -22,7 +22,7 @@ WHO_RUNS = 0.05
 class Episodes:
     """Steps towards a connection, for whoever takes them: the health check, or a thread made for it.
 
-    watched(): whether the health check runs. poke(): have it look at once.
+    watched(): whether the health check runs. hurry(): have it drop what it is at, and look at once.
     """
 
     def __init__(
@@ -30,12 +30,12 @@ class Episodes:
         supervisor: Supervisor,
         config: ReconnectConfig,
         watched: Callable[[], bool],
-        poke: Callable[[], object],
+        hurry: Callable[[], object],
     ) -> None:
         self._supervisor = supervisor
         self._config = config
         self._watched = watched
-        self._poke = poke
+        self._hurry = hurry
 
     def run(self, cause: BaseException, stop: StopToken) -> float:
         """One episode; seconds to wait before the next step, 0.0 when it ended CONNECTED."""
@@ -80,7 +80,8 @@ class Episodes:
 
             while not over() and not deadline.over:
                 if self._watched() or supervisor.in_episode:
-                    self._poke()
+                    if not supervisor.in_episode:
+                        self._hurry()
                     phases.wait_for(over, Deadline(min(WHO_RUNS, deadline.remaining())))
                 elif supervisor.reconnect(NotConnectedError(FORCED), own) is False:
                     break  # and nobody goes on

@@ -46,6 +46,7 @@ class HealthMonitor:
         self._thread: threading.Thread | None = None
         self._stop = StopToken()
         self._wake = Alarm()
+        self._probing: StopToken | None = None
         self._status = HealthStatus(
             is_healthy=False,
             is_running=False,
@@ -54,7 +55,7 @@ class HealthMonitor:
             last_failure_time=None,
             detail="",
         )
-        self.episodes = Episodes(supervisor, config.reconnect, lambda: self.is_running, self.poke)
+        self.episodes = Episodes(supervisor, config.reconnect, lambda: self.is_running, self._hurry)
 
     def start(self) -> None:
         """Start the thread; while it runs, nothing happens."""
@@ -160,13 +161,16 @@ class HealthMonitor:
         session = self._supervisor.session
         if session is None:  # it was given up just now, and the phase follows
             return self._retry_interval
+        self._probing = own = stop.child()
         try:
-            detail = session.probe(self._check.timeout, stop)
+            detail = session.probe(self._check.timeout, own)
         except (EventBusError, OSError) as error:
             if session.lost is not None:
                 self._judge_lost(session.lost)
                 return self._episode(session.lost, stop)
             return self._count(error, stop)
+        finally:
+            stop.release(own)
         self._note_success(detail)
         self._supervisor.phases.trouble_over()
         return self._check.interval if self._supervisor.repair(stop) else self._retry_interval
@@ -188,6 +192,13 @@ class HealthMonitor:
 
     def _episode(self, cause: BaseException, stop: StopToken) -> float:
         return self.episodes.run(cause, stop) or self._until_next_look()
+
+    def _hurry(self) -> None:
+        """Somebody wants another session: no matter what a probe that runs would say."""
+        probing = self._probing
+        if probing is not None:
+            probing.set()
+        self.poke()
 
     def _judge_lost(self, cause: BaseException) -> None:
         """Evidence that cannot heal counts as the threshold reached."""
