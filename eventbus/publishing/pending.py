@@ -243,7 +243,7 @@ class Pending:
         failed: list[Record] = []
 
         def work() -> None:
-            self.sender.port = None
+            self.sender.let_go()
             for record in list(self.ledger.records.values()):
                 failed.append(record)
                 self._fail_closed(record)
@@ -336,7 +336,7 @@ class Pending:
         self._wake_waiting()
 
     def _let_go(self) -> None:
-        self.sender.port = None
+        self.sender.let_go()
         self._set_door()
 
     def _count_confirmed(self, taken: Sequence[Record]) -> None:

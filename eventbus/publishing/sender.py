@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ..errors import SessionRetired
 from ..threads import join_all, spawn
@@ -46,6 +48,8 @@ class Sender:
         self._unwanted = unwanted
         self.port: PublishingPort | None = None
         """Where new records go; None: they stay in the ledger."""
+        self._again: deque[Record] = deque()
+        """Records in the ledger that the port of now is still to be given."""
         self.ungiven: set[int] = set()
         """Numbers of records in the ledger that were never given to a client."""
         self.ended = False
@@ -81,6 +85,7 @@ class Sender:
         if self._thread is None or not self._thread.is_alive():
             self._take_in()
             work()
+            self._resend()
             return
         done = threading.Lock()
         done.acquire()
@@ -105,34 +110,31 @@ class Sender:
     def work(self) -> None:
         """Do what there is to do now."""
         inbox = self._inbox
-        while not inbox.is_empty:
+        while self._again or not inbox.is_empty:
             self._do_urgent()
             if inbox.requests:
                 request = inbox.requests.popleft()
                 self._take_in()
                 request()
             self._take_back()
-            if inbox.records:
+            if self._again or inbox.records:
                 self._pass_on()
 
     def switch(self, port: PublishingPort) -> None:
-        """Give a new port everything unanswered, in order; it is where new records go then.
+        """Give everything unanswered to a new port, in order, then what comes new.
 
-        What comes meanwhile waits in the inbox, so this ends whatever publishers do. SessionRetired: the
-        port died; what it took, and all the rest, is for the next one.
+        It begins with the first of them, and the rest follows as the sender's next work: so this ends soon, however
+        much is unanswered, and whatever publishers do. SessionRetired: the port died; all is for the next one.
         """
-        self.port = None
-        records, ungiven = self._ledger.records, self.ungiven
-        again = list(records.values())
-        for start in range(0, len(again), SLICE):
-            piece = [record for record in again[start : start + SLICE] if number_of(record) in records]
-            fresh = [record for record in piece if number_of(record) in ungiven]
-            took, going = self._give(port, piece, fresh)
-            ungiven.difference_update(map(number_of, going[:took]))
-            if took < len(going):
-                raise SessionRetired("the session takes nothing more")
-        ungiven.clear()
+        self.let_go()
+        self._again.extend(self._ledger.records.values())
+        self._give_again(port)
         self.port = port
+
+    def let_go(self) -> None:
+        """Give nothing to the port of now any more."""
+        self.port = None
+        self._again.clear()
 
     def _run(self) -> None:
         while not self._stopping:
@@ -158,7 +160,29 @@ class Sender:
         while urgent:
             urgent.popleft()()
 
+    def _give_again(self, port: PublishingPort) -> None:
+        """The next records that a session before this one had, or that waited for one; SessionRetired: it is over."""
+        records, ungiven, again = self._ledger.records, self.ungiven, self._again
+        piece: list[Record] = []
+        while again and len(piece) < SLICE:
+            record = again.popleft()
+            if number_of(record) in records:  # else it was answered meanwhile
+                piece.append(record)
+        took, going = self._give(port, piece, [record for record in piece if number_of(record) in ungiven])
+        ungiven.difference_update(map(number_of, going[:took]))
+        if took < len(going):
+            self.let_go()
+            raise SessionRetired("the session takes nothing more")
+
+    def _resend(self) -> None:
+        while self._again and self.port is not None:
+            with suppress(SessionRetired):  # it is let go then, and what it did not take waits for the next one
+                self._give_again(self.port)
+            self._do_urgent()
+
     def _pass_on(self) -> None:
+        """Give the next records, those that are to be given again first."""
+        self._resend()
         inbox = self._inbox
         batch = self._ledger.enter(MOST)
         if inbox.largest > SMALL:
@@ -170,7 +194,7 @@ class Sender:
             else:
                 took, going = self._give(self.port, piece, piece)
                 if took < len(going):
-                    self.port = None
+                    self.let_go()
                     self._keep(going[took:])
 
     def _keep(self, records: Sequence[Record]) -> None:

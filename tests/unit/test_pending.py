@@ -187,9 +187,12 @@ def pending():
 def test_parked_records_go_out_in_order_in_slices() -> None:
     pending = make(10 * SLICE, 10**9)
     records = [put(pending) for _ in range(2 * SLICE + 7)]
-    first = FakeSink(room=SLICE + 3)
+    dead = FakeSink(room=3)
     with pytest.raises(SessionRetired):
-        pending.swap(first)
+        pending.swap(dead)
+    pending.retire(dead)
+    first = FakeSink(room=SLICE + 3)
+    pending.swap(first)  # it dies behind the first slice: its session will say so
     pending.retire(first)
     second = FakeSink()
     pending.swap(second)
