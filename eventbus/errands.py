@@ -106,6 +106,8 @@ class Errands:
         self._name = thread_name
         self._owner = owner
         self._queue: _Queue | None = None
+        self._wanted = False
+        """Whether a dispatcher is to be there: a thread that is to start one may come late, behind the last errand."""
         self._opened = Bell()
         self._beginning = threading.Lock()
         """Never taken by a caller."""
@@ -117,10 +119,11 @@ class Errands:
 
     def start(self) -> None:
         """Have a dispatcher; idempotent."""
+        self._wanted = True
         if self._queue is None:
             # Two steps, and the second on a thread that no signal interrupts: `Thread.start` is not safe from them.
             _thread.start_new_thread(self._begin, ())
-            self._opened.wait_for(lambda: self._queue, Deadline(START))
+            self._opened.wait_for(lambda: self._queue or not self._wanted, Deadline(START))
 
     def run(
         self,
@@ -150,19 +153,23 @@ class Errands:
 
     def stop(self) -> None:
         """Let the dispatcher go, which may come again: what is asked for now runs on the thread that asks."""
+        self._wanted = False
         queue, self._queue = self._queue, None
+        self._opened.ring()
         if queue is not None:
             queue.put((_nothing, None))
 
     def run_last(self, call: Callable[[], object]) -> None:
         """Have the dispatcher run this itself and go; at once, and the caller does not wait."""
+        self._wanted = False
         queue = self._queue
+        self._opened.ring()
         if queue is not None:
             queue.put((call, None))
 
     def _begin(self) -> None:
         with self._beginning:
-            if self._queue is None:
+            if self._wanted and self._queue is None:
                 queue: _Queue = SimpleQueue()
                 spawn(f"{self._name}.errands", self._serve, queue, owner=self._owner)
                 self._queue = queue
