@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 START = 5.0
-"""Seconds that a doorman has to be there; without him errands run on the thread that asks."""
+"""Seconds that the dispatcher has to be there; without it errands run on the thread that asks."""
 GRACE = 0.25
 """Seconds beyond its time that a call has to end by itself, before its caller is told that it did not."""
 
@@ -93,34 +93,37 @@ class Errand(Generic[_Result]):
             self._undo(result)
 
 
-_Door = SimpleQueue[tuple[Callable[[], object], "str | None"]]
+_Queue = SimpleQueue[tuple[Callable[[], object], "str | None"]]
 
 
 class Errands:
-    """The threads that run the errands of one bus: a doorman, who starts one for each, and runs the last one himself.
+    """The threads that run the errands of one bus: one dispatches them, and runs the last one itself.
 
-    He exists from `start` to the last errand, for at the end of the interpreter no thread can be started any more.
+    It exists from `start` to the last errand, for at the end of the interpreter no thread can be started any more.
     """
 
     def __init__(self, thread_name: str, owner: object) -> None:
         self._name = thread_name
         self._owner = owner
-        self._door: _Door | None = None
+        self._queue: _Queue | None = None
+        self._wanted = False
+        """Whether a dispatcher is to be there: a thread that is to start one may come late, behind the last errand."""
         self._opened = Bell()
         self._beginning = threading.Lock()
         """Never taken by a caller."""
 
     @property
     def running(self) -> bool:
-        """Whether there is a doorman; without one errands run on the thread that asks."""
-        return self._door is not None
+        """Whether there is a dispatcher; without one errands run on the thread that asks."""
+        return self._queue is not None
 
     def start(self) -> None:
-        """Have a doorman; idempotent."""
-        if self._door is None:
+        """Have a dispatcher; idempotent."""
+        self._wanted = True
+        if self._queue is None:
             # Two steps, and the second on a thread that no signal interrupts: `Thread.start` is not safe from them.
             _thread.start_new_thread(self._begin, ())
-            self._opened.wait_for(lambda: self._door, Deadline(START))
+            self._opened.wait_for(lambda: self._queue or not self._wanted, Deadline(START))
 
     def run(
         self,
@@ -134,43 +137,47 @@ class Errands:
         TimeoutError when it does not. A caller that leaves with an exception or with that sets its stop token, and
         has `undo(result)` called once the call has ended all the same.
         """
-        errand, door = Errand(what, call, undo), self._door
+        errand, queue = Errand(what, call, undo), self._queue
         try:
-            if door is not None:
-                door.put((errand.run, f"{self._name}.{what}"))
-            if door is None or door is not self._door:  # the doorman may have gone, and not have seen it
+            if queue is not None:
+                queue.put((errand.run, f"{self._name}.{what}"))
+            if queue is None or queue is not self._queue:  # the dispatcher may have gone, and not have seen it
                 errand.run()
             if not errand.wait(timeout + GRACE):
                 raise TimeoutError(f"{what}() did not end within {timeout:g} s")
             return errand.result()
         except BaseException:
-            if errand.give_up() and door is not None:
-                door.put((errand.take_back, f"{self._name}.{what}"))
+            if errand.give_up() and queue is not None:
+                queue.put((errand.take_back, f"{self._name}.{what}"))
             raise
 
     def stop(self) -> None:
-        """Let the doorman go, who may come again: what is asked for now runs on the thread that asks."""
-        door, self._door = self._door, None
-        if door is not None:
-            door.put((_nothing, None))
+        """Let the dispatcher go, which may come again: what is asked for now runs on the thread that asks."""
+        self._wanted = False
+        queue, self._queue = self._queue, None
+        self._opened.ring()
+        if queue is not None:
+            queue.put((_nothing, None))
 
     def run_last(self, call: Callable[[], object]) -> None:
-        """Have the doorman run this himself and go; at once, and the caller does not wait."""
-        door = self._door
-        if door is not None:
-            door.put((call, None))
+        """Have the dispatcher run this itself and go; at once, and the caller does not wait."""
+        self._wanted = False
+        queue = self._queue
+        self._opened.ring()
+        if queue is not None:
+            queue.put((call, None))
 
     def _begin(self) -> None:
         with self._beginning:
-            if self._door is None:
-                door: _Door = SimpleQueue()
-                spawn(f"{self._name}.errands", self._serve, door, owner=self._owner)
-                self._door = door
+            if self._wanted and self._queue is None:
+                queue: _Queue = SimpleQueue()
+                spawn(f"{self._name}.errands", self._serve, queue, owner=self._owner)
+                self._queue = queue
         self._opened.ring()
 
-    def _serve(self, door: _Door) -> None:
+    def _serve(self, queue: _Queue) -> None:
         while True:
-            call, name = door.get()
+            call, name = queue.get()
             if name is None:
                 break
             try:
@@ -178,11 +185,11 @@ class Errands:
             except RuntimeError:  # the interpreter is ending, and starts no thread any more
                 _guarded(call)
         _guarded(call)
-        if self._door is door:
-            self._door = None
-        with suppress(Empty):  # whoever asked before he could know that the doorman goes is still served
+        if self._queue is queue:
+            self._queue = None
+        with suppress(Empty):  # whoever asked before he could know that it goes is still served
             while True:
-                _guarded(door.get_nowait()[0])
+                _guarded(queue.get_nowait()[0])
 
 
 def _guarded(call: Callable[[], object]) -> None:
@@ -193,4 +200,4 @@ def _guarded(call: Callable[[], object]) -> None:
 
 
 def _nothing() -> None:
-    """The last errand of a doorman who is only to go."""
+    """The last errand of a dispatcher that is only to go."""

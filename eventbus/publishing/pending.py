@@ -58,6 +58,8 @@ class Pending:
         self._refusal: Refusal | None = None
         self._suspended = False
         self._closed = False
+        self._failed_by_close = 0
+        """Those that the sender takes in only now, with nowhere to give them, are among them."""
         self.door: Refusal | None = None
         """Makes the error for whoever publishes now; None: records are taken."""
         self.confirmed_count = 0
@@ -240,16 +242,14 @@ class Pending:
             self._refusal = refusal
             self._closed = True
         self._set_door()
-        failed: list[Record] = []
 
         def work() -> None:
             self.sender.let_go()
             for record in list(self.ledger.records.values()):
-                failed.append(record)
                 self._fail_closed(record)
 
         self.sender.call(work, SWITCH)
-        return len(failed)
+        return self._failed_by_close
 
     # -- figures: any thread, no lock ------------------------------------------------------------
 
@@ -358,6 +358,7 @@ class Pending:
                 self._fail_unsent(record, refusal(self.id_of(record)))
 
     def _fail_closed(self, record: Record) -> None:
+        self._failed_by_close += 1
         if number_of(record) not in self.sender.ungiven:
             error = PublishUnknownError("the bus was closed before the answer came", self.id_of(record))
             self.failed(record, error)

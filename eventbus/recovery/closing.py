@@ -28,7 +28,7 @@ CALLBACKS_GRACE = 1.0
 
 
 class Closing:
-    """Closes a bus on the thread of its doorman, who exists since `open()`; whoever asks only waits.
+    """Closes a bus on the thread that dispatches its errands, which exists since `open()`; whoever asks only waits.
 
     So an exception in a caller leaves nothing half closed, a signal handler may ask on top of whatever its thread was
     doing, and the next caller waits for the same end. is_ours(): whether the calling thread is one that the end waits

@@ -159,7 +159,7 @@ class Lifecycle:
             if not self.phases.move(Phase.CONNECTING, only_from=Phase.NEW):
                 return False
             self.gate.guard()
-            self.errands.start()  # an open that failed just now may have let the doorman go
+            self.errands.start()  # an open that failed just now may have let the dispatcher go
             _open[self] = None
             return True
 

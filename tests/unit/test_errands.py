@@ -40,6 +40,18 @@ def test_it_runs_elsewhere_and_returns_or_raises(errands: Errands) -> None:
         errands.run("fail", lambda stop: 1 / 0, 5.0)
 
 
+@pytest.mark.parametrize("end", ["stop", "run_last"])
+def test_a_start_that_comes_late_leaves_no_thread_behind(errands: Errands, end: str) -> None:
+    """One whose caller was interrupted, and whose thread the processor came round to only after the end."""
+    if end == "stop":
+        errands.stop()
+    else:
+        errands.run_last(lambda: None)
+        wait_until(lambda: not errands.running)
+    errands._begin()
+    assert not errands.running
+
+
 def test_before_the_start_it_runs_here() -> None:
     assert Errands("eventbus.test", OWNER).run("look", lambda stop: threading.current_thread(), 5.0) is (
         threading.current_thread()

@@ -347,6 +347,15 @@ def test_closing_wakes_whoever_waits_for_room_and_stays_closed(pending: Pending)
         put(pending)
 
 
+def test_closing_counts_what_the_sender_had_not_looked_at_yet() -> None:
+    pending = make()
+    put(pending)
+    pending.sender.work()
+    for _ in range(4):
+        put(pending)
+    assert pending.fail_all(closed) == 5
+
+
 def test_flush_waits_for_what_was_accepted_before_and_for_nothing_else(pending: Pending) -> None:
     session = FakeSink()
     pending.swap(session)
