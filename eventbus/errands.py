@@ -78,10 +78,11 @@ class Errand(Generic[_Result]):
             raise self._error
         return self._results[0]
 
-    def give_up(self) -> bool:
-        """The caller goes; True when the call has ended already, and somebody has to `take_back` its result."""
+    def give_up(self) -> None:
+        """The caller has gone: end the call, and undo it if it has ended already. Not on the caller's thread."""
         self.stop.set()
-        return self._over
+        if self._over:
+            self.take_back()
 
     def take_back(self) -> None:
         """Undo the call, once, if it had a result."""
@@ -147,8 +148,9 @@ class Errands:
                 raise TimeoutError(f"{what}() did not end within {timeout:g} s")
             return errand.result()
         except BaseException:
-            if errand.give_up() and queue is not None:
-                queue.put((errand.take_back, f"{self._name}.{what}"))
+            errand.stop.mark()
+            if queue is not None:
+                queue.put((errand.give_up, f"{self._name}.{what}"))
             raise
 
     def stop(self) -> None:

@@ -146,16 +146,20 @@ class StopToken:
     """
 
     def __init__(self) -> None:
-        self._is_set = False
+        self._is_set = self._is_told = False
         self._bell = Bell()
         self._callbacks: dict[object, Callable[[], object]] = {}
 
+    def mark(self) -> None:
+        """Ask to stop in one single step, on a thread that an exception may interrupt; `set` follows on another one."""
+        self._is_set = True
+
     def set(self) -> None:
         """Ask to stop: ends all waits at once and runs the registered callbacks on this thread."""
-        if self._is_set:
+        if self._is_told:
             return
         before = self._callbacks.copy()
-        self._is_set = True
+        self._is_set = self._is_told = True
         self._bell.ring()
         # Whoever registers from here on looks by himself; whoever left since has seen that it is set.
         for callback in (before | self._callbacks).values():

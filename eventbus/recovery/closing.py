@@ -32,8 +32,8 @@ class Closing:
 
     So an exception in a caller leaves nothing half closed, a signal handler may ask on top of whatever its thread was
     doing, and the next caller waits for the same end. is_ours(): whether the calling thread is one that the end waits
-    for; such a one, which no signal interrupts, does the closing itself, or does not wait for another's. on_closed(): told
-    when it is over.
+    for; such a one, which no signal interrupts, does the closing itself, or does not wait for another's. on_closed():
+    it is over.
     """
 
     def __init__(

@@ -58,8 +58,8 @@ class Lifecycle:
         self._publisher = publisher
         self._callbacks = callbacks
         self._stop = StopToken()
-        self._turn = threading.Lock()
-        """Of those who open, on threads of ours."""
+        self._turn = threading.Lock()  # of those who open, on threads of ours
+        self._beginning = False
         self.errands = Errands(f"eventbus.{config.name}", owner=callbacks)
         self.supervisor = Supervisor(
             config,
@@ -156,12 +156,16 @@ class Lifecycle:
 
     def _begin(self) -> bool:
         with self._turn:
-            if not self.phases.move(Phase.CONNECTING, only_from=Phase.NEW):
+            if self._beginning or self.phases.phase is not Phase.NEW:
                 return False
+            self._beginning = True
             self.gate.guard()
             self.errands.start()  # an open that failed just now may have let the dispatcher go
             _open[self] = None
-            return True
+        try:
+            return self.phases.move(Phase.CONNECTING, only_from=Phase.NEW)
+        finally:
+            self._beginning = False
 
     def _as_new(self) -> None:
         """An open that failed leaves nothing behind."""

@@ -131,10 +131,8 @@ class Supervisor:
 
         True: CONNECTED by it. False: not. None: another thread's episode runs. Never raises.
         """
-        with self._turn:
-            if self._in_episode:
-                return None
-            self._in_episode = True
+        if not self._take_turn():
+            return None
         connected = False
         try:
             kept = self.current.session if self._is_forced and self.phases.phase is Phase.CONNECTED else None
@@ -142,8 +140,7 @@ class Supervisor:
                 connected = self._run_episode(cause, stop) or self._keep(kept, cause)
         finally:
             self.phases.attempt = 0
-            with self._turn:
-                self._in_episode = False
+            self._in_episode = False
         lost = self.lost
         if connected and lost is not None:  # it went before the episode was over, when `abort` did nothing
             self._on_lost(lost)
@@ -158,13 +155,21 @@ class Supervisor:
 
         While an episode runs it does nothing: the episode says how it ended.
         """
-        with self._turn:
-            if self._in_episode:
-                return
+        if not self._take_turn():
+            return
+        try:
             if self.phases.phase is Phase.RECONNECTING:
                 self.phases.move(Phase.DISCONNECTED, cause, only_from=Phase.RECONNECTING)
             elif self.lost is not None:
                 self.phases.move(Phase.DISCONNECTED, self.lost, only_from=Phase.CONNECTED)
+        finally:
+            self._in_episode = False
+
+    def _take_turn(self) -> bool:
+        """Be the one who moves the phase because of the connection; whoever gives it back sets `_in_episode`."""
+        with self._turn:
+            taken, self._in_episode = not self._in_episode, True
+        return taken
 
     def repair(self, stop: StopToken) -> bool:
         """Bring what the current session does not deliver yet: failed ones, late ones. False: some wait on.
