@@ -35,6 +35,8 @@ from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
+LATE_AGAIN = 0.5
+"""Seconds between two tries for subscriptions that were not ready in time."""
 AT_EXIT = 1.0
 """Seconds that a forgotten bus has at the end of the interpreter, when its broker is away or nobody watches it."""
 
@@ -59,7 +61,7 @@ class Lifecycle:
         self._callbacks = callbacks
         self._stop = StopToken()
         self._turn = threading.Lock()  # of those who open, on threads of ours
-        self._beginning = False
+        self._beginning = self._bringing = False
         self.errands = Errands(f"eventbus.{config.name}", owner=callbacks)
         self.supervisor = Supervisor(
             config,
@@ -129,6 +131,7 @@ class Lifecycle:
         elif not wait:
             name = f"eventbus.{self._config.name}.reconnect"
             spawn(name, self.monitor.episodes.until_connected, self._stop.child(), owner=self._callbacks)
+        self._bring_late()
 
     def _is_opened_by_another(self, timeout: float, deadline: Deadline) -> bool:
         """Wait for him who was faster; False: he has given up, and it is our turn."""
@@ -207,6 +210,7 @@ class Lifecycle:
             try:
                 self.supervisor.activate(sub, stop)
                 self.gate.check()  # closed meanwhile
+                self._bring_late()
             except BaseException as error:
                 self._consumers.remove(sub, 0.0, from_handler=True)
                 if self.gate.is_shut:
@@ -239,6 +243,21 @@ class Lifecycle:
         except TimeoutError:
             return False
 
+    def _bring_late(self) -> None:
+        """Bring what was not ready in time, where there is no health check to do that."""
+        if self.supervisor.current.has_late and not (self.monitor.is_running or self._bringing):
+            self._bringing = True
+            spawn(f"eventbus.{self._config.name}.late", self._bring, self._stop.child(), owner=self._callbacks)
+
+    def _bring(self, stop: StopToken) -> None:
+        try:
+            while self.phases.phase is Phase.CONNECTED and self.supervisor.current.has_late:
+                if self.monitor.is_running or stop.wait(LATE_AGAIN) or self.supervisor.repair(stop):
+                    return
+        finally:
+            self._bringing = False
+            self._stop.release(stop)
+
     # -- recovery --------------------------------------------------------------------------------
 
     def start_health_check(self) -> None:
@@ -263,12 +282,16 @@ class Lifecycle:
         if self.phases.phase in (Phase.NEW, Phase.CONNECTING):
             raise NotConnectedError("the bus is not open: call open() first")
         try:
-            self.errands.run("reconnect", lambda stop: self.monitor.episodes.replace(timeout, stop), timeout)
+            self.errands.run("reconnect", lambda stop: self._reconnect(timeout, stop), timeout)
         except (NotConnectedError, TimeoutError) as error:
             self.gate.check()  # closed meanwhile
             last = self.phases.connection_state().last_error
             text = f"{self._config.name}: not reconnected within {timeout:g} s ({last or error})"
             raise NotConnectedError(text) from error
+
+    def _reconnect(self, timeout: float, stop: StopToken) -> None:
+        self.monitor.episodes.replace(timeout, stop)
+        self._bring_late()
 
     # -- status ----------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from eventbus import (
     SubscriptionState,
 )
 from eventbus.backends.base import Prepared
+from eventbus.backends.base import Prepared
 from eventbus.testing import wait_until
 
 Make = Callable[..., EventBus]
@@ -378,3 +379,28 @@ def test_a_candidate_that_is_thrown_away_does_not_judge_subscriptions(make: Make
 
 def _fields(value) -> dict:
     return {name: getattr(value, name) for name in ("bus", "timeout", "stop", "answers", "on_lost", "on_error")}
+
+
+def test_what_was_not_ready_in_time_is_brought_without_a_health_check(make: Make, backend: FakeBackend) -> None:
+    bus = make(check={"enabled": False})
+    sub = bus.subscribe("t", print, group="g")
+    original, tries = backend.connect, 0
+
+    def connect(context):
+        session = original(context)
+
+        def prepare(attachments, timeout):
+            nonlocal tries
+            tries += 1
+            return Prepared(pending=attachments) if tries < 3 else Prepared()
+
+        session.prepare = prepare
+        return session
+
+    backend.connect = connect  # type: ignore[method-assign]
+    with mock.patch("eventbus.recovery.lifecycle.LATE_AGAIN", 0.02):
+        bus.open()
+        assert sub.state is SubscriptionState.PENDING
+        assert any("t" in one for one in bus.get_health_status().not_served)
+        wait_until(lambda: sub.state is SubscriptionState.ACTIVE, 5.0)
+    assert bus.get_health_status().not_served == ()
