@@ -45,8 +45,8 @@ class EventBus:
             self._callbacks.report,
             self._suspect,
             owner=self._callbacks,
+            tombstones=backend.features.tombstones,
         )
-        self._publisher.tombstones = backend.features.tombstones
         self._pending = self._publisher.pending
         self._inbox = self._pending.inbox
         self._next_number = self._pending.next_number

@@ -94,11 +94,8 @@ class Consumers:
             named = self._group_name(pattern, group)
         except ValueError as error:
             raise SubscribeError(str(error)) from error
-        sub = Subscription(pattern, group=named, concurrency=concurrency, start=str(start))
-        consumption = Consumption(sub, called, self._new_in_hand(), self._around)
-        consumption.is_unwanted = unwanted
-        sub._owner = self
-        self.subscriptions.add(consumption)
+        sub = Subscription(pattern, group=named, concurrency=concurrency, start=str(start), owner=self)
+        self.subscriptions.add(Consumption(sub, called, self._new_in_hand(), self._around, unwanted))
         return sub
 
     def remove(self, sub: Subscription, timeout: float, *, from_handler: bool = False) -> tuple[str, ...]:

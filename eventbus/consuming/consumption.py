@@ -56,12 +56,19 @@ class Consumption:
     attachment: what joins it to the session of now, None between two; written under the map's lock only.
     """
 
-    def __init__(self, sub: Subscription, handler: Handler, in_hand: InHand, around: Surroundings) -> None:
+    def __init__(
+        self,
+        sub: Subscription,
+        handler: Handler,
+        in_hand: InHand,
+        around: Surroundings,
+        is_unwanted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.sub = sub
         sub._work = self
         self.in_hand = in_hand
         self.attachment: Attachment | None = None
-        self.is_unwanted: Callable[[], bool] = lambda: False
+        self.is_unwanted = is_unwanted
         self._next: Attachment | None = None
         self._around = around
         self._replays = around.replays

@@ -81,10 +81,10 @@ class Subscription:
     start: where a new group begins. state: how it stands. error: why it is FAILED.
     """
 
-    def __init__(self, topic: str, *, group: str | None, concurrency: int, start: str) -> None:
+    def __init__(self, topic: str, *, group: str | None, concurrency: int, start: str, owner: object = None) -> None:
         self._number = next(_numbers)
         self._work: Work = _NoWork(self)
-        self._owner: object = None
+        self._owner = owner
         self.topic = topic
         self.group = group
         self.concurrency = concurrency

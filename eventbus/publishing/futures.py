@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import PublishError
 from ..message import Receipt
 from ..threads import OrderedWorker
-from .records import Result, Waiter
+from .records import Claim, Result, Waiter
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class _Cancelled:
 _CANCELLED = _Cancelled()
 
 
-class ReceiptFuture(Future[Receipt]):
+class ReceiptFuture(Claim, Future[Receipt]):
     """A Future without a lock: it is completed in one step, and each one who waits has a lock of his own.
 
     The base class makes a Condition for each future, ten objects; making them, and the garbage collector's
@@ -43,24 +43,11 @@ class ReceiptFuture(Future[Receipt]):
     _listeners: list[Any] | None = None
 
     def __init__(self, number: int, worker: OrderedWorker, withdraw: Callable[[Waiter], bool]) -> None:
-        # Not the base class's, see above.
-        self.number = number
+        Claim.__init__(self, number)  # and not the future's, see above
         self._worker = worker
         self._withdraw = withdraw
-        self._free = [True]
 
     # -- the Waiter of a record ------------------------------------------------------------------
-
-    def claim(self) -> bool:
-        """Decide about the record; False when somebody has."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            return False
-
-    def give_back(self) -> None:
-        """No client took the record."""
-        self._free.append(True)
 
     def answer(self, result: Result) -> None:
         """Complete it at once; its done-callbacks follow on the answer thread."""

@@ -31,7 +31,8 @@ class Publisher:
     """Checks what users pass, makes records of it and waits for their answers.
 
     name: of the bus, for the names of its threads. report(event): something failed that nobody waits for.
-    suspect(): a publish was not answered in time. owner: whom its threads work for.
+    suspect(): a publish was not answered in time. owner: whom its threads work for. tombstones: whether the
+    backend has them.
     """
 
     def __init__(
@@ -42,10 +43,10 @@ class Publisher:
         report: Callable[[ErrorEvent], object],
         suspect: Callable[[], object],
         owner: object = None,
+        tombstones: bool = False,
     ) -> None:
         self.pending = Pending(max_records, max_bytes, self._nowait_failed)
-        self.tombstones = False
-        """Whether the backend has them."""
+        self._tombstones = tombstones
         self.answers = OrderedWorker(f"eventbus.{name}.answers", self._callback_failed, owner)
         self._sender_name = f"eventbus.{name}.sender"
         self._report = report
@@ -172,7 +173,7 @@ class Publisher:
             if type(topic) is not str or topic not in self.pending.inbox.topics:
                 topic = self._new_topic(topic)
             data = payload if type(payload) is bytes else encode_payload(payload)
-            if data is TOMBSTONE and not self.tombstones:
+            if data is TOMBSTONE and not self._tombstones:
                 raise UnsupportedError(
                     "TOMBSTONE: only Kafka has messages without a value; publish b'' for an empty one"
                 )
