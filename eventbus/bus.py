@@ -61,7 +61,7 @@ class EventBus:
     # -- lifecycle -------------------------------------------------------------------------------
 
     def open(self, timeout: float | None = None, wait: bool = True) -> None:
-        """Connect and start the health check. On a bus that is open already nothing happens.
+        """Connect and start the health check. On a bus that was connected already nothing happens.
 
         wait=True: within `timeout` seconds or ConnectFailedError, AuthenticationError; the bus is then as
         new. wait=False: returns at once and keeps trying without limit; publishes wait. Either way a

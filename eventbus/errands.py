@@ -27,6 +27,10 @@ GRACE = 0.25
 """Seconds beyond its time that a call has to end by itself, before its caller is told that it did not."""
 
 
+class NotInTime(Exception):
+    """Internal: a call did not end in its time. Not a TimeoutError: those are what signal handlers raise."""
+
+
 class Errand(Generic[_Result]):
     """One call, its outcome, and a way to ask for its end.
 
@@ -135,7 +139,7 @@ class Errands:
     ) -> _Result:
         """What the call returns or raises; it bounds itself by `timeout` seconds.
 
-        TimeoutError when it does not. A caller that leaves with an exception or with that sets its stop token, and
+        NotInTime when it does not. A caller that leaves with an exception or with that sets its stop token, and
         has `undo(result)` called once the call has ended all the same.
         """
         errand, queue = Errand(what, call, undo), self._queue
@@ -145,7 +149,7 @@ class Errands:
             if queue is None or queue is not self._queue:  # the dispatcher may have gone, and not have seen it
                 errand.run()
             if not errand.wait(timeout + GRACE):
-                raise TimeoutError(f"{what}() did not end within {timeout:g} s")
+                raise NotInTime(f"{what}() did not end within {timeout:g} s")
             return errand.result()
         except BaseException:
             errand.stop.mark()

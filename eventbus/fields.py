@@ -20,6 +20,14 @@ RawHeaders = tuple[tuple[str, bytes | None], ...]
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
+class BadValue(ValueError):
+    """What somebody passed cannot be carried. A kind of its own: a signal handler may raise any other at any line."""
+
+
+class BadType(TypeError):
+    """The same, where it is the type that cannot be carried."""
+
+
 def kept(headers: Headers) -> dict[str, str | bytes] | tuple[tuple[str, str | bytes | None], ...]:
     """A copy of headers that nobody else can change."""
     return dict(headers) if isinstance(headers, Mapping) else tuple(headers)
@@ -65,7 +73,7 @@ def check_headers(headers: object) -> RawHeaders:
     if isinstance(headers, Mapping):
         return _check_mapping(headers)
     if isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):
-        raise ValueError(f"headers must be a mapping or (name, value) pairs, not {type(headers).__name__}")
+        raise BadValue(f"headers must be a mapping or (name, value) pairs, not {type(headers).__name__}")
     return tuple([_check_pair(pair) for pair in headers])
 
 
@@ -85,7 +93,7 @@ def _check_mapping(headers: Mapping[object, object]) -> RawHeaders:
         name = _check_name(given)
         lower = name.lower()
         if lower in folded:
-            raise ValueError(f"header {name!r} is there twice: names that differ only in case are one header in NATS")
+            raise BadValue(f"header {name!r} is there twice: names that differ only in case are one header in NATS")
         folded.add(lower)
         checked.append((name, _check_value(name, value)))
     return tuple(checked)
@@ -93,21 +101,21 @@ def _check_mapping(headers: Mapping[object, object]) -> RawHeaders:
 
 def _check_pair(pair: object) -> tuple[str, bytes | None]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise ValueError(f"bad header {show(pair)}: not a (name, value) pair")
+        raise BadValue(f"bad header {show(pair)}: not a (name, value) pair")
     name, value = pair
     if isinstance(value, str):
         return _check_name(name), _check_value(name, value)
     if not isinstance(name, str) or "\x00" in name or name == _OURS:
-        raise ValueError(f"bad header name {show(name)}: not a str without NUL, or {_OURS}, which is ours")
+        raise BadValue(f"bad header name {show(name)}: not a str without NUL, or {_OURS}, which is ours")
     _encoded(name, "header name")
     return name, None if value is None else _check_value(name, value)
 
 
 def _check_name(name: object) -> str:
     if not isinstance(name, str) or len(name) > MAX_HEADER_NAME or not _HEADER_NAME.match(name):
-        raise ValueError(f"bad header name {show(name)}: 1 to {MAX_HEADER_NAME} letters, digits or !#$%&'*+-.^_`|~")
+        raise BadValue(f"bad header name {show(name)}: 1 to {MAX_HEADER_NAME} letters, digits or !#$%&'*+-.^_`|~")
     if name.lower().startswith(_RESERVED):
-        raise ValueError(f"header name {name!r} is reserved: names that begin with Nats- or Eventbus- are ours")
+        raise BadValue(f"header name {name!r} is reserved: names that begin with Nats- or Eventbus- are ours")
     return name
 
 
@@ -119,9 +127,9 @@ def _check_value(name: str, value: object) -> bytes:
 
 def _check_text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{what} must be a str or bytes, not {type(value).__name__}")
+        raise BadValue(f"{what} must be a str or bytes, not {type(value).__name__}")
     if _UNSAFE.search(value) or value != value.strip(" \t"):
-        raise ValueError(f"{what} {show(value)} has control characters (CR, LF, NUL, ...) or outer blanks")
+        raise BadValue(f"{what} {show(value)} has control characters (CR, LF, NUL, ...) or outer blanks")
     _encoded(value, what)
     return value
 
@@ -130,4 +138,4 @@ def _encoded(text: str, what: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{what} {show(text)} is not valid Unicode") from error
+        raise BadValue(f"{what} {show(text)} is not valid Unicode") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from .fields import Headers, RawHeaders, kept, raw, show, shown, shown_headers
+from .fields import BadType, BadValue, Headers, RawHeaders, kept, raw, show, shown, shown_headers
 
 MAX_TOPIC = 180
 MAX_GROUP = 64
@@ -205,7 +205,10 @@ def encode_payload(payload: object) -> bytes:
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
     if isinstance(payload, str):
-        return payload.encode()
+        try:
+            return payload.encode()
+        except UnicodeEncodeError as error:
+            raise BadValue(str(error)) from error
     if payload is None:
         raise TypeError(
             "payload is None; publish b'' for an empty message, 'null' for a JSON null, TOMBSTONE for no value"
@@ -213,13 +216,17 @@ def encode_payload(payload: object) -> bytes:
     try:
         return json.dumps(payload, separators=(",", ":"), allow_nan=False).encode()
     except RecursionError as error:
-        raise ValueError("payload is nested too deeply for JSON") from error
+        raise BadValue("payload is nested too deeply for JSON") from error
+    except ValueError as error:
+        raise BadValue(str(error)) from error
+    except TypeError as error:
+        raise BadType(str(error)) from error
 
 
 def check_topic(topic: object) -> str:
     """Return the topic; ValueError unless it is 1 to 180 characters of A-Z a-z 0-9 . _ -."""
     if not isinstance(topic, str) or len(topic) > MAX_TOPIC or not _NAME.match(topic):
-        raise ValueError(
+        raise BadValue(
             f"bad topic {show(topic)}: 1 to {MAX_TOPIC} characters of A-Z a-z 0-9 . _ -, no empty part between dots"
         )
     return topic
@@ -228,7 +235,7 @@ def check_topic(topic: object) -> str:
 def check_pattern(topic: object) -> str:
     """Return the topic or pattern; `*` stands for one part, a final `>` for one or more."""
     if not isinstance(topic, str) or len(topic) > MAX_TOPIC or not _PATTERN.match(topic):
-        raise ValueError(
+        raise BadValue(
             f"bad topic pattern {show(topic)}: 1 to {MAX_TOPIC} characters of A-Z a-z 0-9 . _ -, "
             "'*' for one whole part, '>' for the rest"
         )
@@ -238,7 +245,7 @@ def check_pattern(topic: object) -> str:
 def check_group(group: object) -> str:
     """Return the group's name; ValueError unless it is 1 to 64 characters of A-Z a-z 0-9 . _ -."""
     if not isinstance(group, str) or len(group) > MAX_GROUP or not _NAME.match(group):
-        raise ValueError(
+        raise BadValue(
             f"bad group {show(group)}: 1 to {MAX_GROUP} characters of A-Z a-z 0-9 . _ -, no empty part between dots"
         )
     return group
@@ -252,7 +259,7 @@ def check_id(id: object, received: bool = False) -> str:
     if received and isinstance(id, str):
         return id
     if not isinstance(id, str) or not 0 < len(id) <= MAX_ID or not id.isascii() or not id.isprintable() or " " in id:
-        raise ValueError(f"bad message id {show(id)}: 1 to {MAX_ID} visible ASCII characters, no space")
+        raise BadValue(f"bad message id {show(id)}: 1 to {MAX_ID} visible ASCII characters, no space")
     return id
 
 

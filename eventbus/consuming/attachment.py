@@ -41,6 +41,10 @@ class Work(Protocol):
     def in_hand(self) -> InHand:
         """What it was given and has not finished."""
 
+    @property
+    def room(self) -> int:
+        """So many messages may be fetched at once, one at least."""
+
     def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:
         """Take a batch; False when no more should be fetched until `Link.resume`."""
 
@@ -75,6 +79,11 @@ class Attachment:
 
     def __repr__(self) -> str:
         return f"<Attachment of {self.sub!r}>"
+
+    @property
+    def room(self) -> int:
+        """So many messages may be fetched now, one at least: `prefetch`, less what is in hand. Takes no lock."""
+        return self._work.room
 
     def deliver(self, batch: Sequence[Delivery], lease: Lease) -> bool:
         """Take a batch on a session thread; never blocks. What is not started when the lease ends, never is.

@@ -102,6 +102,11 @@ class Consumption:
         attachment = self.attachment
         return attachment is not None and attachment.attached and attachment.session is session
 
+    @property
+    def room(self) -> int:
+        """So many messages may be fetched now, one at least."""
+        return self._lanes.room
+
     def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:
         """Take a batch that came through an attachment; see `Attachment.deliver`."""
         if not self._replays:
@@ -122,7 +127,13 @@ class Consumption:
     @property
     def unhandled(self) -> int:
         """Deliveries in hand and not finished, those that were given up at the end included."""
-        return self._lanes.unhandled
+        return self._in_hand_now + self._lanes.given_up
+
+    @property
+    def _in_hand_now(self) -> int:
+        """Messages, each once: of one that came again under a new lease the lanes may have more than one copy."""
+        backlog = self._lanes.backlog
+        return min(backlog, self.in_hand.count) if self._replays else backlog
 
     @property
     def is_idle(self) -> bool:
@@ -146,7 +157,7 @@ class Consumption:
             state=self.sub.state,
             error=self.sub.error,
             last_error=self._last_error,
-            in_hand=self._lanes.backlog,
+            in_hand=self._in_hand_now,
             oldest_in_hand=None if oldest is None else time.monotonic() - oldest,
             lag=None if attachment is None else attachment.session.lag(attachment),
             paused=self._paused,

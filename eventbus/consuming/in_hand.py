@@ -68,6 +68,13 @@ class InHand(Protocol):
     def __len__(self) -> int:
         """How many deliveries are in hand."""
 
+    @property
+    def count(self) -> int:
+        """How many messages are, each once, those of an earlier lease that are still with the lanes included.
+
+        Takes no lock.
+        """
+
 
 class InHandByIdentity:
     """What is in hand where a redelivery is known by its `Delivery.identity`; see `InHand`.
@@ -162,6 +169,11 @@ class InHandByIdentity:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    @property
+    def count(self) -> int:
+        """How many messages are in hand, each once; takes no lock."""
+        return len(self._held) + len(self._stale)
 
     def _change(self, lease: Lease) -> None:
         self._lease.end()

@@ -71,6 +71,16 @@ class Lanes:
         return not self._count
 
     @property
+    def room(self) -> int:
+        """How many more may come until it is full, one at least; what is parked does not count."""
+        return max(1, self._high - self._count + sum(lane.parked for lane in self._lanes))
+
+    @property
+    def given_up(self) -> int:
+        """Deliveries that were given up because of the end."""
+        return self._given_up
+
+    @property
     def unhandled(self) -> int:
         """Deliveries in hand and not finished; those that were given up because of the end included."""
         return self.backlog + self._given_up

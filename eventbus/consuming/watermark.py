@@ -23,11 +23,6 @@ class Watermark:
         return self._out[0] if self._out else self.position
 
     @property
-    def ahead(self) -> int:
-        """How many were handed out from the oldest unfinished one on."""
-        return len(self._out)
-
-    @property
     def in_hand(self) -> list[int]:
         """The offsets handed out and not finished."""
         return [offset for offset in self._out if offset not in self._finished]

@@ -79,6 +79,10 @@ class Pending:
         """The record's id: given by the user, or minted from its number."""
         return given_id_of(record) or self._mint.id_of(number_of(record))
 
+    def new_id(self) -> str:
+        """An id for a message that never becomes a record."""
+        return self._mint.id_of(self.next_number())
+
     # -- publishers ------------------------------------------------------------------------------
 
     def accept(self, record: Record, timeout: float) -> None:
@@ -118,7 +122,7 @@ class Pending:
 
     def wait_settled(self, timeout: float) -> int:
         """Wait up to `timeout` seconds until all that was accepted so far is answered; how many are not."""
-        if timeout <= 0:
+        if timeout <= 0 or self.sender.ended or not self.sender.is_running:
             return self.in_flight
         waiter = FlushWaiter()
         try:

@@ -14,7 +14,7 @@ from ..errors import (
     PublishUnknownError,
     UnsupportedError,
 )
-from ..fields import Headers, RawHeaders, check_headers, check_key
+from ..fields import BadType, BadValue, Headers, RawHeaders, check_headers, check_key
 from ..message import TOMBSTONE, Delivery, Message, Receipt, check_id, check_topic, encode_payload, parts_of
 from ..state import ErrorEvent, FlushReport
 from ..threads import Deadline, OrderedWorker
@@ -126,10 +126,11 @@ class Publisher:
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
         """Publish all, pipelined, and wait up to `timeout` seconds for all answers.
 
-        Everything is checked before anything is sent. PublishManyError carries each result, in order.
+        Everything is checked before anything is sent: one that can be carried by nobody is a PublishRejectedError
+        that says which. PublishManyError carries each result, in order.
         """
         deadline = Deadline(timeout)
-        parts = [self._checked_message(message) for message in messages]
+        parts = [self._checked_message(index, message) for index, message in enumerate(messages)]
         batch = BatchWaiter(len(parts))
         places = [batch.place(index, self.pending.next_number()) for index in range(len(parts))]
         records = [Record(place.number, *part, place) for place, part in zip(places, parts, strict=True)]
@@ -168,7 +169,6 @@ class Publisher:
         id: object,
         received: bool = False,
     ) -> _Parts:
-        given_id = id if isinstance(id, str) else ""
         try:
             if type(topic) is not str or topic not in self.pending.inbox.topics:
                 topic = self._new_topic(topic)
@@ -184,17 +184,22 @@ class Publisher:
                 None if headers is None else check_headers(headers) or None,
                 None if id is None else check_id(id, received),
             )
-        except ValueError as error:
-            raise PublishRejectedError(str(error), given_id) from error
-        except TypeError as error:
-            if payload is None:
-                raise
-            raise PublishRejectedError(f"payload cannot be carried: {error}", given_id) from error
+        except BadValue as error:
+            raise PublishRejectedError(str(error), self._id_for(id)) from error
+        except BadType as error:
+            raise PublishRejectedError(f"payload cannot be carried: {error}", self._id_for(id)) from error
 
-    def _checked_message(self, message: object) -> _Parts:
+    def _id_for(self, given: object) -> str:
+        """The id of a message that is refused at the door."""
+        return given if isinstance(given, str) and given else self.pending.new_id()
+
+    def _checked_message(self, index: int, message: object) -> _Parts:
         if not isinstance(message, Message):
             raise TypeError(f"publish_many takes Message objects, not {type(message).__name__}")
-        return self._checked(*parts_of(message), received=isinstance(message, Delivery))
+        try:
+            return self._checked(*parts_of(message), received=isinstance(message, Delivery))
+        except PublishRejectedError as error:
+            raise PublishRejectedError(f"message {index}: {error}; nothing was sent", error.id) from error
 
     def _new_topic(self, topic: object) -> str:
         checked = check_topic(topic)
@@ -206,7 +211,7 @@ class Publisher:
 
     def _overdue(self, record: Record, waiter: Waiter, timeout: float) -> PublishError:
         if self.pending.withdraw(waiter):
-            text = f"{topic_of(record)}: no connection within {timeout:g} s"
+            text = f"{topic_of(record)}: no client could be given it within {timeout:g} s"
             return PublishNotSentError(text, self.pending.id_of(record))
         self._suspect()
         text = f"{topic_of(record)}: no answer within {timeout:g} s"

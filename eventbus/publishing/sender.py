@@ -59,6 +59,11 @@ class Sender:
 
     # -- any thread ------------------------------------------------------------------------------
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a thread."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self, name: str) -> None:
         """Run on a thread called `name` from now on; once it runs nothing happens."""
         if self._thread is None or not self._thread.is_alive():

@@ -15,7 +15,7 @@ from ..backends.base import Backend
 from ..config import EventBusConfig
 from ..consuming.consumers import Consumers
 from ..consuming.subscriptions import Handler, Subscription, SubscriptionState
-from ..errands import Errands
+from ..errands import Errands, NotInTime
 from ..errors import (
     ClosedError,
     ConnectFailedError,
@@ -97,9 +97,9 @@ class Lifecycle:
             self.errands.start()
             try:
                 self.errands.run("open", lambda stop: self._open(timeout, wait, stop), timeout)
-            except TimeoutError as error:
+            except NotInTime as error:
                 raise ConnectFailedError(f"{self._config.name}: not connected within {timeout:g} s") from error
-        elif wait and not self.phases.wait_connected(timeout):
+        elif wait and not self.supervisor.was_connected and not self.phases.wait_connected(timeout):
             self.gate.check()
             raise NotConnectedError(f"{self._config.name}: not connected within {timeout:g} s")
 
@@ -225,7 +225,7 @@ class Lifecycle:
                 2 * self._config.connect_timeout,
                 undo=lambda sub: self._consumers.remove(sub, 0.0, from_handler=True),
             )
-        except TimeoutError as error:
+        except NotInTime as error:
             raise SubscribeError(f"{topic}: the broker did not answer in time") from error
 
     def unsubscribe(self, sub: Subscription, timeout: float) -> bool:
@@ -240,7 +240,7 @@ class Lifecycle:
             return not self._consumers.remove(sub, timeout, from_handler=True)
         try:
             return not self.errands.run("unsubscribe", lambda stop: self._consumers.remove(sub, timeout), timeout)
-        except TimeoutError:
+        except NotInTime:
             return False
 
     def _bring_late(self) -> None:
@@ -273,7 +273,7 @@ class Lifecycle:
             return True
         try:
             return not self.errands.run("stop_health_check", lambda stop: self.monitor.stop(timeout), timeout)
-        except TimeoutError:
+        except NotInTime:
             return False
 
     def reconnect(self, timeout: float) -> None:
@@ -283,7 +283,7 @@ class Lifecycle:
             raise NotConnectedError("the bus is not open: call open() first")
         try:
             self.errands.run("reconnect", lambda stop: self._reconnect(timeout, stop), timeout)
-        except (NotConnectedError, TimeoutError) as error:
+        except (NotConnectedError, NotInTime) as error:
             self.gate.check()  # closed meanwhile
             last = self.phases.connection_state().last_error
             text = f"{self._config.name}: not reconnected within {timeout:g} s ({last or error})"

@@ -87,6 +87,11 @@ class Supervisor:
         return self._in_episode
 
     @property
+    def was_connected(self) -> bool:
+        """Whether there ever was a connection."""
+        return self._was_connected
+
+    @property
     def lost(self) -> BaseException | None:
         """Why the current session is gone for good; None while it may live, or when there is none."""
         return self.current.lost

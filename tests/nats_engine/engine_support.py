@@ -108,6 +108,7 @@ class Inbox:
         self.got: list[Delivery] = []
         self.acknowledging = True
         self.has_room = True
+        self.room = 1024
         self.session: Any = None
 
     def attach(self, session: Any) -> Inbox:

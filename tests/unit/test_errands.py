@@ -12,7 +12,7 @@ from types import FrameType
 import pytest
 
 import eventbus
-from eventbus.errands import Errands
+from eventbus.errands import Errands, NotInTime
 from eventbus.testing import wait_until
 from eventbus.threads import Alarm, Bell, Deadline, StopToken, works_for
 
@@ -65,7 +65,7 @@ def test_one_that_does_not_end_is_stopped_and_undone(errands: Errands) -> None:
         stop.wait(20.0)
         return "late"
 
-    with pytest.raises(TimeoutError, match=r"slow\(\) did not end"):
+    with pytest.raises(NotInTime, match=r"slow\(\) did not end"):
         errands.run("slow", slow, 0.01, undone.append)
     wait_until(lambda: undone == ["late"])
 

@@ -65,7 +65,7 @@ def test_publish_waits_for_the_answer(rig: Rig) -> None:
 
 
 def test_without_a_session_it_is_not_sent_and_without_an_answer_unknown(rig: Rig) -> None:
-    with pytest.raises(PublishNotSentError, match=r"no connection within 0\.01 s") as caught:
+    with pytest.raises(PublishNotSentError, match=r"no client could be given it within 0\.01 s") as caught:
         publish(rig, 0.01)
     assert caught.value.id == f"{rig.pending.origin}-{1:012d}"
     assert rig.pending.in_flight == 0
@@ -165,10 +165,31 @@ def test_a_close_in_the_middle_of_publish_many_keeps_the_answers_so_far(rig: Rig
 
 def test_everything_is_checked_before_anything_is_sent(rig: Rig) -> None:
     rig.pending.swap(rig.session)
-    with pytest.raises(PublishRejectedError):
-        rig.publisher.publish_many([Message("t", b"x"), Message("bad topic", b"x")], 1.0)
+    with pytest.raises(PublishRejectedError, match=r"message 1: bad topic .*; nothing was sent") as caught:
+        rig.publisher.publish_many([Message("t", b"x"), Message("bad topic", b"x", id="mine")], 1.0)
+    assert caught.value.id == "mine"
     assert rig.session.seen == []
     assert rig.pending.published == 0
+
+
+def test_what_is_refused_at_the_door_has_an_id_too(rig: Rig) -> None:
+    for call in (rig.publisher.publish_nowait, lambda *args: rig.publisher.publish(*args, None, None, None, 1.0)):
+        with pytest.raises(PublishRejectedError) as caught:
+            call("bad topic", b"x")
+        assert caught.value.id
+
+
+def test_a_signal_handler_s_exception_comes_out_as_it_is(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be of any kind: a ValueError is no verdict about the message."""
+    ours = ValueError("a time limit")
+
+    def interrupted(topic: object) -> str:
+        raise ours
+
+    monkeypatch.setattr("eventbus.publishing.publisher.check_topic", interrupted)
+    with pytest.raises(ValueError, match="a time limit") as caught:
+        rig.publisher.publish_nowait("new", b"x")
+    assert caught.value is ours
 
 
 def test_the_memory_of_known_topics_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

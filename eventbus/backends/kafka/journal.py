@@ -240,6 +240,12 @@ class Journal:
     def look(self, now: float) -> None:
         """Nothing: assignments do not end with time, the consumer ends them."""
 
+    @property
+    def count(self) -> int:
+        """How many messages are in hand; takes no lock."""
+        found = [log.offsets for log in list(self.logs.values())]
+        return sum(offsets.unfinished for offsets in found if offsets is not None)
+
     def __len__(self) -> int:
         with self.lock:
             return sum(log.offsets.unfinished for log in self.logs.values() if log.offsets is not None)

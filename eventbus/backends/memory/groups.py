@@ -9,10 +9,6 @@ from ...consuming.lease import Lease
 from ...consuming.watermark import Watermark
 from .topics import Entry, Topic
 
-RUN_AHEAD = 10_000
-"""Messages of a partition that are handed out from its oldest unfinished one on, at most: what waits behind one that
-fails holds up its own partition, and no other."""
-
 
 class Member:
     """One attached subscription of one session."""
@@ -81,11 +77,7 @@ class Progress:
         So many at most, and with that many bytes of payload no more.
         """
         mine = [partition for partition, owner in enumerate(self.owners) if owner is member]
-        fetching = {
-            partition: self.marks[partition]
-            for partition in mine
-            if self.wanted[partition] is member and self.marks[partition].ahead < RUN_AHEAD
-        }
+        fetching = {partition: self.marks[partition] for partition in mine if self.wanted[partition] is member}
         if not fetching:
             return []
         first = min(mark.position for mark in fetching.values())

@@ -15,7 +15,7 @@ from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Features, Prepared, SessionContext
 from .broker import Condition, MemoryBroker, broker_named
 from .deliveries import MemoryDelivery
-from .groups import RUN_AHEAD, Member
+from .groups import Member
 from .waiting import notify, pause, wait_answering
 
 FETCH = 256
@@ -199,9 +199,7 @@ class MemorySession:
             for delivery in deliveries:
                 progress, partition, offset = delivery.token
                 if progress.owners[partition] is attached:
-                    mark = progress.marks[partition]
-                    moved |= mark.ahead >= RUN_AHEAD
-                    mark.finish(offset)
+                    progress.marks[partition].finish(offset)
                     if progress.wanted[partition] is not attached:
                         moved |= progress.move(partition)
             self._leave_if_done(attachment, attached, deliveries)
@@ -379,7 +377,7 @@ class MemorySession:
         batch: list[Delivery] = []
         for progress in self._broker.group_of(member.attachment.sub).progress.values():
             topic, identities = progress.topic.name, progress.topic.identities
-            for offset, entry in progress.take(member, FETCH, FETCH_BYTES):
+            for offset, entry in progress.take(member, min(FETCH, member.attachment.room), FETCH_BYTES):
                 delivery = _new(MemoryDelivery)
                 delivery.topic = topic
                 delivery.id, delivery.payload, delivery.raw_key, delivery.raw_headers, partition, delivery.stored = (

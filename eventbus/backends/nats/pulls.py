@@ -220,7 +220,7 @@ class Pull:
                 return
             if missing < 0:  # a request that was given up was answered after all
                 self._asked, missing = self._arrived, 0
-            size = self._batch - missing
+            size = min(self._batch - missing, max(1, self._feed.attachment.room - missing))
             self._asked += size
             reply = f"{self._inbox}.{self._round}"
         self._active = time.monotonic()
