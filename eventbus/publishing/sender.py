@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 SLICE = 2000
 """Records given to a port at a time."""
-MOST = 2000
+MOST = SLICE
 """Records taken in at a time: so long an order has to wait."""
 NAP = 0.5
 """Seconds after which a sender that nobody woke looks again: whoever appends may be interrupted before he wakes it."""
@@ -106,12 +106,14 @@ class Sender:
         """Do what there is to do now."""
         inbox = self._inbox
         while not inbox.is_empty:
-            self._obey()
+            if inbox.orders:
+                self._obey()
             if inbox.requests:
                 request = inbox.requests.popleft()
                 self._take_in()
                 request()
-            self._take_back()
+            if inbox.withdrawn:
+                self._take_back()
             if inbox.records:
                 self._pass_on()
 
@@ -163,15 +165,15 @@ class Sender:
         batch = self._ledger.enter(MOST)
         if inbox.largest > SMALL:
             inbox.largest = max(map(len, map(payload_of, inbox.records.copy())), default=SMALL)
-        for start in range(0, len(batch), SLICE):
-            piece = batch[start : start + SLICE]
-            if self.port is None:
-                self._park(piece)
-            else:
-                took, going = self._give(self.port, piece, piece)
-                if took < len(going):
-                    self.port = None
-                    self._park(going[took:])
+        if not batch:
+            return
+        if self.port is None:
+            self._park(batch)
+            return
+        took, going = self._give(self.port, batch, batch)
+        if took < len(going):
+            self.port = None
+            self._park(going[took:])
 
     def _park(self, records: Sequence[Record]) -> None:
         """No client was given these: they wait for the next one, unless they are not wanted."""
@@ -184,10 +186,11 @@ class Sender:
         """How many the port took, and of which. fresh: those of the records that no client was given before."""
         going = records
         if any(map(waiter_of, fresh)):
-            lost = [record for record in fresh if not _claim(record)]
+            lost = [waiter.number for waiter in map(waiter_of, fresh) if waiter and not waiter.claim()]
             if lost:
-                self._withdrawn(lost)
-                going = [record for record in records if record not in lost]
+                without = set(lost)
+                self._withdrawn([record for record in fresh if number_of(record) in without])
+                going = [record for record in records if number_of(record) not in without]
         if not going:
             return 0, going
         try:
@@ -211,11 +214,6 @@ class Sender:
             if record is not None:
                 self._withdrawn([record])
             withdrawn.popleft()
-
-
-def _claim(record: Record) -> bool:
-    waiter = waiter_of(record)
-    return waiter is None or waiter.claim()
 
 
 def _give_back(records: Sequence[Record], fresh: Sequence[Record]) -> None:

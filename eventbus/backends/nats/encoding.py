@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from ...publishing.records import Record, number_of, payload_of, topic_of
 from . import wire
 
+_FEW = 8
+"""So few records are not worth a look at what they have in common."""
 _ENDINGS = [b"%03d" % number for number in range(1000)]
 _LAST_DIGITS = [b"%03d\r\n\r\n" % number for number in range(1000)]
 
@@ -45,6 +47,8 @@ class CoreEncoder:
     @staticmethod
     def _are_alike(records: Sequence[Record]) -> bool:
         """Whether topic and size are the same and numbers count up; asked without a step of Python for each."""
+        if len(records) < _FEW:
+            return False
         numbers = list(map(number_of, records))
         return (
             numbers[-1] - numbers[0] == len(numbers) - 1

@@ -60,7 +60,7 @@ class Publisher:
                 return 0
             most = max(set(map(len, map(payload_of, records))))
             plain = most <= self._small and self._are_plain(records)
-            self._enqueue(list(records) if plain else self._let_out_of(records, refused), most)
+            self._enqueue(records if plain else self._let_out_of(records, refused), most)
             self._writer.flush()
         for record, error in refused:
             self._answers.failed(record, error)
@@ -121,11 +121,11 @@ class Publisher:
             self._blocks[number_of(record)] = block
         return topic_of(record) in self._open or self._let_out(record)
 
-    def _enqueue(self, records: list[Record], most: int) -> None:
+    def _enqueue(self, records: Sequence[Record], most: int) -> None:
         """Queue records, none of which has more than `most` bytes, in chunks of a size that is good to write."""
         step = max(1, CHUNK // max(1, most))
         for start in range(0, len(records), step):
-            self._queue.append(records[start : start + step])
+            self._queue.append(list(records[start : start + step]))
 
     def _checked_block(self, record: Record) -> bytes | None:
         """The header block of a record that needs one of its own; PublishRejectedError."""
