@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 
@@ -75,8 +74,11 @@ class Inbox:
         """The sender: sleep up to `timeout` seconds until there is something."""
         self.idle = True
         if self.is_empty:
-            with suppress(Empty):
-                self._wake.get(timeout=timeout)
+            try:
+                self._wake.get(True, timeout)
+            except Empty:
+                self.idle = False  # a look is due all the same
+                return
         self.idle = False
         while not self._wake.empty():
             self._wake.get()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, islice, repeat
+from itertools import chain, islice, repeat, starmap
 
 from .inbox import SMALL, Inbox
 from .marks import FlushWaiter, Marks
@@ -48,13 +48,14 @@ class Ledger:
         """Move up to so many records out of the inbox. The sender's thread."""
         waiting = self._inbox.records
         batch = list(islice(waiting, most))
+        count = len(batch)
         with self._lock:
             self.bytes += sizes_of(batch)
-            self._set_room(len(self.records) + len(batch))
-            self.moving = len(batch)
-            self.records.update(zip(map(number_of, batch), batch, strict=True))
-            deque(islice(iter(waiting.popleft, None), len(batch)), maxlen=0)
-            self.entered += len(batch)
+            self._set_room(len(self.records) + count)
+            self.moving = count
+            self.records.update(zip(map(number_of, batch), batch, strict=False))
+            deque(starmap(waiting.popleft, repeat((), count)), maxlen=0)
+            self.entered += count
             self.moving = 0
         return batch
 
@@ -86,7 +87,8 @@ class Ledger:
             self._marks.add(waiter, chain(self.records, self._answering))
 
     def _set_room(self, unanswered: int) -> None:
-        room = min(self._max_records - unanswered, (self._safe_bytes - self.bytes) // SMALL)
-        self._inbox.room = max(0, room) if self._open and self.quick else 0
+        room = self._max_records - unanswered if self._open and self.quick else 0
+        room_by_bytes = (self._safe_bytes - self.bytes) // SMALL
+        self._inbox.room = max(0, min(room, room_by_bytes))
         if not self.quick:  # it was ended in this moment, and that is what counts
             self._inbox.room = 0

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 SLICE = 2000
 """Records given to a port at a time."""
-MOST = 2000
+MOST = SLICE
 """Records taken in at a time: so long an urgent request has to wait."""
 NAP = 0.5
 """Seconds after which a sender that nobody woke looks again: whoever appends may be interrupted before he wakes it."""
@@ -116,12 +116,14 @@ class Sender:
         """Do what there is to do now."""
         inbox = self._inbox
         while self._again or not inbox.is_empty:
-            self._do_urgent()
+            if inbox.urgent:
+                self._do_urgent()
             if inbox.requests:
                 request = inbox.requests.popleft()
                 self._take_in()
                 request()
-            self._take_back()
+            if inbox.withdrawn:
+                self._take_back()
             if self._again or inbox.records:
                 self._pass_on()
 
@@ -192,15 +194,15 @@ class Sender:
         batch = self._ledger.enter(MOST)
         if inbox.largest > SMALL:
             inbox.largest = max(map(len, map(payload_of, inbox.records.copy())), default=SMALL)
-        for start in range(0, len(batch), SLICE):
-            piece = batch[start : start + SLICE]
-            if self.port is None:
-                self._keep(piece)
-            else:
-                took, going = self._give(self.port, piece, piece)
-                if took < len(going):
-                    self.let_go()
-                    self._keep(going[took:])
+        if not batch:
+            return
+        if self.port is None:
+            self._keep(batch)
+            return
+        took, going = self._give(self.port, batch, batch)
+        if took < len(going):
+            self.let_go()
+            self._keep(going[took:])
 
     def _keep(self, records: Sequence[Record]) -> None:
         """No client was given these: they wait for the next one, unless they are not wanted."""
@@ -213,10 +215,11 @@ class Sender:
         """How many the port took, and of which. fresh: those of the records that no client was given before."""
         going = records
         if any(map(waiter_of, fresh)):
-            lost = [record for record in fresh if not _claim(record)]
+            lost = [waiter.number for waiter in map(waiter_of, fresh) if waiter and not waiter.claim()]
             if lost:
-                self._withdrawn(lost)
-                going = [record for record in records if record not in lost]
+                without = set(lost)
+                self._withdrawn([record for record in fresh if number_of(record) in without])
+                going = [record for record in records if number_of(record) not in without]
         if not going:
             return 0, going
         try:
@@ -240,11 +243,6 @@ class Sender:
             if record is not None:
                 self._withdrawn([record])
             withdrawn.popleft()
-
-
-def _claim(record: Record) -> bool:
-    waiter = waiter_of(record)
-    return waiter is None or waiter.claim()
 
 
 def _give_back(records: Sequence[Record], fresh: Sequence[Record]) -> None:

@@ -9,8 +9,8 @@ from ...errors import PublishRejectedError
 from ...publishing.port import Answers
 from ...publishing.records import Record, number_of, topic_of
 from . import wire
-from .encoding import CoreEncoder
-from .publisher import Chunk, Publisher
+from .encoding import Chunk, CoreEncoder
+from .publisher import Publisher
 from .writer import Writer
 
 _END = wire.CRLF + wire.PING

@@ -10,11 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from ...publishing.records import Record, number_of, payload_of, topic_of
 from . import wire
 
+_FEW = 8
+"""So few records are not worth a look at what they have in common."""
 _ENDINGS = [b"%03d" % number for number in range(1000)]
 _LAST_DIGITS = [b"%03d\r\n\r\n" % number for number in range(1000)]
 
+Chunk = list[Record]
+"""Records in the order of the wire."""
 Blocks = Mapping[int, bytes]
 """Header blocks made beforehand, by number, for records with headers or an id of their own."""
+
+
+class AlikeChunk(Chunk):
+    """Records that have one topic and one size of payload."""
+
+    __slots__ = ()
 
 
 class CoreEncoder:
@@ -45,13 +55,11 @@ class CoreEncoder:
     @staticmethod
     def _are_alike(records: Sequence[Record]) -> bool:
         """Whether topic and size are the same and numbers count up; asked without a step of Python for each."""
+        if len(records) < _FEW or not isinstance(records, AlikeChunk):
+            return False
         numbers = list(map(number_of, records))
-        return (
-            numbers[-1] - numbers[0] == len(numbers) - 1
-            and len(set(map(topic_of, records))) == 1
-            and len(set(map(len, map(payload_of, records)))) == 1
-            and sorted(numbers) == numbers  # and so, all being different, they count up
-        )
+        # All being different, they count up if they are in order and span no more than they are.
+        return numbers[-1] - numbers[0] == len(numbers) - 1 and sorted(numbers) == numbers
 
     def _encode_alike(self, records: Sequence[Record]) -> list[bytes]:
         """The same parts column by column, which takes half the time."""

@@ -14,7 +14,7 @@ from itertools import repeat
 from attrs import define, field
 
 from ...errors import NotConnectedError, PublishRejectedError
-from ...publishing.port import Answers
+from ...publishing.port import Answers, Confirmation
 from ...publishing.records import Record, number_of, topic_of
 from . import wire
 from .connection import Connection
@@ -32,6 +32,7 @@ LOST_AFTER = 2.0
 """Seconds without a stream that answers, after which it is looked for."""
 _LOOK_EVERY = 0.5
 _PIECE = 512
+_STORED = Verdict.STORED  # by its own name a global, by that of its class twice as long a way
 
 Ensure = Callable[[str], None]
 """`ensure(topic)`: find or make the topic's stream; PublishRejectedError, NotConnectedError. May block."""
@@ -91,8 +92,7 @@ class JetStreamPublisher(Publisher):
                 found = None
             if found is not None:
                 self._settle(found)
-                self._blocks.pop(number_of(found), None)
-                self._probe_answered(number_of(found), stored=False)
+                self._has_answer(number_of(found), stored=False)
         if found is not None:
             self._reject([found], text)
 
@@ -152,42 +152,47 @@ class JetStreamPublisher(Publisher):
     # -- answers, on the reader thread ------------------------------------------------------------------
 
     def _answered(self, batch: list[tuple[int, bytes | None, bytes]]) -> None:
-        final: list[tuple[Record, PubAck]] = []
+        stored: list[Confirmation] = []
+        refused: list[tuple[Record, PubAck]] = []
         with self._lock:
-            ledger = self._ledger
+            ledger, blocks, probes = self._ledger, self._blocks, self._probes
             for number, block, payload in batch:
                 entry = ledger.get(number)
                 if entry is None:
                     continue
                 ack = parse_ack(block, payload)
-                if self._retired and ack.verdict is not Verdict.STORED:
-                    continue  # others have the record by now
-                if ack.verdict is Verdict.NOISE:
-                    self._report_noise(entry[0], ack)
-                elif self._is_final(entry[0], ack):
-                    final.append((entry[0], ack))
-        stored = [
-            (record, ack.stream, ack.sequence, ack.duplicate) for record, ack in final if ack.verdict is Verdict.STORED
-        ]
-        self._answers.all_confirmed(stored)
-        for record, ack in final:
-            if ack.verdict is not Verdict.STORED:
-                self._answers.failed(record, PublishRejectedError(ack.text, self._id_of(record)))
+                verdict, stream, sequence, duplicate, _ = ack
+                if verdict is _STORED:
+                    del ledger[number]
+                    stored.append((entry[0], stream, sequence, duplicate))
+                    if blocks or probes:
+                        self._has_answer(number, stored=True)
+                elif not self._retired and self._is_refused(entry[0], ack):  # else others have the record by now
+                    refused.append((entry[0], ack))
+        if stored:
+            self._answers.all_confirmed(stored)
+        for record, ack in refused:
+            self._answers.failed(record, PublishRejectedError(ack.text, self._id_of(record)))
 
-    def _is_final(self, record: Record, ack: PubAck) -> bool:
-        """Draw the consequences of an answer for its lane; False when the record is to be sent again.
+    def _is_refused(self, record: Record, ack: PubAck) -> bool:
+        """Draw the consequences of an answer but "stored"; False when the record is to be sent again.
 
         Under the lock throughout: at no time is the record nowhere to be found.
         """
-        if ack.verdict in (Verdict.AGAIN, Verdict.FULL):
+        if ack.verdict is Verdict.NOISE:
+            self._report_noise(record, ack)
+            return False
+        if ack.verdict is not Verdict.REFUSED:
             self._send_again(record, ack.text, ack.verdict is Verdict.FULL)
             return False
         self._settle(record)
-        if self._blocks:
-            self._blocks.pop(number_of(record), None)
-        if self._probes:
-            self._probe_answered(number_of(record), ack.verdict is Verdict.STORED)
+        self._has_answer(number_of(record), stored=False)
         return True
+
+    def _has_answer(self, number: int, *, stored: bool) -> None:
+        """A record that left the ledger is answered: its block and its lane's probe go."""
+        self._blocks.pop(number, None)
+        self._probe_answered(number, stored)
 
     def _report_noise(self, record: Record, ack: PubAck) -> None:
         if not self._noise:

@@ -10,7 +10,7 @@ from ...message import check_topic
 from ...publishing.port import Answers
 from ...publishing.records import Record, given_id_of, headers_of, key_of, number_of, payload_of, topic_of
 from . import wire
-from .encoding import CoreEncoder
+from .encoding import AlikeChunk, Chunk, CoreEncoder
 from .writer import Writer
 
 MAX_KNOWN_TOPICS = 10_000
@@ -21,9 +21,6 @@ SMALL = 8 * 1024
 
 _SHORT_KEY = 256
 _KEY_ROOM = 4 * _SHORT_KEY + 32
-
-Chunk = list[Record]
-"""Records in the order of the wire."""
 
 
 class Publisher:
@@ -58,9 +55,13 @@ class Publisher:
         with self._lock:
             if self._retired or self._writer.closed:
                 return 0
-            most = max(set(map(len, map(payload_of, records))))
-            plain = most <= self._small and self._are_plain(records)
-            self._enqueue(list(records) if plain else self._let_out_of(records, refused), most)
+            sizes = set(map(len, map(payload_of, records)))
+            topics = set(map(topic_of, records))
+            if max(sizes) <= self._small and self._are_plain(records, topics):
+                chunk = AlikeChunk if len(sizes) == 1 == len(topics) else Chunk
+                self._enqueue(records, max(sizes), chunk)
+            else:
+                self._enqueue(self._let_out_of(records, refused), max(sizes), Chunk)
             self._writer.flush()
         for record, error in refused:
             self._answers.failed(record, error)
@@ -77,10 +78,10 @@ class Publisher:
         """The next frames, for the writer."""
         raise NotImplementedError
 
-    def _are_plain(self, records: Sequence[Record]) -> bool:
+    def _are_plain(self, records: Sequence[Record], topics: set[str]) -> bool:
         """Whether none of these small ones needs a look of its own; asked without a step of Python for each."""
         return (
-            self._open.issuperset(map(topic_of, records))
+            topics <= self._open
             and not any(map(headers_of, records))
             and not any(map(given_id_of, records))
             and not any(map(key_of, records))
@@ -121,11 +122,11 @@ class Publisher:
             self._blocks[number_of(record)] = block
         return topic_of(record) in self._open or self._let_out(record)
 
-    def _enqueue(self, records: list[Record], most: int) -> None:
+    def _enqueue(self, records: Sequence[Record], most: int, chunk: type[Chunk]) -> None:
         """Queue records, none of which has more than `most` bytes, in chunks of a size that is good to write."""
         step = max(1, CHUNK // max(1, most))
         for start in range(0, len(records), step):
-            self._queue.append(records[start : start + step])
+            self._queue.append(chunk(records[start : start + step]))
 
     def _checked_block(self, record: Record) -> bytes | None:
         """The header block of a record that needs one of its own; PublishRejectedError."""

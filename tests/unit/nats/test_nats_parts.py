@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eventbus.backends.nats.addresses import Server, ServerPool, parse_server
 from eventbus.backends.nats.deliveries import JetStreamDelivery, NatsDelivery, read_fields, sequence_of
 from eventbus.backends.nats.durables import MAX_NAME, conflicts, durable_name, first_wanted
-from eventbus.backends.nats.encoding import CoreEncoder, JetStreamEncoder
+from eventbus.backends.nats.encoding import AlikeChunk, CoreEncoder, JetStreamEncoder
 from eventbus.backends.nats.feeds import CoreBatch
 from eventbus.backends.nats.in_hand import NatsInHand
 from eventbus.backends.nats.pubacks import Verdict, parse_ack
@@ -220,6 +220,13 @@ def test_frames_are_what_was_published(records):
         block = header_block(f"origin-{record.number:012d}", None, None)
         assert (message[0], message[2], message[3]) == (record.topic, block, record.payload)
         assert other == (record.topic, f"_INBOX.x.{record.number:012d}".encode(), block, record.payload)
+
+
+@given(plain, st.integers(1, 2500), st.lists(st.integers(0, 2500), max_size=3))
+def test_frames_column_by_column_are_what_was_published(record, count, gaps):
+    records = [record._replace(number=record.number + index) for index in range(count) if index not in gaps] or [record]
+    for encoder, reply in ((CoreEncoder("origin"), False), (JetStreamEncoder("origin", "_INBOX.x"), True)):
+        assert sent(encoder, AlikeChunk(records), reply) == sent(encoder, records, reply)
 
 
 @given(st.lists(plain, min_size=1, max_size=10, unique_by=lambda record: record.number), st.data())
