@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 START = 5.0
-"""Seconds that the dispatcher has to be there; without it errands run on the thread that asks."""
+"""Seconds that the dispatcher has to be there; without it each errand starts its own thread."""
 GRACE = 0.25
 """Seconds beyond its time that a call has to end by itself, before its caller is told that it did not."""
 
@@ -119,7 +119,7 @@ class Errands:
 
     @property
     def running(self) -> bool:
-        """Whether there is a dispatcher; without one errands run on the thread that asks."""
+        """Whether there is a dispatcher."""
         return self._queue is not None
 
     def start(self) -> None:
@@ -147,7 +147,7 @@ class Errands:
             if queue is not None:
                 queue.put((errand.run, f"{self._name}.{what}"))
             if queue is None or queue is not self._queue:  # the dispatcher may have gone, and not have seen it
-                errand.run()
+                self._start_alone(errand.run, what)
             if not errand.wait(timeout + GRACE):
                 raise NotInTime(f"{what}() did not end within {timeout:g} s")
             return errand.result()
@@ -155,10 +155,17 @@ class Errands:
             errand.stop.mark()
             if queue is not None:
                 queue.put((errand.give_up, f"{self._name}.{what}"))
+            if queue is None or queue is not self._queue:
+                self._start_alone(errand.give_up, what)
             raise
 
+    def renew(self) -> None:
+        """This is a forked child's copy: its threads, and whoever held the lock, are its parent's."""
+        self._beginning = threading.Lock()
+        self._queue = None
+
     def stop(self) -> None:
-        """Let the dispatcher go, which may come again: what is asked for now runs on the thread that asks."""
+        """Let the dispatcher go, which may come again."""
         self._wanted = False
         queue, self._queue = self._queue, None
         self._opened.ring()
@@ -172,6 +179,16 @@ class Errands:
         self._opened.ring()
         if queue is not None:
             queue.put((call, None))
+
+    def _start_alone(self, call: Callable[[], object], what: str) -> None:
+        """Have a call made where there is no dispatcher: as `start`, in two steps."""
+        try:
+            _thread.start_new_thread(self._spawn, (call, f"{self._name}.{what}"))
+        except RuntimeError:  # the interpreter is ending, and starts no thread any more
+            call()
+
+    def _spawn(self, call: Callable[[], object], name: str) -> None:
+        spawn(name, _guarded, call, owner=self._owner)
 
     def _begin(self) -> None:
         with self._beginning:

@@ -265,12 +265,13 @@ class OrderedWorker:
         self._closed = False
 
     def submit(self, call: Callable[..., object], *args: object) -> bool:
-        """Queue a call; False once closed. Never blocks."""
+        """Queue a call; False once closed. Never blocks, and never fails: without a thread `close` makes the calls."""
         with self._lock:
             if self._closed:
                 return False
             if self._thread is None:
-                self._thread = spawn(self._name, self._run, owner=self._owner)
+                with suppress(RuntimeError):  # the interpreter is ending, or has as many threads as it may have
+                    self._thread = spawn(self._name, self._run, owner=self._owner)
             self._calls.put((call, args))
             return True
 
@@ -279,11 +280,19 @@ class OrderedWorker:
         with self._lock:
             closed, self._closed = self._closed, True
             thread = self._thread
-        if thread is None:
-            return ()
         if not closed:
             self._calls.put(None)
-        return join_all([thread], timeout)
+        if thread is not None:
+            return join_all([thread], timeout)
+        if not closed:
+            self._run()
+        return ()
+
+    def renew(self) -> None:
+        """This is a forked child's copy: its thread, and whoever held the lock, are its parent's."""
+        self._lock = threading.Lock()
+        self._calls = SimpleQueue()
+        self._thread = None
 
     def _run(self) -> None:
         while (entry := self._calls.get()) is not None:

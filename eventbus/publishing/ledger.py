@@ -38,6 +38,10 @@ class Ledger:
         """Numbers of records that are out of the map, and whose waiters are being told."""
         self._marks = Marks()
 
+    def renew_lock(self) -> None:
+        """This is a forked child's copy: whoever held the lock is not here to let it go."""
+        self._lock = threading.Lock()
+
     def let_in(self, open: bool) -> None:
         """Whether publishers may come in at all."""
         with self._lock:

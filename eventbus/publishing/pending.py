@@ -71,6 +71,12 @@ class Pending:
         """The first part of minted ids."""
         return self._mint.origin
 
+    def inherited(self) -> None:
+        """This is a forked child's copy of a bus that was not opened: with locks and ids of its own."""
+        self._lock = threading.Lock()
+        self.ledger.renew_lock()
+        self.renew_origin()
+
     def renew_origin(self) -> None:
         """This is a forked child's copy: its ids must not be the parent's, whose messages they would shadow."""
         self._mint.renew()

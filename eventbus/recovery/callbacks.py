@@ -90,6 +90,10 @@ class Callbacks:
         self._waiting_errors.append(None)
         self._worker.submit(self._run_errors, event)
 
+    def inherited(self) -> None:
+        """This is a forked child's copy of a bus that was not opened."""
+        self._worker.renew()
+
     def close(self, timeout: float) -> tuple[str, ...]:
         """Let the queued callbacks finish, up to `timeout` seconds; name the thread if they do not."""
         return self._worker.close(timeout)

@@ -91,6 +91,11 @@ class Closing:
             return
         try:
             self._report = self._close_in_order(deadline)
+        except Exception:  # a bug of ours, or no thread to be had: nobody may wait for an answer for ever
+            logger.exception("the bus could not be closed in order")
+            self._supervisor.phases.move(Phase.CLOSED)
+            self._publisher.pending.fail_all(_closed)
+            self._report = self._unfinished()
         finally:
             self._on_closed()
             self._over.ring()
@@ -117,7 +122,7 @@ class Closing:
         supervisor.phases.move(Phase.CLOSED)
         if session is not None:
             session.abandon()
-        unanswered = publisher.pending.fail_all(lambda id: ClosedError("the bus is closed; make a new one"))
+        unanswered = publisher.pending.fail_all(_closed)
         if session is not None:
             unfinished += session.close(deadline.share(0.7))
         unfinished += join_all(supervisor.current.closers(), deadline.share(0.5))
@@ -128,6 +133,10 @@ class Closing:
             unhandled=consumers.unhandled,
             unfinished_threads=tuple(dict.fromkeys(unfinished)),
         )
+
+
+def _closed(id: str) -> Exception:
+    return ClosedError("the bus is closed; make a new one")
 
 
 def _drain(session: Session, timeout: float) -> None:

@@ -65,6 +65,12 @@ class CurrentSession:
         waiting = [] if session is None else self._subscriptions.unattached(session)
         return any(one.sub.state is SubscriptionState.PENDING for one in waiting)
 
+    @property
+    def has_unserved(self) -> bool:
+        """Whether any subscription is not delivered, late ones and refused ones."""
+        session = self.session
+        return session is not None and bool(self._subscriptions.unattached(session))
+
     def candidate(self, timeout: float, stop: StopToken) -> Arrival:
         """A new session, proven, with what it was shown of the subscriptions. The old one was not touched."""
         deadline = Deadline(timeout)
@@ -89,10 +95,10 @@ class CurrentSession:
     def install(self, arrival: Arrival) -> None:
         """The swap: from here on the old session is given up. A candidate that fails now, in whatever way, is, too."""
         old, candidate = self.session, arrival.session
-        if old is not None:
-            self._pending.retire(old)
-        self.session = candidate
         try:
+            if old is not None:
+                self._pending.retire(old)
+            self.session = candidate
             self._attaching.complete(arrival, lambda: candidate is self.session)
             if old is not None:
                 self._subscriptions.lose(old)  # those that were not ready in time

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
-import logging
-import os
-import sys
 import threading
-import warnings
 
 from attrs import evolve
 
@@ -19,7 +14,6 @@ from ..errands import Errands, NotInTime
 from ..errors import (
     ClosedError,
     ConnectFailedError,
-    EventBusError,
     NotConnectedError,
     PublishNotSentError,
     SubscribeError,
@@ -28,20 +22,16 @@ from ..gate import Gate
 from ..publishing.publisher import Publisher
 from ..state import CloseReport, HealthStatus, Phase
 from ..threads import Deadline, Stopped, StopToken, spawn, works_for
+from . import at_exit
 from .callbacks import Callbacks
 from .closing import Closing
 from .health import HealthMonitor
 from .supervisor import Supervisor
 
-logger = logging.getLogger(__name__)
-
 LATE_AGAIN = 0.5
 """Seconds between two tries for subscriptions that were not ready in time."""
 AT_EXIT = 1.0
 """Seconds that a forgotten bus has at the end of the interpreter, when its broker is away or nobody watches it."""
-
-_open: dict[Lifecycle, None] = {}
-"""Those that were opened and not closed: at the end of the interpreter they get time to send what they accepted."""
 
 
 class Lifecycle:
@@ -62,6 +52,10 @@ class Lifecycle:
         self._stop = StopToken()
         self._turn = threading.Lock()  # of those who open, on threads of ours
         self._beginning = self._bringing = False
+        self._opener: StopToken | None = None
+        """Of the open that made it what it is; set once its caller has left with an exception."""
+        self._elsewhere = self._stop.child()
+        """Ends what reconnects without the health check."""
         self.errands = Errands(f"eventbus.{config.name}", owner=callbacks)
         self.supervisor = Supervisor(
             config,
@@ -75,28 +69,32 @@ class Lifecycle:
         self.phases = self.supervisor.phases
         self.monitor = HealthMonitor(config, backend.retry_interval, self.supervisor, callbacks.report, self._stop)
         self.gate = Gate(config.name, self._forked, self._inherited)
-        self._closing = Closing(
+        self._closing = self._make_closing()
+        publisher.pending.refuse_with(_not_open)
+
+    def _make_closing(self) -> Closing:
+        return Closing(
             self.errands,
             self.monitor,
             self.supervisor,
-            consumers,
-            publisher,
-            callbacks,
+            self._consumers,
+            self._publisher,
+            self._callbacks,
             self._stop,
-            is_ours=lambda: works_for(callbacks) or consumers.is_handling(),
-            on_closed=lambda: _open.pop(self, None),
+            is_ours=lambda: works_for(self._callbacks) or self._consumers.is_handling(),
+            on_closed=lambda: at_exit.forget(self),
         )
-        publisher.pending.refuse_with(lambda id: PublishNotSentError("the bus is not open: call open() first", id))
 
     # -- open and close --------------------------------------------------------------------------
 
     def open(self, timeout: float, wait: bool) -> None:
         """See `EventBus.open`."""
         self.gate.check()
-        if self.phases.phase in (Phase.NEW, Phase.CONNECTING):
-            self.errands.start()
+        opener = self._opener
+        if self.phases.phase in (Phase.NEW, Phase.CONNECTING) or (opener is not None and opener.is_set()):
+            self.gate.guard()  # before anything is there that a forked child could not use
             try:
-                self.errands.run("open", lambda stop: self._open(timeout, wait, stop), timeout)
+                self.errands.run("open", lambda stop: self._open(timeout, wait, stop), timeout, undo=self._take_back)
             except NotInTime as error:
                 raise ConnectFailedError(f"{self._config.name}: not connected within {timeout:g} s") from error
         elif wait and not self.supervisor.was_connected and not self.phases.wait_connected(timeout):
@@ -111,11 +109,14 @@ class Lifecycle:
         self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
         return self._closing.close(timeout)
 
-    def _open(self, timeout: float, wait: bool, stop: StopToken) -> None:
+    def _open(self, timeout: float, wait: bool, stop: StopToken) -> StopToken | None:
+        """Open; None when somebody else has, else whose bus it is."""
         deadline = Deadline(timeout)
         while not self._begin():
+            if self._adopt(stop):
+                return stop
             if not wait or self._is_opened_by_another(timeout, deadline):
-                return
+                return None
         try:
             self._publisher.start()
             if wait:
@@ -129,9 +130,34 @@ class Lifecycle:
         if self._config.health_check.enabled:
             self.monitor.start()
         elif not wait:
-            name = f"eventbus.{self._config.name}.reconnect"
-            spawn(name, self.monitor.episodes.until_connected, self._stop.child(), owner=self._callbacks)
+            spawn(f"eventbus.{self._config.name}.reconnect", self._keep_trying, self._elsewhere, owner=self._callbacks)
         self._bring_late()
+        with self._turn:
+            self._opener = stop
+        return stop
+
+    def _keep_trying(self, stop: StopToken) -> None:
+        self.monitor.episodes.until_connected(stop)
+        if stop.is_set():
+            self.supervisor.abort(NotConnectedError("stop_health_check() was called"))
+
+    def _take_back(self, opener: StopToken | None) -> None:
+        """The caller of an open that has just succeeded has left with an exception: he has no open bus."""
+        with self._turn:
+            if opener is None or self._opener is not opener or self.gate.is_shut:
+                return
+            self.monitor.stop(AT_EXIT)
+            self._publisher.pending.refuse_with(_not_open)
+            self.supervisor.take_back()
+            self._clean_up()
+
+    def _adopt(self, stop: StopToken) -> bool:
+        """Whether the bus is open for somebody who has left with an exception: it is this caller's then."""
+        with self._turn:
+            left = self._opener is not None and self._opener.is_set()
+            if left:
+                self._opener = stop
+            return left
 
     def _is_opened_by_another(self, timeout: float, deadline: Deadline) -> bool:
         """Wait for him who was faster; False: he has given up, and it is our turn."""
@@ -164,7 +190,7 @@ class Lifecycle:
             self._beginning = True
             self.gate.guard()
             self.errands.start()  # an open that failed just now may have let the dispatcher go
-            _open[self] = None
+            at_exit.remember(self, self._config.name)
         try:
             return self.phases.move(Phase.CONNECTING, only_from=Phase.NEW)
         finally:
@@ -173,29 +199,29 @@ class Lifecycle:
     def _as_new(self) -> None:
         """An open that failed leaves nothing behind."""
         with self._turn:
-            if self.phases.phase in (Phase.NEW, Phase.CLOSED):
-                self._publisher.stop(1.0)
-            if self.phases.phase is Phase.NEW:
-                self.gate.unguard()
-                _open.pop(self, None)
-                self.errands.stop()
+            self._clean_up()
 
-    def end_with_interpreter(self) -> None:
-        """The interpreter ends and the bus was not closed: a bounded time to send what it accepted."""
+    def _clean_up(self) -> None:
+        if self.phases.phase in (Phase.NEW, Phase.CLOSED):
+            self._opener = None
+            self._publisher.stop(1.0)
+        if self.phases.phase is Phase.NEW:
+            self.monitor.stop(AT_EXIT)
+            self.gate.unguard()
+            at_exit.forget(self)
+            self.errands.stop()
+
+    def end_with_interpreter(self) -> CloseReport | None:
+        """The interpreter ends and the bus was not closed: a bounded time to send what it accepted.
+
+        None where that is no news: it was closed after all, or `stop_health_check()` was called, and nothing is left.
+        """
         if self.gate.is_shut or self.phases.phase.is_final:
-            return
+            return None
         watched = self.monitor.is_running
         well = watched and self.phases.phase is Phase.CONNECTED
         report = self.close(self._config.close_timeout if well else min(AT_EXIT, self._config.close_timeout))
-        if not (watched or report.unanswered):
-            return  # stop_health_check() was called: this is how such a program ends
-        text = f"{self._config.name}: the program ended without bus.close()"
-        if report.unanswered:
-            text += f"; {report.unanswered} accepted messages were not confirmed and may be lost"
-        try:
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
-        except RuntimeWarning:  # warnings are errors here, and there is nobody left to catch one
-            sys.stderr.write(f"RuntimeWarning: {text}\n")
+        return report if watched or report.unanswered else None
 
     # -- subscriptions ---------------------------------------------------------------------------
 
@@ -245,15 +271,18 @@ class Lifecycle:
 
     def _bring_late(self) -> None:
         """Bring what was not ready in time, where there is no health check to do that."""
-        if self.supervisor.current.has_late and not (self.monitor.is_running or self._bringing):
+        if self.supervisor.current.has_unserved and not (self.monitor.is_running or self._bringing):
             self._bringing = True
             spawn(f"eventbus.{self._config.name}.late", self._bring, self._stop.child(), owner=self._callbacks)
 
     def _bring(self, stop: StopToken) -> None:
         try:
-            while self.phases.phase is Phase.CONNECTED and self.supervisor.current.has_late:
-                if self.monitor.is_running or stop.wait(LATE_AGAIN) or self.supervisor.repair(stop):
+            current = self.supervisor.current
+            while self.phases.phase is Phase.CONNECTED and current.has_unserved:
+                pause = LATE_AGAIN if current.has_late else self._config.health_check.interval
+                if self.monitor.is_running or stop.wait(pause):
                     return
+                self.supervisor.repair(stop)
         finally:
             self._bringing = False
             self._stop.release(stop)
@@ -272,7 +301,7 @@ class Lifecycle:
         if self.gate.is_forked:
             return True
         try:
-            return not self.errands.run("stop_health_check", lambda stop: self.monitor.stop(timeout), timeout)
+            return not self.errands.run("stop_health_check", lambda stop: self._unwatch(timeout), timeout)
         except NotInTime:
             return False
 
@@ -289,8 +318,19 @@ class Lifecycle:
             text = f"{self._config.name}: not reconnected within {timeout:g} s ({last or error})"
             raise NotConnectedError(text) from error
 
+    def _unwatch(self, timeout: float) -> tuple[str, ...]:
+        elsewhere, self._elsewhere = self._elsewhere, self._stop.child()
+        elsewhere.set()
+        self._stop.release(elsewhere)
+        return self.monitor.stop(timeout)
+
     def _reconnect(self, timeout: float, stop: StopToken) -> None:
-        self.monitor.episodes.replace(timeout, stop)
+        own = self._elsewhere.child()
+        try:
+            with stop.interrupts(own.set):
+                self.monitor.episodes.replace(timeout, own)
+        finally:
+            self._elsewhere.release(own)
         self._bring_late()
 
     # -- status ----------------------------------------------------------------------------------
@@ -330,26 +370,19 @@ class Lifecycle:
         self._consumers.forked(self.gate.error())
 
     def _inherited(self) -> None:
-        self.phases.inherited()
+        self._turn = threading.Lock()
+        self._beginning = self._bringing = False
+        self.errands.renew()
+        self.supervisor.inherited()
+        self.monitor.inherited()
+        self._callbacks.inherited()
+        self._publisher.inherited()
         self._consumers.inherited()
-        self._publisher.pending.renew_origin()
+
+
+def _not_open(id: str) -> Exception:
+    return PublishNotSentError("the bus is not open: call open() first", id)
 
 
 def _no_connection(id: str) -> Exception:
     return PublishNotSentError("there is no connection, and on_outage is 'raise'", id)
-
-
-def _at_exit() -> None:
-    for life in list(_open):
-        try:
-            life.end_with_interpreter()
-        except (EventBusError, RuntimeError, OSError):
-            logger.exception("a bus that was not closed could not be ended")
-
-
-def _after_fork_in_child() -> None:
-    _open.clear()
-
-
-atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -67,6 +67,15 @@ class Phases:
         logger.log(level, "%s: %s -> %s%s", self._bus, before.name, to.name, why)
         return True
 
+    def take_back(self, cause: BaseException | None) -> None:
+        """The `open()` that led here is undone, for its caller has left with an exception: NEW again."""
+        with self._lock:
+            if not self._state.phase.is_final:
+                self._state = evolve(self._state, phase=Phase.NEW, is_connected=False, last_error=cause)
+                self._down_since = None
+                self._on_move(self._state)
+        self._changed.ring()
+
     def forked(self) -> None:
         """This is a forked child's copy: final, and whatever lock another thread of the parent held is no matter."""
         self._lock = threading.Lock()

@@ -108,7 +108,7 @@ class Supervisor:
         if not self._arrive(reconnected=False):
             raise ClosedError("the bus was closed while it was connecting")
         if self.current.has_late and not deadline.over:
-            self.current.bring_late(min(deadline.remaining(), self._config.health_check.timeout))
+            self._bring_late(min(deadline.remaining(), self._config.health_check.timeout))
 
     # -- reconnect -------------------------------------------------------------------------------
 
@@ -175,6 +175,20 @@ class Supervisor:
         with self._turn:
             taken, self._in_episode = not self._in_episode, True
         return taken
+
+    def take_back(self) -> None:
+        """Undo the first connect: `open()` is called again, or never."""
+        session = self.current.session
+        if session is not None:
+            self.current.give_up(session)
+        self._was_connected = False
+        self.phases.take_back(None)
+
+    def inherited(self) -> None:
+        """This is a forked child's copy of a bus that was not opened."""
+        self._turn = threading.Lock()
+        self._in_episode = False
+        self.phases.inherited()
 
     def repair(self, stop: StopToken) -> bool:
         """Bring what the current session does not deliver yet: failed ones, late ones. False: some wait on.
@@ -281,8 +295,15 @@ class Supervisor:
             )
             self._callbacks.reconnected(event)
         if self.current.has_late:
-            self.current.bring_late(self._config.health_check.timeout)
+            self._bring_late(self._config.health_check.timeout)
         return True
+
+    def _bring_late(self, timeout: float) -> None:
+        """Bring late ones to a session that is connected already, whatever becomes of that."""
+        try:
+            self.current.bring_late(timeout)
+        except Exception:  # theirs alone: the connection stands, and they are tried again
+            logger.exception("%s: late subscriptions could not be brought", self._config.name)
 
     def _arrive(self, *, reconnected: bool) -> bool:
         session = self.current.session

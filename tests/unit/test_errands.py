@@ -52,10 +52,9 @@ def test_a_start_that_comes_late_leaves_no_thread_behind(errands: Errands, end: 
     assert not errands.running
 
 
-def test_before_the_start_it_runs_here() -> None:
-    assert Errands("eventbus.test", OWNER).run("look", lambda stop: threading.current_thread(), 5.0) is (
-        threading.current_thread()
-    )
+def test_before_the_start_it_has_a_thread_of_its_own_too() -> None:
+    name = Errands("eventbus.test", OWNER).run("look", lambda stop: threading.current_thread().name, 5.0)
+    assert name == "eventbus.test.look"
 
 
 def test_one_that_does_not_end_is_stopped_and_undone(errands: Errands) -> None:
