@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from _thread import LockType
@@ -14,7 +13,9 @@ from typing import TypeVar
 
 from attrs import frozen
 
-logger = logging.getLogger(__name__)
+from . import log
+
+logger = log.get(__name__)
 
 _Result = TypeVar("_Result")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from attrs import asdict, frozen
 
+from .. import log
 from ..callables import check_plain
 from ..config import EventBusConfig
 from ..errors import SubscribeError
@@ -21,7 +21,7 @@ from .in_hand import InHand
 from .subscription_map import SubscriptionMap
 from .subscriptions import BROADCAST, Handler, Subscription, SubscriptionState
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 _LAST_LOOK = 0.5
 """Seconds that an acknowledgement on its way has at least."""

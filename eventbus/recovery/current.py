@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from .. import log
 from ..backends.base import Backend, Session, SessionContext
 from ..config import EventBusConfig
 from ..consuming.subscription_map import SubscriptionMap
@@ -18,7 +18,7 @@ from ..state import ErrorEvent
 from ..threads import Deadline, StopToken, spawn
 from .attaching import Arrival, Attaching
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 OVERLAP = 1.0
 """Seconds that a replaced session may stay until its successor's subscriptions are in place."""

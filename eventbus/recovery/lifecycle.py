@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
 import threading
@@ -11,6 +10,7 @@ import warnings
 
 from attrs import evolve
 
+from .. import log
 from ..backends.base import Backend
 from ..config import EventBusConfig
 from ..consuming.consumers import Consumers
@@ -33,7 +33,7 @@ from .closing import Closing
 from .health import HealthMonitor
 from .supervisor import Supervisor
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 LATE_AGAIN = 0.5
 """Seconds between two tries for subscriptions that were not ready in time."""

@@ -24,7 +24,6 @@ from eventbus import (
     SubscriptionState,
 )
 from eventbus.backends.base import Prepared
-from eventbus.backends.base import Prepared
 from eventbus.testing import wait_until
 
 Make = Callable[..., EventBus]
