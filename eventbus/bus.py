@@ -181,7 +181,7 @@ class EventBus:
         concurrency: int = 1,
         start: str = "earliest",
     ) -> Subscription:
-        """Call `handler(message)` for each message of a topic or pattern, on `concurrency` lane threads.
+        """Call `handler(message)` for each message of a topic or pattern, on `concurrency` lane threads, 1 to 1000.
 
         The handler returns: done. It raises: called again with the same message, after a pause that grows
         from 0.1 to 5 s; its key waits meanwhile. group: members share the messages; None is the bus's
