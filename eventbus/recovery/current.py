@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -143,7 +144,7 @@ class CurrentSession:
                 arrival = self._attaching.prepare(session, timeout, [attachment])
                 refused = arrival.prepared.refused.get(attachment)
                 if refused is not None:
-                    raise SubscribeError(f"{sub.topic}: {refused}") from refused
+                    raise SubscribeError(_naming(sub.topic, refused)) from refused
                 self._attaching.complete(arrival, lambda session=session: session is self.session)  # type: ignore[misc]
                 if not arrival.is_whole:
                     return
@@ -192,3 +193,9 @@ class CurrentSession:
 
     def _note_error(self, error: Exception) -> None:
         self._report(ErrorEvent(source="connection", error=error))
+
+
+def _naming(topic: str, error: Exception) -> str:
+    """An error's text with the topic in it once: some backends name it, others do not."""
+    text = str(error)
+    return text if topic in re.split(r"[\s'\":,;()]+", text) else f"{topic}: {text}"
