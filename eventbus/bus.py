@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from . import log
 from .backends import backend_for
 from .config_sources import ConfigSource, load_config
 from .consuming.consumers import Consumers
@@ -105,7 +106,7 @@ class EventBus:
         PublishUnknownError (no answer in time); each carries the id to publish again with.
         """
         self._life.check_to_publish()
-        wait = seconds(timeout, self.config.publish_timeout)
+        wait = self._patience(timeout)
         return self._publisher.publish(topic, payload, key, headers, id, wait)
 
     def publish_async(
@@ -124,13 +125,13 @@ class EventBus:
         `cancel()` takes the message back, and returns True, as long as no client was given it.
         """
         self._life.check_to_publish()
-        wait = seconds(timeout, self.config.publish_timeout)
+        wait = self._patience(timeout)
         return self._publisher.publish_async(topic, payload, key, headers, id, wait)
 
     def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Receipt]:
         """Publish all, pipelined; receipts in order. PublishManyError carries each result, in order."""
         self._life.check_to_publish()
-        return self._publisher.publish_many(messages, seconds(timeout, self.config.publish_timeout))
+        return self._publisher.publish_many(messages, self._patience(timeout))
 
     def publish_nowait(
         self,
@@ -168,7 +169,7 @@ class EventBus:
     def flush(self, timeout: float | None = None) -> FlushReport:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""
         self._life.check_to_publish()
-        return self._publisher.flush(seconds(timeout, self.config.publish_timeout))
+        return self._publisher.flush(self._patience(timeout))
 
     # -- consuming -------------------------------------------------------------------------------
 
@@ -181,7 +182,7 @@ class EventBus:
         concurrency: int = 1,
         start: str = "earliest",
     ) -> Subscription:
-        """Call `handler(message)` for each message of a topic or pattern, on `concurrency` lane threads.
+        """Call `handler(message)` for each message of a topic or pattern, on `concurrency` lane threads, 1 to 1000.
 
         The handler returns: done. It raises: called again with the same message, after a pause that grows
         from 0.1 to 5 s; its key waits meanwhile. group: members share the messages; None is the bus's
@@ -293,6 +294,11 @@ class EventBus:
             in_flight=pending.in_flight,
             in_flight_bytes=pending.in_flight_bytes,
         )
+
+    def _patience(self, timeout: float | None) -> float:
+        """Seconds that a publishing call may wait: none in a log handler of ours, for recovery would wait with it."""
+        wanted = seconds(timeout, self.config.publish_timeout)
+        return 0.0 if log.is_logging() else wanted
 
     def _suspect(self) -> None:
         self._monitor.suspect()

@@ -22,14 +22,14 @@ from .config_fields import (
     optional_text,
     options,
     secret,
+    server_urls,
     text,
-    texts,
-    without_credentials,
 )
 from .errors import ConfigError
 from .message import check_group
 
 DEFAULT_NATS_PORT = 4222
+NATS_SCHEMES = ("nats", "tls")
 DEFAULT_KAFKA_PORT = 9092
 
 
@@ -140,7 +140,7 @@ class NatsConfig:
     ping_interval, max_pings_out: the link is dropped when so many PINGs are unanswered.
     """
 
-    servers: tuple[str, ...] = field(default=("127.0.0.1:4222",), converter=texts, repr=without_credentials)
+    servers: tuple[str, ...] = server_urls(f"127.0.0.1:{DEFAULT_NATS_PORT}", NATS_SCHEMES, DEFAULT_NATS_PORT)
     user: str | None = optional_text()
     password: str | None = secret()
     token: str | None = secret()
@@ -154,8 +154,6 @@ class NatsConfig:
     consumer: Mapping[str, Any] = options(_CONSUMER_REFUSED)
 
     def __attrs_post_init__(self) -> None:
-        if not self.servers:
-            raise ConfigError("servers is empty: name at least one, for example '127.0.0.1:4222'")
         if self.token is not None and self.user is not None:
             raise ConfigError("set either token or user and password, not both")
         if (self.user is None) != (self.password is None):

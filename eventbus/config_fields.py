@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
-from attrs import Attribute, field
+from attrs import Attribute, field, frozen
 
 from .errors import ConfigError
 
@@ -159,22 +159,72 @@ def _address(text: str, name: str, scheme: str, port: int) -> str:
     if separator and before.lower() != scheme:
         raise ConfigError(f"{name}: {text!r} has a scheme other than {scheme}://")
     place = place.rstrip("/") if separator else place
+    host, number = host_and_port(place, port, f"{name}: {text!r}")
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+
+
+def host_and_port(place: str, port: int, words: str) -> tuple[str, int]:
+    """The host, without brackets, and the port, `port` where there is none; ConfigError, which begins with `words`."""
     if place.count(":") > 1 and not place.startswith("["):
         place = f"[{place}]"
     found = _PLACE.fullmatch(place)
     if found is None or not place.isprintable():
-        raise ConfigError(f"{name}: {text!r} is not host, host:port or [::1]:port")
+        raise ConfigError(f"{words} is not host, host:port or [::1]:port")
     inside, host, digits = found.groups()
     if inside is not None:
         try:
-            host = f"[{IPv6Address(inside)}]"
-        except ValueError as error:
-            raise ConfigError(f"{name}: {text!r}: {error}") from error
+            host = str(IPv6Address(inside))
+        except ValueError:  # whose text shows it, and part of a password may stand there
+            raise ConfigError(f"{words}: what is in brackets, or has several colons, is no IPv6 address") from None
     if digits is not None and not (digits.isascii() and digits.isdecimal() and int(digits) <= 65535):
-        raise ConfigError(f"{name}: {text!r}: Port must be a number from 1 to 65535")
+        raise ConfigError(f"{words}: Port must be a number from 1 to 65535")
     if digits is not None and int(digits) == 0:
-        raise ConfigError(f"{name}: {text!r} is not host, host:port or [::1]:port; no port is 0")
-    return f"{host.lower() if inside is None else host}:{port if digits is None else int(digits)}"
+        raise ConfigError(f"{words} is not host, host:port or [::1]:port; no port is 0")
+    return host.lower() if inside is None else host, port if digits is None else int(digits)
+
+
+@frozen
+class ServerUrl:
+    """A server as "host", "host:port", "[::1]:4222", "::1" or a URL says it; credentials as they stand there.
+
+    scheme: in lower case, "" where there is none. No text shows the credentials.
+    """
+
+    scheme: str
+    credentials: str | None = field(repr=False)
+    host: str
+    port: int
+
+
+def server_url(text: str, name: str, schemes: Sequence[str], port: int) -> ServerUrl:
+    """Take the text of a server apart; `port` where there is none. ConfigError names the setting, never credentials."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "", text
+    credentials, at, place = rest.rpartition("@")
+    shown = _shown(place)
+    if separator and scheme.lower() not in schemes:
+        raise ConfigError(f"{name}: {shown}: the scheme is {' or '.join(f'{one}://' for one in schemes)}")
+    host, found = host_and_port(place.rstrip("/"), port, f"{name}: {shown}")
+    return ServerUrl(scheme.lower(), credentials if at else None, host, found)
+
+
+def _shown(place: str) -> str:
+    """The repr of a place up to its port: behind the colon of a malformed one a password may stand."""
+    host, colon, _ = place.partition(":")
+    return repr(f"{host}:..." if colon else host)
+
+
+def server_urls(default: str, schemes: Sequence[str], port: int) -> Any:
+    """A tuple of servers, each a text that `server_url` takes, from one text (comma-separated) or several."""
+
+    def check(instance: object, attribute: Attribute[Any], value: Sequence[str]) -> None:
+        if not value:
+            raise ConfigError(f"{attribute.name} is empty: name at least one, for example {default!r}")
+        for one in value:
+            server_url(one, attribute.name, schemes, port)
+
+    return field(default=(default,), converter=texts, validator=check, repr=without_credentials)
 
 
 def texts(value: object, name: str = "servers") -> tuple[str, ...]:

@@ -8,16 +8,16 @@ reason a signal handler may ask: it meets no lock that the call under it holds.
 from __future__ import annotations
 
 import _thread
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
+from . import log
 from .threads import Bell, Deadline, StopToken, spawn
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 _Result = TypeVar("_Result")
 

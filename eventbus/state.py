@@ -70,7 +70,8 @@ class HealthStatus:
 
     is_healthy: the bus is CONNECTED, the last probe succeeded and nothing has been judged lost since.
     is_running: the health-check thread is alive.
-    detail: what was wrong with the last probe, or what it found ("" before the first); once the bus has ended, that.
+    detail: what was wrong with the last probe, or what it found; before the first, the last error of connecting or
+    ""; once the bus has ended, that.
     not_served: the subscriptions that get nothing now, by topic: PENDING and FAILED ones, each with its reason.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from _thread import LockType
@@ -14,7 +13,9 @@ from typing import TypeVar
 
 from attrs import frozen
 
-logger = logging.getLogger(__name__)
+from . import log
+
+logger = log.get(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -212,6 +213,8 @@ class StopToken:
 
 class OwnThread(threading.Thread):
     """A daemon thread of ours. owner: the one it works for; None for nobody in particular."""
+
+    is_ours = True
 
     def __init__(self, name: str, call: Callable[[], object], owner: object) -> None:
         super().__init__(target=call, name=name, daemon=True)

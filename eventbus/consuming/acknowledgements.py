@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from typing import Protocol
 
+from .. import log
 from ..threads import join_all, spawn
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 LOOK_EVERY = 0.02
 """Seconds. What is done waits at most so long for its acknowledgement, and a little more on a busy machine."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from attrs import asdict, frozen
 
+from .. import log
 from ..callables import check_plain
 from ..config import EventBusConfig
 from ..errors import SubscribeError
@@ -21,8 +21,10 @@ from .in_hand import InHand
 from .subscription_map import SubscriptionMap
 from .subscriptions import BROADCAST, Handler, Subscription, SubscriptionState
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
+MOST_LANES = 1000
+"""The highest `concurrency`: each lane is a thread."""
 _LAST_LOOK = 0.5
 """Seconds that an acknowledgement on its way has at least."""
 
@@ -87,8 +89,8 @@ class Consumers:
         try:
             pattern = check_pattern(topic)
             called = self._check_handler(handler)
-            if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-                raise ValueError(f"concurrency must be an int of at least 1, not {concurrency!r}")
+            if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_LANES:
+                raise ValueError(f"concurrency must be an int from 1 to {MOST_LANES}, not {concurrency!r}")
             if start not in ("earliest", "latest"):
                 raise ValueError(f"start must be 'earliest' or 'latest', not {start!r}")
             named = self._group_name(pattern, group)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
+from .. import log
 from ..message import Delivery
 from ..state import ErrorEvent
 from . import handling
@@ -21,7 +21,7 @@ from .lanes import Lanes
 from .lease import Lease
 from .subscriptions import Handler, Subscription, SubscriptionStatus
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 HIGH_WATER_UNSTORED = 524_288
 """Deliveries that wait at most where nothing is redelivered: what comes beyond is lost, so more may wait than

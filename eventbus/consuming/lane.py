@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from .. import log
 from ..callables import refuse_unawaited
 from ..message import Delivery
 from ..threads import Pauses
@@ -21,7 +21,7 @@ from .lease import Lease
 from .outcomes import Outcomes
 from .parked import ParkedKey, ParkedKeys, lane_key
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 
 class Owner(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -11,12 +10,13 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from typing import Any
 
+from .. import log
 from ..errors import PublishError
 from ..message import Receipt
 from ..threads import OrderedWorker
 from .records import Claim, Result, Waiter
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 _DoneCallback = Callable[["Future[Receipt]"], object]
 

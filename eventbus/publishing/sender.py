@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from .. import log
 from ..errors import SessionRetired
 from ..threads import join_all, spawn
 from .inbox import SMALL, Inbox
@@ -15,7 +15,7 @@ from .ledger import Ledger
 from .port import PublishingPort
 from .records import Record, number_of, payload_of, waiter_of
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 SLICE = 2000
 """Records given to a port at a time."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
 import warnings
 from typing import Protocol
 
+from .. import log
 from ..errors import EventBusError
 from ..state import CloseReport
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 
 class Forgettable(Protocol):

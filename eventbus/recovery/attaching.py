@@ -6,18 +6,18 @@ refused is FAILED with its cause, what is not ready in time stays PENDING, and n
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 from attrs import Factory, frozen
 
+from .. import log
 from ..backends.base import Prepared, Session
 from ..consuming.attachment import Attachment
 from ..consuming.subscription_map import SubscriptionMap
 from ..errors import SessionRetired
 from ..state import ErrorEvent
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 
 @frozen(kw_only=True)

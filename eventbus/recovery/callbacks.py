@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
+from .. import log
 from ..callables import check_plain, refuse_unawaited
 from ..state import ConnectionState, ErrorEvent, ReconnectEvent
 from ..threads import OrderedWorker
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 ReconnectCallback = Callable[[ReconnectEvent], object]
 ErrorCallback = Callable[[ErrorEvent], object]

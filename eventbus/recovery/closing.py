@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
+from .. import log
 from ..backends.base import Session
 from ..consuming.consumers import Consumers
 from ..errands import Errands
@@ -17,7 +17,7 @@ from .callbacks import Callbacks
 from .health import HealthMonitor
 from .supervisor import Supervisor
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 LAST = 0.45
 """Seconds beyond the time of a close in which it says what it had to leave: clients have some to end in, too."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from .. import log
 from ..backends.base import Backend, Session, SessionContext
 from ..config import EventBusConfig
 from ..consuming.subscription_map import SubscriptionMap
@@ -18,7 +19,7 @@ from ..state import ErrorEvent
 from ..threads import Deadline, StopToken, spawn
 from .attaching import Arrival, Attaching
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 OVERLAP = 1.0
 """Seconds that a replaced session may stay until its successor's subscriptions are in place."""
@@ -149,7 +150,7 @@ class CurrentSession:
                 arrival = self._attaching.prepare(session, timeout, [attachment])
                 refused = arrival.prepared.refused.get(attachment)
                 if refused is not None:
-                    raise SubscribeError(f"{sub.topic}: {refused}") from refused
+                    raise SubscribeError(_naming(sub.topic, refused)) from refused
                 self._attaching.complete(arrival, lambda session=session: session is self.session)  # type: ignore[misc]
                 if not arrival.is_whole:
                     return
@@ -198,3 +199,9 @@ class CurrentSession:
 
     def _note_error(self, error: Exception) -> None:
         self._report(ErrorEvent(source="connection", error=error))
+
+
+def _naming(topic: str, error: Exception) -> str:
+    """An error's text with the topic in it once: some backends name it, others do not."""
+    text = str(error)
+    return text if topic in re.split(r"[\s'\":,;()]+", text) else f"{topic}: {text}"

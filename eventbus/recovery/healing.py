@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
+from .. import log
 from ..backends.base import Session
 from ..errors import EventBusError, NotConnectedError
 from ..threads import StopToken
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 HEAL_PROBE = 0.25
 """Seconds that the old session has to show that it came back, before a new one is tried."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 
 from attrs import evolve
 
+from .. import log
 from ..config import EventBusConfig
 from ..errors import EventBusError, NotConnectedError
 from ..state import ErrorEvent, HealthStatus, Phase
@@ -16,7 +16,7 @@ from ..threads import Alarm, Stopped, StopToken, join_all, spawn
 from .episodes import FORCED, Episodes
 from .supervisor import Supervisor
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 
 class HealthMonitor:

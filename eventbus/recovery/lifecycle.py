@@ -337,15 +337,20 @@ class Lifecycle:
 
     def health_status(self) -> HealthStatus:
         """What was measured last, and what is not served. Takes no lock."""
-        status, phase = self.monitor.status(), self.phases.phase
+        status, connection = self.monitor.status(), self.phases.connection_state()
+        phase = connection.phase
         if phase.is_final:
             return evolve(status, is_healthy=False, is_running=False, detail=f"the bus is {phase.value}")
         not_served = tuple(
-            f"{sub.topic}: {sub.error or 'waits for the broker'}"
+            f"{sub.topic}: {str(sub.error or 'waits for the broker').removeprefix(f'{sub.topic}: ')}"
             for sub in self._consumers.subscriptions
             if sub.state in (SubscriptionState.PENDING, SubscriptionState.FAILED)
         )
-        return evolve(status, is_healthy=status.is_healthy and phase is Phase.CONNECTED, not_served=not_served)
+        detail = status.detail
+        if not detail and phase is not Phase.CONNECTED and connection.last_error is not None:
+            detail = str(connection.last_error)  # nothing was probed yet, and attempts fail
+        well = status.is_healthy and phase is Phase.CONNECTED
+        return evolve(status, is_healthy=well, detail=detail, not_served=not_served)
 
     def check_to_publish(self) -> None:
         """ClosedError or ForkedError; while the bus closes, handlers that still run publish what they have to."""

@@ -10,11 +10,12 @@ from datetime import datetime, timezone
 
 from attrs import evolve
 
+from .. import log
 from ..config import ReconnectConfig
 from ..state import MOVES, ConnectionState, Phase, ReconnectStatus
 from ..threads import Bell, Deadline
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 
 class Phases:

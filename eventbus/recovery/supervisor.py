@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 
+from .. import log
 from ..backends.base import Backend, Session
 from ..config import EventBusConfig
 from ..consuming.subscription_map import SubscriptionMap
@@ -28,7 +28,7 @@ from .current import CurrentSession
 from .healing import HEAL_GRACE, HEAL_PROBE, Healing
 from .phases import Phases
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 LOOKS = Pauses(first=0.01, factor=1.2, longest=0.25)
 """Between two looks at a broker that does not speak, while an episode waits for its next attempt."""

@@ -86,6 +86,8 @@ def test_a_flag_is_a_bool(wait: Any) -> None:
 WRONG: dict[str, tuple[type[Exception], str, Callable[[EventBus], object]]] = {
     "concurrency=True": (SubscribeError, "concurrency", lambda bus: bus.subscribe("t", handler, concurrency=True)),
     "concurrency=0": (SubscribeError, "concurrency", lambda bus: bus.subscribe("t", handler, concurrency=0)),
+    "concurrency=1001": (SubscribeError, "1 to 1000", lambda bus: bus.subscribe("t", handler, concurrency=1001)),
+    "concurrency=10**9": (SubscribeError, "1 to 1000", lambda bus: bus.subscribe("t", handler, concurrency=10**9)),
     "concurrency=1.5": (SubscribeError, "concurrency", lambda bus: bus.subscribe("t", handler, concurrency=1.5)),  # type: ignore[arg-type]
     "start=x": (SubscribeError, "start", lambda bus: bus.subscribe("t", handler, start="x")),
     "start=[]": (SubscribeError, "start", lambda bus: bus.subscribe("t", handler, start=[])),  # type: ignore[arg-type]

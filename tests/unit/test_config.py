@@ -295,6 +295,50 @@ def test_credentials_in_a_server_s_url_are_not_shown(url: str) -> None:
     assert config.backend == NatsConfig(servers=["a:1", url]), "it is only the text that hides them"
 
 
+@pytest.mark.parametrize("front", ["", "nats://", "tls://", "nats://u:hunter2@", "u:hunter2@", "TLS://hunter2@"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "h:x",
+        "h:99999",
+        "h:0",
+        "h:",
+        "h:+1",
+        "h:4222#x",
+        "h#x",
+        "h/x",
+        "h?x=1",
+        "h x",
+        "",
+        "[::1",
+        "[::g]",
+        "::1:x",
+        "[h]",
+    ],
+)
+def test_a_malformed_server_is_refused_at_birth(front: str, place: str) -> None:
+    with pytest.raises(ConfigError, match="servers: ") as caught:
+        NatsConfig(servers=["a:1", front + place])
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("front", ["", "nats://", "tls://", "nats://u:p@", "tls://to%2Fken@", "u:p@"])
+@pytest.mark.parametrize("place", ["h", "h:1", "h:65535", "10.0.0.1:4222", "[::1]", "[::1]:4222", "::1", "h/"])
+def test_a_server_stays_as_it_was_written(front: str, place: str) -> None:
+    assert NatsConfig(servers=front + place).servers == (front + place,)
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["http://u:hunter2@h", "nats://u:hunter2", "u:hunter2", "u:a:hunter2", "u:hunter2://h", "nats://u:hunter2,x@h"],
+)
+def test_a_server_that_is_refused_shows_no_credentials(server: str) -> None:
+    with pytest.raises(ConfigError, match="servers: ") as caught:
+        NatsConfig(servers=server)
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in str(caught.value.__cause__)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"servers": ["nats://u:hunter2@h", 5]}, {"servers": {"u:hunter2@h"}}, {"password": ["hunter2"], "user": "u"}],

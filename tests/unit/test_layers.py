@@ -29,7 +29,7 @@ PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"
 
 VOCABULARY = {
     *("callables", "config", "config_environment", "config_fields", "config_sources"),
-    *("errands", "errors", "fields", "gate", "message", "state", "threads"),
+    *("errands", "errors", "fields", "gate", "log", "message", "state", "threads"),
 }
 UP_TO_BACKENDS = {"vocabulary", "publishing", "consuming", "backends"}
 MAY_IMPORT = {
@@ -199,6 +199,15 @@ def docstrings_say_what_is_promised_here(module: str, text: str) -> list[str]:
     return [one for one in found if re.match("As (`|:[a-z]+:|the base)", one)]
 
 
+def loggers_come_from_one_place(module: str, text: str) -> list[str]:
+    """A logger of the logging module raises what a handler of somebody else raises, and ends a thread of ours."""
+    if layer_of(module) in ("package", "testing") or module == "eventbus.log":
+        return []
+    raw = {"getLogger", "log", "debug", "info", "warning", "error", "exception", "critical"}
+    used = {"logging." + name for name in raw} | {"getLogger"}
+    return sorted(used & (calls_in(ast.parse(text)) | imports_of(module, text)))
+
+
 RULES: list[Rule] = [
     imports_go_one_way,
     a_library_is_imported_in_one_place,
@@ -207,6 +216,7 @@ RULES: list[Rule] = [
     modules_and_functions_are_small,
     public_things_have_a_docstring,
     docstrings_say_what_is_promised_here,
+    loggers_come_from_one_place,
 ]
 
 
@@ -265,6 +275,9 @@ RETRY = "while True:\n    try:\n        session = {call}()\n    except OSError:\
         (docstrings_say_what_is_promised_here, "eventbus.bus", '"""As `Other`."""'),
         (docstrings_say_what_is_promised_here, "eventbus.bus", 'class A:\n    """As :class:`Other`, but bigger."""'),
         (docstrings_say_what_is_promised_here, "eventbus.bus", 'def _f():\n    """As the base class."""'),
+        (loggers_come_from_one_place, "eventbus.state", "import logging\nlogger = logging.getLogger(__name__)"),
+        (loggers_come_from_one_place, "eventbus.bus", "from logging import getLogger\nlogger = getLogger(__name__)"),
+        (loggers_come_from_one_place, "eventbus.bus", "def f():\n    logging.warning('past the loggers')"),
     ],
 )
 def test_a_rule_sees_what_breaks_it(rule: Rule, module: str, bad: str) -> None:
@@ -293,6 +306,9 @@ def test_a_rule_sees_what_breaks_it(rule: Rule, module: str, bad: str) -> None:
         ),
         (public_things_have_a_docstring, "eventbus.testing._links", "def f(): return 1"),
         (docstrings_say_what_is_promised_here, "eventbus.bus", '"""As long as it waits, `f` may be called."""'),
+        (loggers_come_from_one_place, "eventbus.log", "logger = logging.getLogger(name)"),
+        (loggers_come_from_one_place, "eventbus", "logging.getLogger(__name__).addHandler(logging.NullHandler())"),
+        (loggers_come_from_one_place, "eventbus.bus", "logger = log.get(__name__)\nlogger.log(logging.INFO, 'x')"),
     ],
 )
 def test_a_rule_lets_pass_what_keeps_it(rule: Rule, module: str, good: str) -> None:

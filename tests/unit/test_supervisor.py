@@ -21,6 +21,7 @@ from eventbus import (
     PublishNotSentError,
     ReconnectConfig,
     ReconnectEvent,
+    SubscribeError,
     SubscriptionState,
 )
 from eventbus.backends.base import Prepared
@@ -374,6 +375,24 @@ def test_a_candidate_that_is_thrown_away_does_not_judge_subscriptions(make: Make
     assert bus._supervisor.session is old
     assert sub.state is SubscriptionState.ACTIVE
     assert old.attached == [sub]
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("no permission", "q.z: no permission"),
+        ("q.z: no permission", "q.z: no permission"),
+        ("cannot subscribe to 'q.z': no permission", "cannot subscribe to 'q.z': no permission"),
+        ("topic q.z.a: no permission", "q.z: topic q.z.a: no permission"),
+    ],
+)
+def test_a_refused_subscribe_names_its_topic_once(make: Make, backend: FakeBackend, said: str, text: str) -> None:
+    bus = make()
+    bus.open()
+    backend.sessions[0].refused["q.z"] = SubscribeError(said)
+    with pytest.raises(SubscribeError) as caught:
+        bus.subscribe("q.z", print, group="g")
+    assert str(caught.value) == text
 
 
 def _fields(value) -> dict:

@@ -163,6 +163,33 @@ def test_health_says_which_subscriptions_are_not_served(memory_bus: MakeBus, out
     wait_until(lambda: "refused" not in repr(bus.get_health_status()), 10.0)
 
 
+def test_a_refusal_names_its_topic_once(memory_bus: MakeBus, outages: Outages) -> None:
+    outages.refuse_topic("q.z")
+    bus = memory_bus()
+    bus.subscribe("q.z", lambda message: None, group="before")
+    bus.open()
+    assert bus.get_health_status().not_served == ("q.z: no permission",)
+    with pytest.raises(eventbus.SubscribeError) as caught:
+        bus.subscribe("q.z", lambda message: None, group="group")
+    assert str(caught.value) == "q.z: no permission"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_health_says_why_a_bus_that_was_opened_without_waiting_does_not_connect(
+    memory_bus: MakeBus, outages: Outages, enabled: bool
+) -> None:
+    outages.refuse()
+    bus = memory_bus(health_check={"enabled": enabled})
+    assert bus.get_health_status().detail == ""
+    bus.open(wait=False)
+    wait_until(lambda: bus.get_connection_state().last_error is not None, 3.0)
+    assert bus.get_health_status().detail == str(bus.get_connection_state().last_error) != ""
+    outages.restore()
+    assert bus.wait_connected(5.0)
+    wait_until(lambda: bus.get_health_status().is_healthy, 3.0)
+    assert bus.get_health_status().detail != str(bus.get_connection_state().last_error)
+
+
 @pytest.mark.parametrize("fails", [True, False])
 def test_a_close_report_counts_what_was_delivered_and_not_handled(
     memory_bus: MakeBus, blocked: threading.Event, fails: bool

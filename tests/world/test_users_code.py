@@ -9,11 +9,11 @@ from concurrent.futures import Future
 
 import pytest
 from rounds import limit
-from world_support import QUICK, MakeBus, Outages, Seen, assert_closes, assert_well, fresh, took
+from world_support import QUICK, MakeBus, Outages, Seen, assert_closes, assert_well, end, fresh, took
 
 import eventbus
 from eventbus import EventBus, Message
-from eventbus.testing import wait_until
+from eventbus.testing import NatsServer, wait_until
 
 pytestmark = pytest.mark.watchdog(limit(20.0))
 
@@ -186,6 +186,71 @@ def test_a_log_handler_that_blocks_stops_only_who_logs(
     assert_well(bus, "topic", "beside a log handler that blocks")
     assert took(lambda: bus.close(0.5)) < 0.5 + QUICK
     blocked.set()
+
+
+def _survives_a_log_that_raises(bus: EventBus, leaves: BaseException, restart: Callable[[], object]) -> None:
+    """The handler is installed before the restart, and raises until the test ends."""
+    topic, seen = fresh("log"), Seen()
+    bus.open()
+    bus.subscribe(topic, seen, group="group")
+
+    def fail(message: Message) -> None:
+        if not seen.messages:
+            seen(message)
+            raise ValueError("it is logged, and tried again")
+        seen(message)
+
+    bus.subscribe(f"{topic}.failing", fail, group="group")
+    for number in range(1, 4):
+        restart()
+        wait_until(lambda number=number: bus.get_connection_state().reconnect_count >= number, 10.0)  # type: ignore[misc]
+        assert bus.wait_connected(10.0)
+        assert bus.get_health_status().is_running, f"after restart {number}"
+    bus.publish(f"{topic}.failing", b"x")
+    seen.wait(2, 5.0)
+    assert_well(bus, topic, f"beside a log handler that raises {leaves!r}")
+    assert_closes(bus, f"beside a log handler that raises {leaves!r}")
+
+
+def _raising(leaves: BaseException) -> Callable[[], object]:
+    def leave() -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise leaves
+
+    return leave
+
+
+FULL = [OSError(28, "No space left on device"), SystemExit("log")]
+
+
+@pytest.mark.parametrize("leaves", FULL, ids=repr)
+def test_a_log_handler_that_raises_ends_nothing(
+    memory_bus: MakeBus, outages: Outages, log: Callable[[Callable[[], object]], Log], leaves: BaseException
+) -> None:
+    bus = memory_bus(health_check={"interval": 0.1, "timeout": 0.1, "retry_interval": 0.05})
+
+    def restart() -> None:
+        outages.refuse()
+        wait_until(lambda: not bus.get_connection_state().is_connected, SOON)
+        outages.restore()
+
+    found = log(_raising(leaves))
+    _survives_a_log_that_raises(bus, leaves, restart)
+    assert found.records
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize("leaves", FULL, ids=repr)
+def test_a_log_handler_that_raises_ends_nothing_on_nats(
+    nats_server: NatsServer, log: Callable[[Callable[[], object]], Log], leaves: BaseException
+) -> None:
+    found = log(_raising(leaves))
+    bus = EventBus({"url": nats_server.url, "health_check": {"interval": 0.3}})
+    try:
+        _survives_a_log_that_raises(bus, leaves, nats_server.restart)
+    finally:
+        end(bus)
+    assert found.records
 
 
 @pytest.mark.parametrize("leaves", [SystemExit, KeyboardInterrupt, GeneratorExit])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from ... import log
 from .journal import PartitionLog
 from .problems import text_of
 from .topics import Place
@@ -16,7 +16,7 @@ from .topics import Place
 if TYPE_CHECKING:
     from .feed import Feed
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 COMMIT_EVERY = 0.1
 

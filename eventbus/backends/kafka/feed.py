@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
+from ... import log
 from ...consuming.attachment import Attachment
 from ...errors import EventBusError, NotConnectedError
 from ...threads import Deadline, join_all, spawn
@@ -19,7 +19,7 @@ from .orders import Order
 from .protocol import GroupProtocol
 from .topics import Place
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 LEAVE = 2.0
 """Seconds that the consumer before has to leave the group, when another one takes over."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, Message
 
+from ... import log
 from .deliveries import KafkaDelivery
 from .journal import Journal, PartitionLog
 from .runs import Run
 from .topics import Place
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 _new = KafkaDelivery.__new__
 _error, _offset, _topic, _partition = Message.error, Message.offset, Message.topic, Message.partition

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from ...errors import NotConnectedError
+from ...log import get
 from ...threads import Deadline, spawn
 from .commits import Commits
 from .connecting import new_client
@@ -26,7 +26,7 @@ from .topics import Place, is_pattern
 if TYPE_CHECKING:
     from .feed import Feed
 
-logger = logging.getLogger(__name__)
+logger = get(__name__)
 
 POLL = 0.1
 FETCH = 256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from ... import log
 from ...errors import NotConnectedError, PublishError, PublishNotSentError, PublishRejectedError, SessionRetired
 from ...message import TOMBSTONE
 from ...publishing.port import Answers
@@ -21,7 +21,7 @@ from ...threads import Deadline, join_all, spawn
 from .forks import Producer
 from .problems import ClientErrors, is_fatal, is_permanent, text_of
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 ID_HEADER = "Eventbus-Id"
 POLL = 0.1

@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 from confluent_kafka import KafkaError
 
-logger = logging.getLogger(__name__)
+from ... import log
+
+logger = log.get(__name__)
 
 PERMANENT = frozenset(
     {

@@ -5,11 +5,10 @@ Against brokers without KIP-848 a consumer of that protocol looks for its coordi
 
 from __future__ import annotations
 
-import logging
-
+from ... import log
 from ...errors import ConfigError
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 CONSUMER_GROUP_HEARTBEAT = 68
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import selectors
 import socket
@@ -17,10 +16,11 @@ from typing import Any
 
 from attrs import frozen
 
+from ... import log
 from ...config import TlsConfig
 from ...threads import Deadline, StopToken, spawn
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 _LOOK_EVERY = 0.05
 _METADATA, _API_VERSIONS = 3, 18

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+from ... import log
 from ...config import KafkaConfig
 from ...consuming.attachment import Attachment
 from ...errors import NotConnectedError, SessionRetired, SubscribeError
@@ -32,7 +32,7 @@ from .protocol import GroupProtocol
 from .topics import AGAIN, LEADERLESS_FOR, Place, TopicRefused, Topics, TopicUnready, is_pattern
 from .watch import Watch
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 CLOSING_GRACE = 0.3
 """Seconds that librdkafka has at least to end its clients, when a close has no time left."""

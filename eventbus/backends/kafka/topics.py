@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -14,6 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     OffsetSpec,
 )
 
+from ... import log
 from ...config import KafkaConfig
 from ...errors import EventBusError, NotConnectedError
 from ...message import matches
@@ -21,7 +21,7 @@ from ...threads import Deadline, StopToken
 from .forks import Consumer, keep
 from .problems import HOPELESS, text_of
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 Place = tuple[str, int]
 """A topic and the number of one of its partitions."""

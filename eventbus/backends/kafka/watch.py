@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
+from ... import log
 from ...errors import NotConnectedError
 from ...threads import Stopped, StopToken, spawn
 from .feed import Feed
@@ -14,7 +14,7 @@ from .outbox import Outbox
 from .stalls import Stalls
 from .topics import TopicRefused, Topics, TopicUnready, is_pattern
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 DISCOVER_EVERY = 3.0
 """Seconds between two looks for topics that have appeared, and for partitions of broadcast topics."""

@@ -6,11 +6,12 @@ import ipaddress
 import random
 import threading
 from collections.abc import Sequence
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from attrs import evolve, field, frozen
 
-from ...config import DEFAULT_NATS_PORT
+from ...config import DEFAULT_NATS_PORT, NATS_SCHEMES
+from ...config_fields import server_url
 from ...errors import ConfigError
 
 _MAX_ANNOUNCED = 64
@@ -47,32 +48,14 @@ class Server:
 
 def parse_server(text: str) -> Server:
     """A server from "host", "host:port", "[::1]:4222", "::1" or a nats:// or tls:// URL; ConfigError."""
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        scheme, rest = "nats", text
-    if scheme not in ("nats", "tls"):
-        raise ConfigError(f"server {_hidden(text)!r}: the scheme is nats:// or tls://, not {scheme}://")
-    if rest.count(":") > 1 and "[" not in rest and "@" not in rest:
-        rest = f"[{rest}]"
-    try:
-        parts = urlsplit(f"{scheme}://{rest}")
-        host, port = parts.hostname, parts.port
-        if host is not None and ":" in host:  # before 3.11 anything in brackets passes
-            ipaddress.IPv6Address(host)
-    except ValueError as error:
-        raise ConfigError(f"server {_hidden(text)!r}: {error}") from error
-    if not host or parts.path.strip("/") or parts.query or any(ord(character) <= 32 for character in host):
-        raise ConfigError(f"server {_hidden(text)!r}: expected host, host:port or nats://host:port")
-    user = None if parts.username is None else unquote(parts.username)
-    password = None if parts.password is None else unquote(parts.password)
-    server = Server(host, DEFAULT_NATS_PORT if port is None else port, tls=scheme == "tls")
-    if user is not None and password is None:
-        return evolve(server, token=user)
-    return evolve(server, user=user, password=password)
-
-
-def _hidden(text: str) -> str:
-    return text.rpartition("@")[2]
+    found = server_url(text, "servers", NATS_SCHEMES, DEFAULT_NATS_PORT)
+    server = Server(found.host, found.port, tls=found.scheme == "tls")
+    if found.credentials is None:
+        return server
+    user, colon, password = found.credentials.partition(":")
+    if not colon:
+        return evolve(server, token=unquote(user))
+    return evolve(server, user=unquote(user), password=unquote(password))
 
 
 class ServerPool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 
 from attrs import define, field, frozen
 
+from ... import log
 from ...errors import NotConnectedError
 from ...threads import Deadline, StopToken, join_all, spawn
 from . import wire
@@ -20,7 +20,7 @@ from .timer import Timer
 from .transport import transport_of
 from .writer import Writer
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 _LOOK_EVERY = 0.02
 """Seconds between looks at a stop token."""

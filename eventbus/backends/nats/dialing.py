@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import math
 import os
 import select
@@ -16,6 +15,7 @@ from typing import Any
 
 from attrs import frozen
 
+from ... import log
 from ...config import NatsConfig, TlsConfig
 from ...errors import AuthenticationError, ConnectFailedError
 from ...threads import Deadline, StopToken, spawn
@@ -23,7 +23,7 @@ from .addresses import Server
 from .pynats import Dial, Refused
 from .wire import ProtocolError
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 _LOOK_EVERY = 0.05
 """Seconds between looks at the stop token where no socket can be shut down to wake the wait."""

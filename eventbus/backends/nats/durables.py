@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
+from ... import log
 from ...config import NatsConfig
 from ...consuming.attachment import Attachment
 from ...threads import Deadline
@@ -18,7 +18,7 @@ from .in_hand import in_hand_of
 from .jetstream import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, SECOND, ApiError, JetStreamApi
 from .streams import Stream, StreamRefused
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 MAX_NAME = 255
 MAX_ACK_PENDING = 1000

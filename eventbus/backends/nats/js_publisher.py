@@ -6,13 +6,13 @@ closes: later ones wait behind it, the oldest goes alone until it is answered, t
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from itertools import repeat
 
 from attrs import define, field
 
+from ... import log
 from ...errors import NotConnectedError, PublishRejectedError
 from ...publishing.port import Answers, Confirmation
 from ...publishing.records import Record, number_of, topic_of
@@ -22,7 +22,7 @@ from .encoding import JetStreamEncoder
 from .pubacks import PubAck, Verdict, parse_ack
 from .publisher import Publisher
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 UNANSWERED = 5.0
 """Seconds after which a record without an answer is sent again."""

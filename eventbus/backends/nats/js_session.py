@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 
+from ... import log
 from ...config import NatsConfig
 from ...consuming.attachment import Attachment
 from ...errors import NotConnectedError, PublishRejectedError, SubscribeError
@@ -25,7 +25,7 @@ from .pulls import PullFeed
 from .session import NatsSession, Publishing
 from .streams import StreamRefused, Streams
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 ERRAND = 5.0
 """Seconds that one piece of work of the helper thread may take."""

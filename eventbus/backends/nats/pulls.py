@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any
 
+from ... import log
 from ...consuming.attachment import Attachment
 from ...message import Delivery
 from . import wire
@@ -20,7 +20,7 @@ from .feeds import Feed
 from .in_hand import in_hand_of
 from .jetstream import SECOND
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 BATCH = 512
 EXPIRES = 5.0

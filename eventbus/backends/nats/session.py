@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from ... import log
 from ...config import NatsConfig
 from ...consuming.attachment import Attachment
 from ...errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
@@ -21,7 +21,7 @@ from .dialing import Link
 from .feeds import CoreFeed, Feed
 from .js_publisher import JetStreamPublisher
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 _MOST_TOLD = 100
 _LAST_SHARE = 0.5

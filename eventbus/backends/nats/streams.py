@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 from attrs import frozen
 
+from ... import log
 from ...config import NatsConfig
 from ...errors import EventBusError
 from ...threads import Deadline
 from .jetstream import NO_PEERS, SECOND, STREAM_EXISTS, SUBJECTS_OVERLAP, ApiError, JetStreamApi
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 DUPLICATE_WINDOW = 600
 SHORT_WINDOW = 60

@@ -50,13 +50,18 @@ SECOND = 1_000_000_000
         ("tls://a", Server("a", 4222, tls=True)),
         ("nats://u%40x:p%3Aw@a", Server("a", 4222, user="u@x", password="p:w")),
         ("nats://to%2Fken@[::1]", Server("::1", 4222, token="to/ken")),
+        ("u:p@a:1", Server("a", 1, user="u", password="p")),
+        ("nats://u:p://w@a", Server("a", 4222, user="u", password="p://w")),
+        ("TLS://A.Example:1", Server("a.example", 1, tls=True)),
     ],
 )
 def test_servers_are_read(text, server):
     assert parse_server(text) == server
 
 
-@pytest.mark.parametrize("text", ["", "http://a", "a:b", "a/b", "nats://", "a b", "a?x=1", "a:70000", "tls://u:p@"])
+@pytest.mark.parametrize(
+    "text", ["", "http://a", "a:b", "a/b", "nats://", "a b", "a?x=1", "a:70000", "a:0", "a#x", "tls://u:p@"]
+)
 def test_malformed_servers(text):
     with pytest.raises(ConfigError):
         parse_server(text)

@@ -1,0 +1,83 @@
+"""The library's loggers: a log handler of somebody else that raises ends nothing of ours."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    _Adapter = logging.LoggerAdapter[logging.Logger]
+else:
+    _Adapter = logging.LoggerAdapter  # not to be subscripted before Python 3.11
+
+_told = False
+_here = threading.local()
+
+
+def is_logging() -> bool:
+    """Whether the calling thread is in a log handler that the library called: nothing may wait there for the library.
+
+    It may be the thread that the wait would be for, and recovery waits for it in any case.
+    """
+    return getattr(_here, "depth", 0) > 0
+
+
+class Log(_Adapter):
+    """A logger that never raises an Exception: its handlers and filters are other people's code. Any thread.
+
+    The first one of the process is told on stderr while `logging.raiseExceptions` is true, as logging does. What is
+    more than an Exception ends no thread of ours either; on a caller's it goes through: it may be an interrupt, or
+    a time limit.
+    """
+
+    def log(
+        self,
+        level: int,
+        msg: object,
+        *args: object,
+        exc_info: Any = None,
+        stack_info: bool = False,
+        stacklevel: int = 1,
+        extra: Mapping[str, object] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Log a message, as `logging.Logger.log` does, with the place of the caller; the others come here, too."""
+        if not self.logger.isEnabledFor(level):
+            return
+        _here.depth = getattr(_here, "depth", 0) + 1
+        try:
+            self.logger.log(
+                level,
+                msg,
+                *args,
+                exc_info=exc_info,
+                stack_info=stack_info,
+                stacklevel=stacklevel + 1,
+                extra=extra,
+            )
+        except BaseException as error:
+            if not (isinstance(error, Exception) or getattr(threading.current_thread(), "is_ours", False)):
+                raise
+            _tell(self.logger.name, error)
+        finally:
+            _here.depth -= 1
+
+
+def get(name: str) -> Log:
+    """The logger of a module, by its `__name__`."""
+    return Log(logging.getLogger(name), {})
+
+
+def _tell(name: str, error: BaseException) -> None:
+    global _told  # noqa: PLW0603
+    if _told or not logging.raiseExceptions:
+        return
+    _told = True  # first: stderr may be a file of somebody's that logs
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    with suppress(Exception):  # there may be no stderr, or its disk is full, too; nobody else is left to be told
+        sys.stderr.write(f"--- Logging error in {name}; later ones are not shown ---\n{text}")
