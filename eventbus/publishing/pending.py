@@ -28,6 +28,8 @@ Refusal = Callable[[str], Exception]
 
 LAST_ANSWERS = 2.0
 """Seconds that a session which is replaced in good health has to answer what is on its way."""
+LEAVING = 0.5
+"""Seconds that the sender has to say how much is unanswered; then it is all that is."""
 SWITCH = 30.0
 """Seconds within which the sender does what it is asked: it never blocks, but may have much to do."""
 
@@ -124,15 +126,22 @@ class Pending:
         """Wait up to `timeout` seconds until all that was accepted so far is answered; how many are not."""
         if timeout <= 0 or self.sender.ended or not self.sender.is_running:
             return self.in_flight
-        waiter = FlushWaiter()
+        waiter, left = FlushWaiter(), FlushWaiter()
+
+        def leave() -> None:
+            waiter.missing = self.ledger.unmark(waiter)
+            left.release()
+
         try:
             self.inbox.ask(lambda: self.ledger.mark(waiter))
             if waiter.wait(timeout):
                 return 0
-        finally:
-            waiter.gone = True
-        missing = waiter.missing
-        return self.in_flight if missing is None else missing
+        except BaseException:
+            self.inbox.ask(leave)
+            raise
+        self.inbox.ask(leave)
+        left.wait(LEAVING)
+        return self.in_flight if waiter.missing is None else waiter.missing
 
     # -- sessions (the Answers of the backend contract) ------------------------------------------
 
