@@ -90,7 +90,7 @@ class CurrentSession:
         """The swap: from here on the old session is given up. A candidate that fails now, in whatever way, is, too."""
         old, candidate = self.session, arrival.session
         if old is not None:
-            self._pending.retire(old)
+            self._pending.retire(old, successor=True)
         self.session = candidate
         try:
             self._attaching.complete(arrival, lambda: candidate is self.session)

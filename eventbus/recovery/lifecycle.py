@@ -325,7 +325,7 @@ class Lifecycle:
     # -- fork ------------------------------------------------------------------------------------
 
     def _forked(self) -> None:
-        self._publisher.pending.forked()
+        self._publisher.pending.forked(self.gate.error)
         self.phases.forked()
         self._consumers.forked(self.gate.error())
 
