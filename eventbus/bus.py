@@ -285,6 +285,7 @@ class EventBus:
             confirmed=pending.confirmed_count,
             rejected=pending.rejected_count,
             unknown=pending.unknown_count,
+            not_sent=pending.not_sent_count,
             delivered=counts.delivered,
             handled=counts.handled,
             retried=counts.retried,

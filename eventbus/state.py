@@ -132,9 +132,12 @@ class Statistics:
     """Counters since the bus was made.
 
     published: accepted for sending. confirmed, rejected, unknown: how they were answered; core NATS
-    answers count as confirmed when the server has read them. delivered: handed over by the broker.
-    handled: handler calls that returned. retried: handler calls that raised. duplicates: redeliveries of
-    what was in hand or just finished, acknowledged without calling the handler again.
+    answers count as confirmed when the server has read them. not_sent: accepted, and certainly given to no client:
+    answered so, taken back by a `publish` whose time was up, or cancelled. What was refused at the door (no room,
+    no connection, `on_outage="raise"`) was not accepted and counts nowhere. So published is the sum of confirmed,
+    rejected, unknown, not_sent and in_flight, up to what is on its way at this moment.
+    delivered: handed over by the broker. handled: handler calls that returned. retried: handler calls that raised.
+    duplicates: redeliveries of what was in hand or just finished, acknowledged without calling the handler again.
     dropped: core NATS messages that arrived while all lanes were full. reconnects: as `reconnect_count`.
     in_flight, in_flight_bytes: accepted and unanswered, now.
     """
@@ -143,6 +146,7 @@ class Statistics:
     confirmed: int
     rejected: int
     unknown: int
+    not_sent: int
     delivered: int
     handled: int
     retried: int

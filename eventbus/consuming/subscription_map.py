@@ -66,7 +66,7 @@ class SubscriptionMap:
             return [
                 consumption.attachment_to(session)
                 for consumption in self._consumptions.values()
-                if not consumption.is_attached_to(session)
+                if not (consumption.is_attached_to(session) or consumption.is_unwanted())
             ]
 
     def attachment(self, sub: Subscription, session: Carrier) -> Attachment | None:

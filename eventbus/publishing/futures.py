@@ -11,10 +11,10 @@ from contextlib import suppress
 from typing import Any
 
 from .. import log
-from ..errors import PublishError
+from ..errors import EventBusError
 from ..message import Receipt
 from ..threads import OrderedWorker
-from .records import Claim, Result, Waiter
+from .records import Claim, Outcome, Result, Waiter
 
 logger = log.get(__name__)
 
@@ -37,7 +37,7 @@ class ReceiptFuture(Claim, Future[Receipt]):
     withdraw(waiter): have its record taken back, True when that succeeded.
     """
 
-    _outcome: Result | _Cancelled | None = None
+    _outcome: Outcome | _Cancelled | None = None
     _waits: deque[threading.Lock] | None = None
     _calls: deque[_DoneCallback] | None = None
     _listeners: list[Any] | None = None
@@ -59,6 +59,14 @@ class ReceiptFuture(Claim, Future[Receipt]):
                 self._worker.submit(call, self)
         if self._listeners is not None:
             self._worker.submit(self._tell_listeners)
+
+    def forked(self, error: EventBusError) -> None:
+        """Complete it in a forked child; the callbacks that it has are the parent's."""
+        if self._outcome is None:
+            self._outcome = error
+        for name in ("_calls", "_listeners", "_made"):  # a thread that is not here may hold the lock of the last one
+            self.__dict__.pop(name, None)
+        self._release()
 
     # -- what users call -------------------------------------------------------------------------
 
@@ -85,7 +93,10 @@ class ReceiptFuture(Claim, Future[Receipt]):
         return self._outcome is not None
 
     def result(self, timeout: float | None = None) -> Receipt:
-        """The receipt; raises the PublishError, CancelledError, or TimeoutError after `timeout` seconds."""
+        """The receipt; raises the PublishError, CancelledError, or TimeoutError after `timeout` seconds.
+
+        ForkedError in a forked child: the message is the parent's, who sends it and gets the answer.
+        """
         outcome = self._outcome_within(timeout)
         if isinstance(outcome, Receipt):
             return outcome
@@ -164,7 +175,7 @@ class ReceiptFuture(Claim, Future[Receipt]):
             except Exception:  # as the base class does: a callback is not its caller's affair
                 logger.exception("a done-callback of %r failed", self)
 
-    def _outcome_within(self, timeout: float | None) -> Receipt | PublishError:
+    def _outcome_within(self, timeout: float | None) -> Receipt | EventBusError:
         if self._outcome is None:
             self._wait(threading.TIMEOUT_MAX if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX))
         outcome = self._outcome

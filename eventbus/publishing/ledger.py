@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, islice, repeat, starmap
+from itertools import islice, repeat, starmap
 
 from .inbox import SMALL, Inbox
 from .marks import FlushWaiter, Marks
@@ -34,8 +34,8 @@ class Ledger:
         self._open = False
         self.quick = False
         """Whether publishers may come in without a look at anything but the room. Written by anybody."""
-        self._answering: set[int] = set()
-        """Numbers of records that are out of the map, and whose waiters are being told."""
+        self.answering: dict[int, Record] = {}
+        """Records that are out of the map, and whose waiters are being told."""
         self._marks = Marks()
 
     def renew_lock(self) -> None:
@@ -71,7 +71,8 @@ class Ledger:
         with self._lock:
             taken = list(filter(None, map(self.records.pop, map(number_of, records), repeat(None))))
             self.bytes -= sizes_of(taken)
-            self._answering.update(map(number_of, filter(waiter_of, taken)))
+            waited_for = list(filter(waiter_of, taken))
+            self.answering.update(zip(map(number_of, waited_for), waited_for, strict=True))
             self._set_room(len(self.records))
             note(taken)
         return taken
@@ -79,8 +80,8 @@ class Ledger:
     def told(self, taken: Sequence[Record]) -> None:
         """Whoever waited for these has been told."""
         with self._lock:
-            if self._answering:
-                self._answering.difference_update(map(number_of, taken))
+            if self.answering:
+                deque(map(self.answering.pop, map(number_of, taken), repeat(None)), maxlen=0)
             if self._marks:
                 self._marks.answered(map(number_of, taken))
         self._on_room()
@@ -88,7 +89,12 @@ class Ledger:
     def mark(self, waiter: FlushWaiter) -> None:
         """Release a waiter once everything that is here now is answered. The sender's thread."""
         with self._lock:
-            self._marks.add(waiter, chain(self.records, self._answering))
+            self._marks.add(waiter, reversed(self.records), self.answering)
+
+    def unmark(self, waiter: FlushWaiter) -> int:
+        """Nobody waits any more; how many that he waited for are unanswered. The sender's thread, after `mark`."""
+        with self._lock:
+            return self._marks.leave(waiter)
 
     def _set_room(self, unanswered: int) -> None:
         room = self._max_records - unanswered if self._open and self.quick else 0

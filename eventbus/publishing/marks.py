@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from itertools import takewhile
 
 
 class FlushWaiter:
     """One thread that waits for all records up to a moment."""
 
-    __slots__ = ("_lock", "gone", "marks")
+    __slots__ = ("_lock", "missing")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
-        self.gone = False
-        """Nobody waits any more."""
-        self.marks: tuple[Mark, ...] | None = None
-        """What is waited for; None until the sender has taken in what was accepted before."""
+        self.missing: int | None = None
+        """How many records had no answer when it left; None while nobody knows."""
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds; False when something is unanswered."""
@@ -27,49 +26,78 @@ class FlushWaiter:
         """Everything is answered."""
         self._lock.release()
 
-    @property
-    def missing(self) -> int | None:
-        """How many records have no answer; None while nobody knows."""
-        return None if self.marks is None else sum(len(mark.missing) for mark in self.marks)
-
 
 class Mark:
     """The records that came after the mark before, and who waits for them and all before."""
 
     __slots__ = ("missing", "waiters")
 
-    def __init__(self, missing: set[int]) -> None:
-        self.missing = missing
-        self.waiters: list[FlushWaiter] = []
+    def __init__(self) -> None:
+        self.missing: set[int] = set()
+        self.waiters: set[FlushWaiter] = set()
 
 
 class Marks:
-    """Marks in the order of their making; each record is missing in one of them. Not locked: its owner does that."""
+    """Marks in the order of their making. Not locked: its owner does that.
+
+    A record is missing in one mark, which it knows, and only the last mark may be without a waiter. So an answer
+    costs the same however many wait, and what is kept is bounded by the unanswered and by those who wait.
+    """
 
     def __init__(self) -> None:
         self._marks: list[Mark] = []
+        self._mark_of: dict[int, Mark] = {}
 
     def __len__(self) -> int:
         return len(self._marks)
 
-    def add(self, waiter: FlushWaiter, unanswered: Iterable[int]) -> None:
-        """Release a waiter once all of these are answered; they are all that was accepted so far."""
-        missing = set(unanswered)
-        for mark in self._marks:
-            missing -= mark.missing
-        if missing or not self._marks:
-            self._marks.append(Mark(missing))
+    def add(self, waiter: FlushWaiter, newest_first: Iterable[int], others: Iterable[int]) -> None:
+        """Release a waiter once all of these are answered; they are all that was accepted so far.
+
+        newest_first: those of a mark are behind all that came since, and are not walked through. others: a few more.
+        """
+        known = self._mark_of
+        fresh = {*takewhile(lambda number: number not in known, newest_first)}
+        fresh.update(number for number in others if number not in known)
+        if not self._marks or (fresh and self._marks[-1].waiters):
+            self._marks.append(Mark())
         last = self._marks[-1]
-        last.waiters = [one for one in last.waiters if not one.gone] + [waiter]
-        waiter.marks = tuple(self._marks)
+        self._put(fresh, last)
+        last.waiters.add(waiter)
         self._release()
 
     def answered(self, numbers: Iterable[int]) -> None:
         """These are no longer missing."""
-        gone = list(numbers)
-        for mark in self._marks:
-            mark.missing.difference_update(gone)
+        known = self._mark_of
+        for number in numbers:
+            mark = known.pop(number, None)
+            if mark is not None:
+                mark.missing.discard(number)
         self._release()
+
+    def leave(self, waiter: FlushWaiter) -> int:
+        """Forget a waiter; how many of the records that it waits for have no answer."""
+        missing = 0
+        for index, mark in enumerate(self._marks):
+            missing += len(mark.missing)
+            if waiter in mark.waiters:
+                mark.waiters.remove(waiter)
+                if not mark.waiters and index + 1 < len(self._marks):
+                    self._merge(index)
+                return missing
+        return 0
+
+    def _merge(self, index: int) -> None:
+        """Make one of a mark that nobody waits for and the next one: the smaller moves, so none moves often."""
+        mark, following = self._marks[index : index + 2]
+        small, large = sorted((mark, following), key=lambda one: len(one.missing))
+        self._put(small.missing, large)
+        large.waiters = following.waiters
+        self._marks[index : index + 2] = [large]
+
+    def _put(self, numbers: set[int], mark: Mark) -> None:
+        mark.missing |= numbers
+        self._mark_of.update(dict.fromkeys(numbers, mark))
 
     def _release(self) -> None:
         while self._marks and not self._marks[0].missing:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from ..errors import (
+    EventBusError,
     PublishError,
     PublishNotSentError,
     PublishRejectedError,
     PublishUnknownError,
 )
 from ..message import IdMint, Receipt
-from ..threads import Deadline
+from ..threads import Bell, Deadline
 from .failures import Failures
+from .flushing import Flushing
 from .inbox import Inbox
 from .ledger import Ledger
 from .marks import FlushWaiter
@@ -49,15 +49,20 @@ class Pending:
         self._on_failed = on_failed
         self.failures = Failures()
         self.inbox = Inbox()
-        self.ledger = Ledger(self.inbox, max_records, max_bytes, self._wake_waiting)
+        self._room = Bell()
+        self.ledger = Ledger(self.inbox, max_records, max_bytes, self._room.ring)
         self.sender = Sender(self.inbox, self.ledger, self._withdrawn, self.failed, self._unwanted)
-        self._waiting: deque[threading.Lock] = deque()
         self._counted = (0, 0, 0)
         """As long as this many came in and none is larger, so many may wait before bytes are counted again."""
         self._lock = threading.Lock()
         self._refusal: Refusal | None = None
         self._suspended = False
         self._closed = False
+        self._swapping = False
+        """There is no session, but the next one is ready: what comes waits for it."""
+        self._flushing = Flushing(self.inbox, self.ledger)
+        self._fork: Callable[[], EventBusError] | None = None
+        """In a forked child: makes what everybody is told."""
         self._failed_by_close = 0
         """Those that the sender takes in only now, with nowhere to give them, are among them."""
         self.door: Refusal | None = None
@@ -65,6 +70,7 @@ class Pending:
         self.confirmed_count = 0
         self.rejected_count = 0
         self.unknown_count = 0
+        self.not_sent_count = 0
 
     @property
     def origin(self) -> str:
@@ -130,14 +136,9 @@ class Pending:
         """Wait up to `timeout` seconds until all that was accepted so far is answered; how many are not."""
         if timeout <= 0 or self.sender.ended or not self.sender.is_running:
             return self.in_flight
-        waiter = FlushWaiter()
-        try:
-            self.inbox.ask(lambda: self.ledger.mark(waiter))
-            if waiter.wait(timeout):
-                return 0
-        finally:
-            waiter.gone = True
-        missing = waiter.missing
+        missing = self._flushing.wait(timeout)
+        if self._fork is not None:
+            raise self._fork()
         return self.in_flight if missing is None else missing
 
     # -- sessions (the Answers of the backend contract) ------------------------------------------
@@ -190,6 +191,7 @@ class Pending:
         def note(taken: Sequence[Record]) -> None:
             self.rejected_count += len(taken) * isinstance(verdict, PublishRejectedError)
             self.unknown_count += len(taken) * isinstance(verdict, PublishUnknownError)
+            self.not_sent_count += len(taken) * isinstance(verdict, PublishNotSentError)
             if taken and waiter is None:
                 self.failures.add(verdict)
 
@@ -228,10 +230,19 @@ class Pending:
             self._suspended = suspended
         self._set_door()
 
-    def retire(self, session: Publishes) -> None:
-        """Give up a session: what it does not answer any more waits here for the next one."""
-        self.sender.call(self._let_go, SWITCH, at_once=True)
-        session.abandon(LAST_ANSWERS)
+    def retire(self, session: Publishes, successor: bool = False) -> None:
+        """Give up a session: what it does not answer any more waits here for the next one.
+
+        successor: that one is ready, and `swap` follows, or this once more without: until then nothing is refused.
+        """
+        self._swapping = successor
+        try:
+            self.sender.call(self._let_go, SWITCH, at_once=True)
+            session.abandon(LAST_ANSWERS)
+        except BaseException:
+            self._swapping = False
+            self._set_door()
+            raise
 
     def swap(self, session: Publishes) -> None:
         """Give everything unanswered to a new session, in order, then let publishers reach it; bounded.
@@ -241,6 +252,7 @@ class Pending:
         try:
             self.sender.call(lambda: self.sender.switch(session.publisher), SWITCH, at_once=True)
         finally:
+            self._swapping = False
             self._set_door()
 
     def fail_all(self, refusal: Refusal) -> int:
@@ -290,10 +302,21 @@ class Pending:
             self.inbox.ask(seen.release)
             seen.wait(timeout)
 
-    def forked(self) -> None:
-        """This is a forked child's copy: what is unanswered is its parent's. Takes no lock."""
+    def forked(self, error: Callable[[], EventBusError]) -> None:
+        """This is a forked child's copy: what is unanswered is its parent's, as whoever waits here is told.
+
+        Takes no lock.
+        """
         self.quicken(False)
         self.sender.ended = True
+        self._fork = error
+        self._refusal = self.door = lambda id: error()
+        for record in (*self.inbox.records, *self.ledger.records.values(), *self.ledger.answering.values()):
+            waiter = waiter_of(record)
+            if waiter is not None:
+                waiter.forked(error())
+        self._flushing.forked()
+        self._room.ring()
         self.inbox.records.clear()
         self.inbox.withdrawn.clear()
         self.ledger.records = {}
@@ -302,23 +325,11 @@ class Pending:
     # -- inside ----------------------------------------------------------------------------------
 
     def _wait_for_room(self, record: Record, timeout: float) -> None:
-        deadline = Deadline(timeout)
-        while not self._look_for_room(record):
-            if deadline.over:
-                raise PublishNotSentError(
-                    f"no room: {self.in_flight} messages ({self.in_flight_bytes} bytes) are unanswered",
-                    self.id_of(record),
-                )
-            lock = threading.Lock()
-            lock.acquire()
-            self._waiting.append(lock)
-            try:
-                # Another look, or an answer that came in between would wake nobody.
-                if self._look_for_room(record):
-                    return
-                lock.acquire(timeout=deadline.remaining())
-            finally:
-                _forget(self._waiting, lock)
+        if not self._room.wait_for(lambda: self._look_for_room(record), Deadline(timeout)):
+            raise PublishNotSentError(
+                f"no room: {self.in_flight} messages ({self.in_flight_bytes} bytes) are unanswered",
+                self.id_of(record),
+            )
 
     def _look_for_room(self, record: Record) -> bool:
         if self.door is not None:
@@ -330,30 +341,29 @@ class Pending:
         if refusal is not None:
             raise refusal(self.id_of(record))
 
-    def _wake_waiting(self) -> None:
-        waiting = self._waiting
-        while waiting:
-            try:
-                waiting.popleft().release()
-            except IndexError:  # another thread of ours woke the last one
-                return
-
     def _set_door(self) -> None:
         with self._lock:
-            shut = self._closed or self._suspended or self.sender.port is None
+            no_session = self.sender.port is None and not self._swapping
+            shut = self._closed or self._suspended or no_session
             self.door = self._refusal if shut else None
             self.ledger.let_in(self.door is None)
-        self._wake_waiting()
+        self._room.ring()
 
     def _let_go(self) -> None:
         self.sender.let_go()
         self._set_door()
+        ledger, ungiven = self.ledger.records, self.sender.ungiven
+        self._unwanted([ledger[number] for number in list(ungiven) if number in ledger])
 
     def _count_confirmed(self, taken: Sequence[Record]) -> None:
         self.confirmed_count += len(taken)
 
+    def _count_not_sent(self, taken: Sequence[Record]) -> None:
+        self.not_sent_count += len(taken)
+
     def _withdrawn(self, records: Sequence[Record]) -> None:
-        self.ledger.told(self.ledger.take(records, lambda taken: None))
+        self.ledger.told(self.ledger.take(records, self._count_not_sent))
+        self.sender.ungiven.difference_update(map(number_of, records))
 
     def _unwanted(self, records: Sequence[Record]) -> None:
         """No session took these: they wait for the next one, unless publishing without one is refused."""
@@ -362,7 +372,7 @@ class Pending:
                 self._fail_closed(record)
             return
         refusal = self._refusal
-        if refusal is not None:
+        if refusal is not None and not self._swapping:
             self._set_door()
             for record in records:
                 self._fail_unsent(record, refusal(self.id_of(record)))
@@ -383,10 +393,6 @@ class Pending:
         waiter = waiter_of(record)
         if waiter is None or waiter.claim():
             self.failed(record, error)
+            self.sender.ungiven.discard(number_of(record))
         else:
             self._withdrawn([record])
-
-
-def _forget(waiting: deque[threading.Lock], lock: threading.Lock) -> None:
-    with suppress(ValueError):  # it was woken
-        waiting.remove(lock)

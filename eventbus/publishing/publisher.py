@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 from ..errors import (
     ClosedError,
+    EventBusError,
     PublishError,
     PublishManyError,
     PublishNotSentError,
@@ -97,7 +98,7 @@ class Publisher:
         if result is None:
             overdue = self._overdue(record, waiter, timeout)
             result = waiter.result or overdue  # the answer may have come in this moment
-        if isinstance(result, PublishError):
+        if isinstance(result, EventBusError):
             raise result
         return result
 
@@ -147,6 +148,8 @@ class Publisher:
             except ClosedError as error:  # the ones before it have their answers: they are told
                 batch.put(index, PublishNotSentError(str(error), self.pending.id_of(record)))
         batch.wait(deadline.remaining())
+        if batch.fork is not None:
+            raise batch.fork
         results = [
             result or self._overdue_of_batch(batch, index, records[index], timeout)
             for index, result in enumerate(batch.results)

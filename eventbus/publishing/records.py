@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import count
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
-from ..errors import PublishError
+from ..errors import EventBusError, PublishError
 from ..fields import RawHeaders
 from ..message import Receipt
 
 Result = Receipt | PublishError
+Outcome = Result | EventBusError
+"""In a forked child that is another error."""
 
 
 class Waiter(Protocol):
@@ -29,6 +32,9 @@ class Waiter(Protocol):
 
     def answer(self, result: Result) -> None:
         """Take the result. Called at most once, on a thread of ours; never blocks."""
+
+    def forked(self, error: EventBusError) -> None:
+        """In a forked child nobody answers: whoever has no result gets this one. Takes no lock, runs no callback."""
 
     def claim(self) -> bool:
         """Take the claim; False when somebody has it."""
@@ -100,14 +106,21 @@ class SyncWaiter(Claim):
         super().__init__(number)
         self._lock = threading.Lock()
         self._lock.acquire()
-        self.result: Result | None = None
+        self.result: Outcome | None = None
 
     def answer(self, result: Result) -> None:
         """Note the result and let the waiting thread go on."""
         self.result = result
         self._lock.release()
 
-    def wait(self, timeout: float) -> Result | None:
+    def forked(self, error: EventBusError) -> None:
+        """Let the waiting thread, which may be the one that forked, go on."""
+        if self.result is None:
+            self.result = error
+        with suppress(RuntimeError):  # it goes on already
+            self._lock.release()
+
+    def wait(self, timeout: float) -> Outcome | None:
         """The result, or None when `timeout` seconds have passed."""
         self._lock.acquire(timeout=timeout)
         return self.result
@@ -118,6 +131,8 @@ class BatchWaiter:
 
     def __init__(self, size: int) -> None:
         self.results: list[Result | None] = [None] * size
+        self.fork: EventBusError | None = None
+        """Why there are no more results, in a forked child."""
         self._missing = count(size - 1, -1)
         self._done = threading.Lock()
         if size:
@@ -131,6 +146,12 @@ class BatchWaiter:
         """Note the result of a message, which has one only once; the last one of all ends the wait."""
         self.results[index] = result
         if not next(self._missing):
+            self._done.release()
+
+    def forked(self, error: EventBusError) -> None:
+        """Let the waiting thread go on: the others' results are never coming here."""
+        self.fork = error
+        with suppress(RuntimeError):  # it goes on already
             self._done.release()
 
     def wait(self, timeout: float) -> bool:
@@ -151,3 +172,7 @@ class BatchPlace(Claim):
     def answer(self, result: Result) -> None:
         """Put the result in its place."""
         self._batch.put(self._index, result)
+
+    def forked(self, error: EventBusError) -> None:
+        """End the wait of the whole batch."""
+        self._batch.forked(error)

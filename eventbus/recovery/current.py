@@ -98,7 +98,7 @@ class CurrentSession:
         old, candidate = self.session, arrival.session
         try:
             if old is not None:
-                self._pending.retire(old)
+                self._pending.retire(old, successor=True)
             self.session = candidate
             self._attaching.complete(arrival, lambda: candidate is self.session)
             if old is not None:

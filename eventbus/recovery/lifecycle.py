@@ -53,7 +53,7 @@ class Lifecycle:
         self._turn = threading.Lock()  # of those who open, on threads of ours
         self._beginning = self._bringing = False
         self._opener: StopToken | None = None
-        """Of the open that made it what it is; set once its caller has left with an exception."""
+        """Of the open that made it what it is; it is set once its caller has left with an exception."""
         self._elsewhere = self._stop.child()
         """Ends what reconnects without the health check."""
         self.errands = Errands(f"eventbus.{config.name}", owner=callbacks)
@@ -112,10 +112,12 @@ class Lifecycle:
     def _open(self, timeout: float, wait: bool, stop: StopToken) -> StopToken | None:
         """Open; None when somebody else has, else whose bus it is."""
         deadline = Deadline(timeout)
-        while not self._begin():
+        while not self._begin(stop):
+            if wait:
+                self._wait_for_other(timeout, deadline)
             if self._adopt(stop):
                 return stop
-            if not wait or self._is_opened_by_another(timeout, deadline):
+            if self.phases.phase is not Phase.NEW:
                 return None
         try:
             self._publisher.start()
@@ -132,8 +134,6 @@ class Lifecycle:
         elif not wait:
             spawn(f"eventbus.{self._config.name}.reconnect", self._keep_trying, self._elsewhere, owner=self._callbacks)
         self._bring_late()
-        with self._turn:
-            self._opener = stop
         return stop
 
     def _keep_trying(self, stop: StopToken) -> None:
@@ -154,19 +154,19 @@ class Lifecycle:
     def _adopt(self, stop: StopToken) -> bool:
         """Whether the bus is open for somebody who has left with an exception: it is this caller's then."""
         with self._turn:
-            left = self._opener is not None and self._opener.is_set()
+            opening = self.phases.phase in (Phase.NEW, Phase.CONNECTING)
+            left = not opening and self._opener is not None and self._opener.is_set()
             if left:
                 self._opener = stop
             return left
 
-    def _is_opened_by_another(self, timeout: float, deadline: Deadline) -> bool:
-        """Wait for him who was faster; False: he has given up, and it is our turn."""
+    def _wait_for_other(self, timeout: float, deadline: Deadline) -> None:
+        """Wait until whoever was faster has opened, or has given up."""
         phases = self.phases
         phases.wait_for(lambda: phases.phase not in (Phase.CONNECTING, Phase.RECONNECTING), deadline)
         if phases.phase not in (Phase.CONNECTED, Phase.NEW):
             self.gate.check()
             raise NotConnectedError(f"{self._config.name}: not connected within {timeout:g} s")
-        return phases.phase is Phase.CONNECTED
 
     def _connect(self, timeout: float, stop: StopToken) -> None:
         own = self._stop.child()
@@ -183,11 +183,12 @@ class Lifecycle:
         finally:
             self._stop.release(own)
 
-    def _begin(self) -> bool:
+    def _begin(self, stop: StopToken) -> bool:
         with self._turn:
             if self._beginning or self.phases.phase is not Phase.NEW:
                 return False
             self._beginning = True
+            self._opener = stop
             self.gate.guard()
             self.errands.start()  # an open that failed just now may have let the dispatcher go
             at_exit.remember(self, self._config.name)
@@ -370,7 +371,7 @@ class Lifecycle:
     # -- fork ------------------------------------------------------------------------------------
 
     def _forked(self) -> None:
-        self._publisher.pending.forked()
+        self._publisher.pending.forked(self.gate.error)
         self.phases.forked()
         self._consumers.forked(self.gate.error())
 

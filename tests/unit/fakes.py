@@ -13,7 +13,7 @@ from eventbus.consuming.budget import Budget
 from eventbus.consuming.consumption import Consumption, Surroundings
 from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.consuming.subscriptions import Subscription
-from eventbus.errors import SessionRetired
+from eventbus.errors import EventBusError, SessionRetired
 from eventbus.message import Receipt
 from eventbus.publishing.records import Claim, Record, Result, number_of
 from eventbus.threads import StopToken
@@ -86,6 +86,9 @@ class Waiter(Claim):
     def answer(self, result: Result) -> None:
         self.results.append(result)
         assert len(self.results) == 1, f"answered twice: {self.results}"
+
+    def forked(self, error: EventBusError) -> None:
+        raise AssertionError("nobody forks here")
 
     @property
     def confirmed(self) -> bool:

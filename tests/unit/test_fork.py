@@ -230,3 +230,76 @@ def test_a_child_forked_while_the_global_bus_is_being_opened_may_open_its_own() 
         """
     )
     assert lines == ["True", "True"]
+
+
+def test_in_the_child_whoever_waits_for_an_answer_is_told_and_the_parent_still_gets_it() -> None:
+    lines = run(
+        """
+        outages = MemoryOutages("fork-futures")
+        bus = eventbus.EventBus("memory://fork-futures")
+        bus.open()
+        done = bus.publish_async("t", b"x")
+        done.result(5.0)
+        outages.freeze()
+        called = []
+        given, kept = bus.publish_async("t", b"x"), bus.publish_async("t", b"x", id="mine")
+        for future in (given, kept):
+            future.add_done_callback(lambda future: called.append(os.getpid()))
+
+        def look():
+            from concurrent.futures import wait
+            told = [error_of(lambda: future.result()) for future in (given, kept)]
+            told += [type(future.exception(1.0)).__name__ for future in (given, kept)]
+            left = wait([given, kept], 5.0).not_done
+            late = []
+            kept.add_done_callback(late.append)
+            bus.close()
+            return told, given.cancel(), given.done(), len(left), called, len(late), done.result().confirmed
+
+        print(in_child(look))
+        print(in_child(lambda: given.result()))
+        outages.restore()
+        print(given.result(5.0).confirmed, kept.result(5.0).id, bus.close().unanswered, len(called))
+        """
+    )
+    assert lines[0] == str((["ForkedError"] * 4, False, True, 0, [], 1, True))
+    assert lines[1].startswith("raised ForkedError: bus: opened before os.fork()")
+    assert lines[2] == "True mine 0 2"
+
+
+def test_a_signal_handler_that_forks_on_top_of_a_call_that_waits_lets_it_go_on_in_the_child() -> None:
+    lines = run(
+        """
+        import signal
+        outages = MemoryOutages("fork-waits")
+        bus = eventbus.EventBus({"url": "memory://fork-waits", "max_in_flight": 10})
+        bus.open()
+        bus.publish("t", b"x")
+        outages.freeze()
+        messages = [Message("t", b"x")] * 3
+        full = [Message("t", b"x")] * 11
+        for call in ("bus.publish('t', b'x', timeout=9)", "bus.publish_many(messages, timeout=9)",
+                     "(bus.publish_nowait('t', b'x'), bus.flush(9))",
+                     "bus.publish_many(full, timeout=9)", "bus.publish_async('t', b'x').result(9)"):
+            children = []
+
+            def fork(*of_signal):
+                children.append(os.fork())
+                if not children[-1]:
+                    children.clear()
+                else:
+                    outages.restore()
+
+            signal.signal(signal.SIGALRM, fork)
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            started = time.monotonic()
+            error = error_of(lambda: eval(call))
+            if not children:
+                os._exit(7 if (error, time.monotonic() - started < 4.0) == ("ForkedError", True) else 8)
+            print(error, os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
+            outages.freeze()
+        outages.restore()
+        bus.close()
+        """
+    )
+    assert lines == ["nothing was raised 7"] * 5

@@ -292,7 +292,7 @@ def test_a_full_pending_waits_for_room_and_takes_it_at_once() -> None:
 
     thread = threading.Thread(target=publish)
     thread.start()
-    wait_until(lambda: pending._waiting)
+    wait_until(lambda: pending._room._waiting)
     assert not accepted.is_set()
     pending.sender.work()
     pending.confirmed(session.taken.pop(0), 0, 0)
@@ -300,7 +300,7 @@ def test_a_full_pending_waits_for_room_and_takes_it_at_once() -> None:
     thread.join(5.0)
     with pytest.raises(PublishNotSentError, match="no room"):
         put(pending)
-    assert not pending._waiting
+    assert not pending._room._waiting
 
 
 def test_whoever_gives_up_waiting_for_room_leaves_nothing() -> None:
@@ -309,7 +309,7 @@ def test_whoever_gives_up_waiting_for_room_leaves_nothing() -> None:
     for timeout in (0.0, 0.001):
         with pytest.raises(PublishNotSentError, match="no room: 1 messages"):
             pending.accept(record_of(pending), timeout)
-    assert (len(pending._waiting), pending.in_flight, pending.published) == (0, 1, 1)
+    assert (len(pending._room._waiting), pending.in_flight, pending.published) == (0, 1, 1)
 
 
 def test_bytes_are_bounded_too() -> None:
@@ -338,7 +338,7 @@ def test_closing_wakes_whoever_waits_for_room_and_stays_closed(pending: Pending)
 
     thread = threading.Thread(target=publish)
     thread.start()
-    wait_until(lambda: pending._waiting)
+    wait_until(lambda: pending._room._waiting)
     assert pending.fail_all(closed) == 100
     thread.join(5.0)
     assert len(errors) == 1
@@ -365,7 +365,7 @@ def test_flush_waits_for_what_was_accepted_before_and_for_nothing_else(pending: 
     left: list[int] = []
     thread = threading.Thread(target=lambda: left.append(pending.wait_settled(10.0)))
     thread.start()
-    wait_until(lambda: any(not waiter.gone for mark in pending.ledger._marks._marks for waiter in mark.waiters))
+    wait_until(lambda: any(mark.waiters for mark in pending.ledger._marks._marks))
     put(pending)
     wait_until(lambda: len(session.taken) == 6)
     first = session.take(5)
@@ -376,15 +376,6 @@ def test_flush_waits_for_what_was_accepted_before_and_for_nothing_else(pending: 
     thread.join(5.0)
     assert left == [0]
     assert pending.in_flight == 1
-
-
-def test_many_flushes_that_nobody_waits_for_leave_nothing_behind(pending: Pending) -> None:
-    put(pending)
-    for _ in range(50):
-        pending.wait_settled(0.001)
-    wait_until(lambda: not pending.inbox.requests)
-    marks = pending.ledger._marks._marks
-    wait_until(lambda: sum(len(mark.waiters) for mark in marks) <= 2)
 
 
 def test_a_waiter_is_told_before_flush_returns(pending: Pending) -> None:
@@ -492,3 +483,101 @@ def test_a_sender_that_has_ended_takes_nothing_silently() -> None:
     pending.door = None  # as whoever looked a moment before saw it
     with pytest.raises(ClosedError):
         put(pending)
+
+
+def no_connection(id: str) -> Exception:
+    return PublishNotSentError("no connection", id)
+
+
+def test_while_a_swap_runs_publishes_wait_for_the_successor_and_are_not_refused(pending: Pending) -> None:
+    first, second, waiters = FakeSink(), FakeSink(), [Waiter() for _ in range(3)]
+    pending.swap(first)
+    pending.refuse_with(no_connection)
+
+    class Slow(FakeSink):
+        def abandon(self, patience: float = 0.0) -> None:
+            put(pending, waiters[0])
+            pending.sender.call(lambda: None, 5.0)  # it has looked at it
+            put(pending, waiters[1])
+            super().abandon(patience)
+
+    old = Slow()
+    pending.swap(old)
+    pending.retire(old, successor=True)
+    put(pending, waiters[2])
+    pending.swap(second)
+    wait_until(lambda: len(second.seen) == 3)
+    assert not any(waiter.results for waiter in waiters)
+
+
+def test_a_successor_that_fails_has_what_waited_for_it_refused_as_not_sent(pending: Pending) -> None:
+    old, waiter, given = FakeSink(), Waiter(), Waiter()
+    pending.swap(old)
+    pending.refuse_with(no_connection)
+    put(pending, given)
+    wait_until(lambda: old.seen)
+    pending.retire(old, successor=True)
+    put(pending, waiter)
+    put(pending)
+    dead = FakeSink(room=0)
+    with pytest.raises(SessionRetired):
+        pending.swap(dead)
+    pending.retire(dead)
+    assert isinstance(waiter.results[0], PublishNotSentError)
+    assert len(pending.failures.take()[0]) == 1
+    assert (given.results, pending.in_flight, pending.sender.ungiven) == ([], 1, set())
+    with pytest.raises(PublishNotSentError, match="no connection"):
+        put(pending)
+
+
+def test_an_old_session_that_cannot_be_given_up_leaves_the_door_as_it_was(pending: Pending) -> None:
+    class Broken(FakeSink):
+        def abandon(self, patience: float = 0.0) -> None:
+            raise OSError
+
+    old = Broken()
+    pending.swap(old)
+    pending.refuse_with(no_connection)
+    with pytest.raises(OSError):
+        pending.retire(old, successor=True)
+    with pytest.raises(PublishNotSentError, match="no connection"):
+        put(pending)
+
+
+def test_what_is_taken_back_in_an_outage_leaves_no_number_behind() -> None:
+    pending = make()
+    for _ in range(10):
+        waiter = Waiter()
+        put(pending, waiter)
+        pending.sender.work()
+        assert pending.withdraw(waiter)
+        pending.sender.work()
+    assert pending.sender.ungiven == set()
+
+
+def test_all_that_was_published_is_in_one_of_the_figures() -> None:
+    pending, session = make(), FakeSink()
+    waiters = [Waiter() for _ in range(3)]
+    for waiter in waiters:
+        put(pending, waiter)
+    assert pending.withdraw(waiters[1])
+    pending.swap(session)
+    for _ in range(5):
+        put(pending)
+    pending.sender.work()
+    pending.confirmed(session.taken[0], 0, 0)
+    pending.failed(session.taken[1], PublishRejectedError("no", "1"))
+    pending.failed(session.taken[2], OSError("broken"))
+    pending.failed(session.taken[3], PublishNotSentError("throttled", "1"))
+    pending.retire(session)
+    put(pending)
+    pending.sender.work()
+
+    def figures() -> tuple[int, ...]:
+        counts = (pending.confirmed_count, pending.rejected_count, pending.unknown_count, pending.not_sent_count)
+        assert pending.published == sum(counts) + pending.in_flight
+        return counts
+
+    assert figures() == (1, 1, 1, 2)
+    pending.fail_all(closed)
+    assert figures() == (1, 1, 1 + 3, 2 + 1)

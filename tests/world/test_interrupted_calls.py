@@ -36,7 +36,11 @@ INSTRUCTIONS = rounds(12, 250)
 SIGNALS = rounds(6, 250)
 """Those by a real signal at a random moment."""
 
-pytestmark = [pytest.mark.watchdog(limit(40.0)), pytest.mark.filterwarnings("ignore:.*:ResourceWarning")]
+pytestmark = [
+    pytest.mark.watchdog(limit(40.0)),
+    pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 PUBLISHES: dict[str, Callable[[EventBus, str, str], object]] = {
     "publish": lambda bus, topic, text: bus.publish(topic, text, key="key", headers={"a": "b"}, timeout=5.0),
