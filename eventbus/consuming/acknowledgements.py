@@ -40,11 +40,11 @@ class Acknowledgements:
         self.asleep = False
 
     def add(self, watched: Watched) -> None:
-        """Look at this one from now on; the first one starts the thread."""
+        """Look at this one from now on; the first one starts the thread. RuntimeError: it could not be started."""
         with self._lock:
-            self._watched = [*self._watched, watched]
             if self._thread is None and not self._closed:
                 self._thread = spawn(self._name, self._run)
+            self._watched = [*self._watched, watched]
 
     def remove(self, watched: Watched) -> None:
         """Look at this one no more; without any the thread ends."""

@@ -74,7 +74,6 @@ class Consumption:
         self._replays = around.replays
         self._lock = threading.Lock()
         self._last_error: BaseException | None = None
-        self._paused = False
         self.delivered = self.handled = self.retried = self.dropped_count = 0
         self._lanes = Lanes(
             f"eventbus.{around.bus}.lane-{sub.topic}",
@@ -160,17 +159,15 @@ class Consumption:
             in_hand=self._in_hand_now,
             oldest_in_hand=None if oldest is None else time.monotonic() - oldest,
             lag=None if attachment is None else attachment.session.lag(attachment),
-            paused=self._paused,
+            paused=self._lanes.paused,
         )
 
     def pause(self) -> None:
         """Start no handler, and let no more be fetched; what was fetched is kept."""
-        self._paused = True
         self._lanes.pause()
 
     def resume(self) -> None:
         """Go on after a pause."""
-        self._paused = False
         self._lanes.resume()
 
     def begin_finish(self) -> None:
@@ -227,7 +224,9 @@ class Consumption:
             attachment.session.release(attachment, newest)
 
     def given_back(self, deliveries: Sequence[Delivery], lease: Lease, delay: float) -> None:
-        """These wait for a lane that stands still: somebody may have them after so many seconds."""
+        """These find no lane that gets on: somebody may have them after so many seconds."""
+        if not self._replays:
+            return
         newest = self.in_hand.drop(deliveries, lease)
         attachment = self.attachment
         if attachment is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 
 from .subscriptions import Subscription
 
@@ -22,3 +24,17 @@ def current() -> Subscription | None:
 def is_handler_of(owner: object) -> bool:
     """Whether this thread runs a handler of that owner, which is the `Consumers` of a bus."""
     return getattr(_local, "owner", None) is owner
+
+
+def in_child(call: Callable[[], object]) -> None:
+    """When this thread forks, from a handler, have this called in the child. It takes no lock."""
+    _local.in_child = call
+
+
+def _after_fork_in_child() -> None:
+    call = getattr(_local, "in_child", None)
+    if call is not None:
+        call()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -5,73 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from enum import Enum
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Protocol
-
-from attrs import frozen
 
 from .. import log
 from ..callables import refuse_unawaited
 from ..message import Delivery
 from ..threads import Pauses
+from . import handling
 from .batches import size_of
+from .entries import NOTHING, Entry, Notice, Owner, all_of
 from .lease import Lease
 from .outcomes import Outcomes
 from .parked import ParkedKey, ParkedKeys, lane_key
 
 logger = log.get(__name__)
-
-
-class Owner(Protocol):
-    """What the lanes of a subscription have in common.
-
-    halted: no handler is started now. stopping: none will be any more. retrying: what fails is tried again.
-    working: a handler may run soon, and what it has done wants to be acknowledged in time.
-    """
-
-    halted: bool
-    stopping: bool
-    retrying: bool
-
-    def working(self) -> None:
-        """A lane begins to work."""
-
-    def settle(self, count: int, size: int) -> None:
-        """So many deliveries with so many bytes are finished or dropped."""
-
-    def give_up(self, count: int) -> None:
-        """So many are about to be dropped under a lease that lasts."""
-
-    def ask_for_more(self) -> None:
-        """A pause is over."""
-
-    def ended(self) -> None:
-        """The lane's thread ends."""
-
-
-@frozen
-class Entry:
-    """A batch on its way to a handler. size: bytes of its payloads. check: see `Outcomes.claims`."""
-
-    lease: Lease
-    batch: Sequence[Delivery]
-    size: int
-    check: bool
-    since: float
-
-    def of(self, part: Sequence[Delivery]) -> Entry:
-        """The same with a part of the batch."""
-        return Entry(self.lease, part, size_of(part), self.check, self.since)
-
-
-class Notice(Enum):
-    """What an inbox says: there is an entry, unless it was given back; look at everything again; the end."""
-
-    ENTRY = "entry"
-    NUDGE = "nudge"
-    END = "end"
 
 
 STANDS_AFTER = 1.0
@@ -80,7 +28,6 @@ WAITING = 64
 """Messages that may wait for a lane that stands still, where a broker takes more of them back."""
 STAYS_AWAY = Pauses(first=1.0, factor=2.0, longest=30.0)
 """How long what such a lane gives back is to stay away."""
-_NOTHING = Entry(Lease(), (), 0, False, 0.0)
 
 
 class Lane:
@@ -92,7 +39,7 @@ class Lane:
         self._outcomes = outcomes
         self._inbox: SimpleQueue[Notice] = SimpleQueue()
         self._entries: deque[Entry] = deque()
-        """Put and not begun. The lane takes from the left, who gives back from the right, under the owner's lock."""
+        """Put and not begun. Taken out under the lock, put under the owner's."""
         self._stands_since = 0.0
         self._stands_at: tuple[int, int] | None = None
         self._returns = 0
@@ -103,9 +50,10 @@ class Lane:
         """Not started because of a pause."""
         self._nudged = False
         self._lock = threading.Lock()
-        self._entry = _NOTHING
-        self._first = self._position = self._left = 0
-        """Of the entry: what is acknowledged, what is handled, and the bytes of the rest."""
+        self._entry = NOTHING
+        self._first = self._position = self._cut = self._left = 0
+        """Of the entry: what is acknowledged, what is handled, where it ends now, and the bytes of the rest."""
+        self._forked = False
 
     # -- any thread ------------------------------------------------------------------------------
 
@@ -117,8 +65,7 @@ class Lane:
     @property
     def oldest(self) -> float | None:
         """When the oldest delivery in hand came, about; None without one."""
-        kept = next(iter(self._kept), _NOTHING)
-        known = [one.since for one in (self._entry, kept) if one is not _NOTHING]
+        known = [one.since for one in (self._entry, *list(self._kept)[:1]) if one is not NOTHING]
         return min([*known, *self._keys.since()], default=None)
 
     def flush(self) -> None:
@@ -148,37 +95,65 @@ class Lane:
     def stands(self, now: float) -> bool:
         """Whether one handler has run for so long that the lane stands still. One caller at a time."""
         at = (id(self._entry), self._position)
-        if self._entry is _NOTHING or at != self._stands_at:
+        if self._entry is NOTHING or at != self._stands_at:
             self._stands_at, self._stands_since, self._returns = at, now, 0
-        return self._entry is not _NOTHING and now - self._stands_since >= STANDS_AFTER
+        return self._entry is not NOTHING and now - self._stands_since >= STANDS_AFTER
 
     @property
     def waits_too_much(self) -> bool:
         """Whether more waits than may wait for a lane that stands still."""
-        begun = len(self._entry.batch) - self._position - 1
+        begun = self._cut - self._position - 1
         return begun + sum(len(entry.batch) for entry in list(self._entries)) > WAITING
 
     def take_out(self) -> list[Entry]:
         """What is too much for a lane that stands still, but for keys that wait already. Under the owner's lock."""
-        entries: deque[Entry] = deque()
-        while self._entries:
-            entries.appendleft(self._entries.pop())
-        begun = self._entry.batch[self._position :]
-        keys: set[str | bytes | None] = {lane_key(one) for one in begun}
-        taken, count = list[Entry](), max(0, len(begun) - 1)
+        with self._lock:
+            begun = self._entry.batch[self._position : self._cut]
+            entries = all_of(self._entries)
+        keys = {lane_key(one) for one in begun}
+        count = max(0, len(begun) - 1)
+
+        def stays(one: Delivery) -> bool:
+            nonlocal count
+            key = lane_key(one)
+            if count >= WAITING and (key is None or key not in keys):
+                return False
+            count += 1
+            keys.add(key)
+            return True
+
+        return self._take(entries, stays)
+
+    def take_back(self) -> list[Entry]:
+        """What no handler was started for, but for keys that wait behind one that was.
+
+        Under the owner's lock, once it is stopping: no handler is started any more.
+        """
+        with self._lock:
+            entry, cut = self._entry, self._position + 1
+            keys = {lane_key(one) for one in entry.batch[cut - 1 : cut]}
+            entries = [*all_of(self._kept), *all_of(self._entries)]
+            if cut < self._cut:
+                rest = entry.batch[cut : self._cut]
+                size = min(self._left, size_of(rest))
+                self._cut, self._left = cut, self._left - size
+                entries.insert(0, Entry(entry.lease, rest, size, entry.check, entry.since))
+        waiting = self._keys.waiting
+
+        def stays(one: Delivery) -> bool:
+            key = lane_key(one)
+            return key is not None and (key in keys or key in waiting)
+
+        return self._take(entries, stays)
+
+    def _take(self, entries: Sequence[Entry], stays: Callable[[Delivery], bool]) -> list[Entry]:
+        taken = list[Entry]()
         for entry in entries:
-            staying, leaving = list[Delivery](), list[Delivery]()
-            for one in entry.batch:
-                key = lane_key(one)
-                stays = count < WAITING or (key is not None and key in keys)
-                count += stays
-                (staying if stays else leaving).append(one)
-                if stays:
-                    keys.add(key)
-            if staying:
-                self.put(entry.of(staying))
-            if leaving:
-                taken.append(entry.of(leaving))
+            staying, leaving = entry.split(stays)
+            if staying is not None:
+                self.put(staying)
+            if leaving is not None:
+                taken.append(leaving)
         return taken
 
     def next_delay(self) -> float:
@@ -197,64 +172,78 @@ class Lane:
 
     def run(self) -> None:
         """Handle what comes until the end; then drop what is left."""
+        handling.in_child(self.forked)
         self._outcomes.begin()
         try:
             while self._one():
                 pass
-            for entry in self._kept:
-                self._drop(entry.batch, entry.lease, entry.size)
+            with self._lock:
+                rest = [*all_of(self._kept), *all_of(self._entries)]
+            for entry in rest:
+                self.drop(entry.batch, entry.lease, entry.size)
             for lease, delivery in self._keys.empty():
                 self._drop_parked(lease, delivery)
         finally:
-            self._owner.ended()
+            if not self._forked:
+                self._owner.ended()
+
+    def forked(self) -> None:
+        """This is a child that its handler has forked: nothing is started or told here any more."""
+        self._forked = self._owner.stopping = True
+
+    def _leave_child(self) -> None:
+        """End the thread where the handler has come back in a child, which has no other one, and ends with it."""
+        if self._forked:
+            raise SystemExit
 
     def _one(self) -> bool:
         """See to one entry, or to what is due; False when the end has come."""
         owner = self._owner
         if self._kept and not owner.halted:
-            self._handle(self._kept.popleft())
+            self._begin(self._kept)
             return True
         wait = None
         if self._keys and owner.retrying and not owner.halted:
-            wait = self._keys.due - time.monotonic()
-            if wait <= 0:
-                self._retry_due()
-                return True
+            self._retry_due()
+            if self._keys:
+                wait = max(0.0, self._keys.due - time.monotonic())
         try:
             notice = self._inbox.get(timeout=wait)
         except Empty:
             return True
         if notice is Notice.ENTRY:
-            self._begin()
+            self._begin(self._entries)
         elif notice is Notice.NUDGE:
             self._nudged = False
             self._drop_stale()
             owner.ask_for_more()
         return notice is not Notice.END
 
-    def _begin(self) -> None:
-        try:
-            entry = self._entries.popleft()
-        except IndexError:  # it was given back
-            return
-        if self._kept:
-            self._kept.append(entry)
-        else:
-            self._handle(entry)
+    def _begin(self, entries: deque[Entry]) -> None:
+        with self._lock:
+            if not entries:  # it was given back
+                return
+            entry = entries.popleft()
+            if self._kept and entries is self._entries:
+                self._kept.append(entry)
+                return
+            self._entry, self._first, self._position, self._left = entry, 0, 0, entry.size
+            self._cut = len(entry.batch)
+        self._owner.working()
+        self._handle(entry)
 
     def _handle(self, entry: Entry) -> None:
-        with self._lock:
-            self._entry, self._first, self._position, self._left = entry, 0, 0, entry.size
-        self._owner.working()
         seen = self._work(entry)
+        self._leave_child()
         self.flush()
         with self._lock:
-            left, self._entry, self._first, self._position = self._left, _NOTHING, 0, 0
-        rest = entry.batch[seen:]
+            left, end, self._entry = self._left, self._cut, NOTHING
+            self._first = self._position = self._cut = 0
+        rest = entry.batch[seen:end]
         if not rest:
             self._owner.settle(0, left)
         elif entry.lease.ended or self._owner.stopping:
-            self._drop(rest, entry.lease, left)
+            self.drop(rest, entry.lease, left)
         else:
             self._kept.appendleft(Entry(entry.lease, rest, left, entry.check, entry.since))
 
@@ -263,7 +252,9 @@ class Lane:
         owner, handler, keys, lease, check = self._owner, self._handler, self._keys.waiting, entry.lease, entry.check
         position = 0
         for delivery in entry.batch:
-            if lease.ended or owner.halted:
+            if keys:
+                self._retry_due()
+            if lease.ended or owner.paused or owner.stopping:
                 break
             if (keys or check) and not self._lets(entry, delivery):
                 position += 1
@@ -274,6 +265,8 @@ class Lane:
                 if result is not None:
                     refuse_unawaited(result)
             except BaseException as error:  # SystemExit too: it would end the lane, and nobody would see
+                if self._forked:
+                    raise
                 position += 1
                 self._pass_over(position)
                 self._fail(entry, delivery, error)
@@ -284,12 +277,9 @@ class Lane:
 
     def _lets(self, entry: Entry, delivery: Delivery) -> bool:
         """Whether a handler may be started: its key is not parked, and it was not finished before it came again."""
-        if self._keys:
-            if self._owner.retrying and self._keys.due <= time.monotonic():
-                self._retry_due()
-            if self._keys.behind(lane_key(delivery), (entry.lease, delivery, entry.check)):
-                self._note_parked(delivery)
-                return False
+        if self._keys and self._keys.behind(lane_key(delivery), (entry.lease, delivery, entry.check)):
+            self._note_parked(delivery)
+            return False
         if entry.check and not self._outcomes.claims(delivery):
             self._owner.settle(1, 0)
             return False
@@ -305,11 +295,11 @@ class Lane:
         """Park the key of a message whose handler has failed for the first time."""
         if entry.lease.ended:
             self._outcomes.failed(delivery, error, 0.0)
-            self._drop((delivery,), entry.lease, 0)
+            self.drop((delivery,), entry.lease, 0)
             return
         parked = self._keys.park(lane_key(delivery), (entry.lease, delivery, False), entry.since)
         pause = parked.fail(again=False)
-        self._keys.plan()
+        self._keys.plan(parked)
         self._note_parked(delivery)
         self._outcomes.failed(delivery, error, pause)
 
@@ -320,13 +310,18 @@ class Lane:
         self._owner.settle(0, 0)  # it stands in nobody's way any more
 
     def _retry_due(self) -> None:
+        """Try one key again if it is due; one at a time, so that many of them leave room for all else."""
         now = time.monotonic()
-        self._owner.working()
-        for key, parked in self._keys.take_due(now):
-            self._retry(key, parked)
-        self._keys.plan()
+        if self._keys.due > now or not self._owner.retrying:
+            return
+        parked = self._keys.take_due(now)
+        if parked is not None:
+            self._owner.working()
+            self._retry(parked)
+            if parked.messages:
+                self._keys.plan(parked)
 
-    def _retry(self, key: Hashable, parked: ParkedKey) -> None:
+    def _retry(self, parked: ParkedKey) -> None:
         """Try a parked message again, and those behind it if it succeeds."""
         again = True
         while parked.messages:
@@ -339,9 +334,12 @@ class Lane:
                     if result is not None:
                         refuse_unawaited(result)
                 except BaseException as error:
+                    if self._forked:
+                        raise
                     parked.messages[0] = (lease, delivery, False)
                     self._outcomes.failed(delivery, error, parked.fail(again=again))
                     return
+                self._leave_child()
                 self.parked -= 1
                 parked.messages.popleft()
                 self._finish((delivery,), lease, len(delivery.payload))
@@ -352,7 +350,7 @@ class Lane:
                 else:
                     self._settle_parked(delivery)
             again = False
-        self._keys.forget(key)
+        self._keys.forget(parked)
 
     def _drop_stale(self) -> None:
         """What waits for a retry and is not ours any more goes at once."""
@@ -361,13 +359,14 @@ class Lane:
 
     def _drop_parked(self, lease: Lease, delivery: Delivery) -> None:
         self.parked -= 1
-        self._drop((delivery,), lease, len(delivery.payload))
+        self.drop((delivery,), lease, len(delivery.payload))
 
     def _settle_parked(self, delivery: Delivery) -> None:
         self.parked -= 1
         self._owner.settle(1, len(delivery.payload))
 
-    def _drop(self, deliveries: Sequence[Delivery], lease: Lease, size: int) -> None:
+    def drop(self, deliveries: Sequence[Delivery], lease: Lease, size: int) -> None:
+        """Give these up; on any thread."""
         if not lease.ended:
             self._owner.give_up(len(deliveries))
         try:
@@ -382,6 +381,6 @@ class Lane:
             self._outcomes.done(deliveries)
         except Exception:  # ours, not the handler's: the lane has to go on, or its keys hang for ever
             logger.exception("%s: acknowledging failed", threading.current_thread().name)
-            self._drop(deliveries, lease, size)  # kept in hand it would be renewed and never handled
+            self.drop(deliveries, lease, size)  # kept in hand it would be renewed and never handled
         else:
             self._owner.settle(len(deliveries), size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,10 +12,16 @@ from ..threads import join_all, spawn
 from .acknowledgements import Acknowledgements
 from .batches import size_of
 from .budget import Budget
-from .lane import WAITING, Entry, Lane
+from .entries import Entry
+from .lane import WAITING, Lane
 from .lease import Lease
 from .outcomes import Outcomes
 from .parked import lane_key, lane_of
+
+logger = logging.getLogger(__name__)
+
+START_AGAIN = 1.0
+"""Seconds until messages are asked for again after a thread could not be started for them."""
 
 
 class Lanes:
@@ -52,13 +59,21 @@ class Lanes:
         self._given_up = 0
         self._full = False
         self._next = self._running = 0
+        self._is_watched = False
+        self._start_again: float | None = None
+        """When to ask for messages again after a thread could not be started."""
         self._finishing = self._closing = False
-        self.halted = False
-        """Whether no handler is started now."""
+        self.paused = False
+        """Whether no handler is started now: this alone is what `pause` and `resume` change, in one step."""
         self.stopping = False
         """Whether none will be started any more."""
         self.retrying = True
         """Whether what fails is tried again."""
+
+    @property
+    def halted(self) -> bool:
+        """Whether no handler is started now: paused or stopping."""
+        return self.paused or self.stopping
 
     @property
     def backlog(self) -> int:
@@ -107,9 +122,7 @@ class Lanes:
         entries = [(lane, Entry(lease, part, size_of(part), check, now)) for lane, part in parts]
         with self._lock:
             late = self._finishing
-            if not late:
-                if not self._threads:
-                    self._start()
+            if not late and (self._running == len(self._lanes) or self._start()):
                 self._count += len(batch)
                 size = sum(entry.size for _, entry in entries)
                 self._size += size
@@ -119,8 +132,11 @@ class Lanes:
                 for lane, entry in entries:
                     self._lanes[lane].put(entry)
                 return not (self._full or self.halted)
-        self._outcomes.dropped(batch, lease)  # it crossed with the end: no lane will look at it any more
-        return False
+        if late:  # it crossed with the end: no lane will look at it any more
+            self._outcomes.dropped(batch, lease)
+            return False
+        self._outcomes.given_back(batch, lease, START_AGAIN)
+        return not self._is_watched  # if nobody is there to ask for more later, it has to come by itself
 
     def flush(self) -> None:
         """Acknowledge what is done so far."""
@@ -129,11 +145,11 @@ class Lanes:
 
     def pause(self) -> None:
         """Start no handler until `resume`; what is queued is kept. Never blocks, and may be called by any thread."""
-        self.halted = True
+        self.paused = True
 
     def resume(self) -> None:
         """Go on. Never blocks, and may be called by any thread."""
-        self.halted = self.stopping
+        self.paused = False
         for lane in self._lanes:
             lane.nudge()
 
@@ -150,8 +166,15 @@ class Lanes:
         return join_all(self._end(), timeout)
 
     def stop(self, timeout: float) -> tuple[str, ...]:
-        """Start no more handlers, wait up to `timeout` seconds for those that run; name the lanes still at work."""
-        self.stopping = self.halted = True
+        """Start no more handlers, wait up to `timeout` seconds for those that run; name the lanes still at work.
+
+        What no handler was started for is dropped at once, but for keys that wait behind one that was.
+        """
+        self.stopping = True
+        with self._lock:
+            taken = [(lane, entry) for lane in self._lanes for entry in lane.take_back()]
+        for lane, entry in taken:
+            lane.drop(entry.batch, entry.lease, entry.size)
         return self.finish(timeout)
 
     def _end(self) -> list[threading.Thread]:
@@ -161,6 +184,8 @@ class Lanes:
             if first:
                 for lane in self._lanes:
                     lane.end()
+                if not self._running:
+                    self._acknowledgements.remove(self)
             return list(self._threads)
 
     def settle(self, count: int, size: int) -> None:
@@ -208,7 +233,10 @@ class Lanes:
             self._give_back(now)
         if self._full:
             self.settle(0, 0)  # others may have made room
-        return self._count > 0
+        if self._start_again is not None and now >= self._start_again:
+            self._start_again = None
+            self.ask_for_more()
+        return self._count > 0 or self._start_again is not None
 
     def _is_over(self, part: float) -> bool:
         waiting = self._count - sum(lane.parked for lane in self._lanes)
@@ -235,10 +263,21 @@ class Lanes:
                 self._outcomes.given_back(entry.batch, entry.lease, delay)
                 self.settle(len(entry.batch), entry.size)
 
-    def _start(self) -> None:
-        self._running = len(self._lanes)
-        self._acknowledgements.add(self)
-        self._threads = [spawn(f"{self._name}-{number}", lane.run) for number, lane in enumerate(self._lanes)]
+    def _start(self) -> bool:
+        """Start the threads that are missing; whether all of them run. Under the lock."""
+        try:
+            if not self._is_watched:
+                self._acknowledgements.add(self)
+                self._is_watched = True
+            while self._running < len(self._lanes):
+                thread = spawn(f"{self._name}-{self._running}", self._lanes[self._running].run)
+                self._threads.append(thread)
+                self._running += 1
+        except RuntimeError:  # the system has no more of them; those that run wait for the others
+            logger.exception("%s: cannot start a thread; messages are given back", self._name)
+            self._start_again = time.monotonic() + START_AGAIN
+            return False
+        return True
 
     def _split(self, batch: Sequence[Delivery]) -> list[tuple[int, Sequence[Delivery]]]:
         lanes = len(self._lanes)

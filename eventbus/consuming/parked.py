@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
+from heapq import heappop, heappush
+from itertools import count
 from zlib import crc32
 
 from ..message import Delivery
@@ -35,9 +37,10 @@ class ParkedKey:
     failures: of that message. due, since: when its next try is, and when it came, by `time.monotonic`.
     """
 
-    __slots__ = ("due", "failures", "messages", "since")
+    __slots__ = ("due", "failures", "key", "messages", "since")
 
-    def __init__(self, since: float) -> None:
+    def __init__(self, key: Hashable, since: float) -> None:
+        self.key = key
         self.since = since
         self.messages: deque[Parked] = deque()
         self.failures = 0
@@ -52,7 +55,7 @@ class ParkedKey:
 
 
 class ParkedKeys:
-    """Of one lane, on its thread; `ended` and `since` may be asked by any.
+    """Of one lane, on its thread; `ended` and `since` may be asked by any. A step costs no more for many keys.
 
     waiting: the keys and what waits for them.
     """
@@ -60,16 +63,22 @@ class ParkedKeys:
     def __init__(self) -> None:
         self.waiting: dict[Hashable, ParkedKey] = {}
         self.due = float("inf")
-        """When the next one is to be tried again, by `time.monotonic`."""
+        """When the next one is to be tried again, by `time.monotonic`; sooner where that one waits no more."""
+        self._times: list[tuple[float, int, ParkedKey]] = []
+        """A heap."""
+        self._serials = count()
+        self._leases: set[Lease] = set()
+        """All that something may wait under."""
 
     def __len__(self) -> int:
         return len(self.waiting)
 
     def park(self, key: str | bytes | None, entry: Parked, since: float) -> ParkedKey:
-        """Park a key with the message that failed; without a key, the message alone."""
-        parked = ParkedKey(since)
+        """Park a key with the message that failed; without a key, the message alone. `plan` it."""
+        parked = ParkedKey(object() if key is None else key, since)
+        self._leases.add(entry[0])
         parked.messages.append(entry)
-        self.waiting[object() if key is None else key] = parked
+        self.waiting[parked.key] = parked
         return parked
 
     def behind(self, key: str | bytes | None, entry: Parked) -> bool:
@@ -77,27 +86,34 @@ class ParkedKeys:
         parked = None if key is None else self.waiting.get(key)
         if parked is None:
             return False
+        self._leases.add(entry[0])
         parked.messages.append(entry)
         return True
 
-    def take_due(self, now: float) -> Iterator[tuple[Hashable, ParkedKey]]:
-        """Those whose next try is due."""
-        for key, parked in list(self.waiting.items()):
-            if parked.due <= now:
-                yield key, parked
+    def plan(self, parked: ParkedKey) -> None:
+        """Note when this one is due."""
+        heappush(self._times, (parked.due, next(self._serials), parked))
+        self.due = self._times[0][0]
 
-    def forget(self, key: Hashable) -> None:
+    def take_due(self, now: float) -> ParkedKey | None:
+        """The one that is due first, if it is by now; `plan` it again, or `forget` it."""
+        times, found = self._times, None
+        while found is None and times and times[0][0] <= now:
+            due, _, parked = heappop(times)
+            if parked.due == due and self.waiting.get(parked.key) is parked:
+                found = parked
+        self.due = times[0][0] if times else float("inf")
+        return found
+
+    def forget(self, parked: ParkedKey) -> None:
         """Nothing of this key waits any more."""
-        self.waiting.pop(key, None)
-
-    def plan(self) -> None:
-        """Find out when the next one is due."""
-        self.due = min((parked.due for parked in self.waiting.values()), default=float("inf"))
+        self.waiting.pop(parked.key, None)
+        if not self.waiting:
+            self.empty()
 
     def ended(self) -> bool:
-        """Whether something waits whose lease is over."""
-        heads = [next(iter(parked.messages), None) for parked in list(self.waiting.values())]
-        return any(head is not None and head[0].ended for head in heads)
+        """Whether something waits, or has waited, whose lease is over; `take_stale` then sees to it."""
+        return any(lease.ended for lease in list(self._leases))
 
     def since(self) -> list[float]:
         """When the first message of each key came."""
@@ -105,21 +121,28 @@ class ParkedKeys:
 
     def take_stale(self) -> list[tuple[Lease, Delivery]]:
         """Take out what waits under an ended lease."""
+        ended = {lease for lease in self._leases if lease.ended}
+        self._leases -= ended
         stale: list[tuple[Lease, Delivery]] = []
-        for key, parked in list(self.waiting.items()):
-            if not parked.messages or not parked.messages[0][0].ended:
+        for parked in list(self.waiting.values()) if ended else ():
+            gone = [(lease, one) for lease, one, _ in parked.messages if lease in ended]
+            if not gone:
                 continue
-            stale += [(lease, one) for lease, one, _ in parked.messages if lease.ended]
-            parked.messages = deque(entry for entry in parked.messages if not entry[0].ended)
-            parked.due = 0.0
+            stale += gone
+            is_first = parked.messages[0][0] in ended
+            parked.messages = deque(entry for entry in parked.messages if entry[0] not in ended)
             if not parked.messages:
-                del self.waiting[key]
-        self.plan()
+                self.forget(parked)
+            elif is_first:
+                parked.due = 0.0
+                self.plan(parked)
         return stale
 
     def empty(self) -> list[tuple[Lease, Delivery]]:
         """Take everything out."""
         everything = [(lease, one) for parked in self.waiting.values() for lease, one, _ in parked.messages]
         self.waiting.clear()
+        self._times.clear()
+        self._leases = set()
         self.due = float("inf")
         return everything

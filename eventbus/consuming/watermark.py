@@ -8,11 +8,13 @@ from collections import deque
 class Watermark:
     """Offsets handed out in ascending order (gaps are fine) and finished in any order. Not locked."""
 
-    __slots__ = ("_finished", "_out", "_passed", "position")
+    __slots__ = ("_finished", "_out", "_passed", "ahead", "position")
 
     def __init__(self, position: int) -> None:
         self.position = position
         """The next offset to hand out."""
+        self.ahead = 0
+        """How many from there on are finished already."""
         self._out: deque[int] = deque()
         self._finished: set[int] = set()
         self._passed: set[int] = set()
@@ -28,6 +30,11 @@ class Watermark:
         return [offset for offset in self._out if offset not in self._finished]
 
     @property
+    def held(self) -> int:
+        """How many are handed out and not finished."""
+        return len(self._out) - (len(self._finished) - self.ahead)
+
+    @property
     def idle(self) -> bool:
         """Nothing handed out is unfinished."""
         return not self._out
@@ -37,6 +44,7 @@ class Watermark:
         self.position = offset + 1
         if offset in self._finished:
             self._finished.discard(offset)
+            self.ahead -= 1
             if self._out:  # it stands behind something unfinished, and a rewind would come by here again
                 self._passed.add(offset)
             return False
@@ -46,9 +54,10 @@ class Watermark:
     def finish(self, offset: int) -> None:
         """Note an offset as done; one below the watermark is ignored, one not handed out yet is remembered."""
         out, finished = self._out, self._finished
-        if offset < self.committed:
+        if offset < self.committed or offset in finished or offset in self._passed:
             return
         finished.add(offset)
+        self.ahead += offset >= self.position
         while out and out[0] in finished:
             finished.discard(out.popleft())
         if not out:
@@ -59,6 +68,7 @@ class Watermark:
         unfinished = self.in_hand
         self.position = self.committed
         self._out.clear()
-        self._finished |= self._passed
+        self._finished |= {offset for offset in self._passed if offset >= self.position}
         self._passed.clear()
+        self.ahead = len(self._finished)
         return unfinished

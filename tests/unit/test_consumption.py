@@ -182,3 +182,17 @@ def test_counters_survive_an_unsubscribe_and_what_still_runs_then(gate: threadin
     assert (session.acknowledged, session.released) == ([1], [2])
     assert consumers.remove(sub, 1.0) == ()
     assert consumers.counts().delivered == 2
+
+
+def test_a_pause_that_crosses_a_resume_is_told_as_it_is() -> None:
+    rig = Rig(lambda message: None)
+    consumption, lanes = rig.consumption, rig.consumption._lanes
+    resume = lanes.resume
+
+    def crossed() -> None:
+        consumption.pause()
+        resume()
+
+    lanes.resume = crossed  # type: ignore[method-assign]
+    consumption.resume()
+    assert consumption.status().paused == lanes.halted

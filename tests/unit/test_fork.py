@@ -6,8 +6,10 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 PRELUDE = """
-import os, sys, threading, time, warnings
+import logging, os, sys, threading, time, warnings
 import eventbus
 from eventbus import ClosedError, ForkedError, Message
 from eventbus.testing.memory import MemoryOutages
@@ -303,3 +305,39 @@ def test_a_signal_handler_that_forks_on_top_of_a_call_that_waits_lets_it_go_on_i
         """
     )
     assert lines == ["nothing was raised 7"] * 5
+@pytest.mark.parametrize("end", ["return", "raise SystemExit(1)"])
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_a_child_that_comes_back_from_the_handler_ends(end: str, fails_first: bool) -> None:
+    lines = run(f"""
+        bus = eventbus.EventBus("memory://"); bus.open()
+        parent, handled, failed = os.getpid(), [], []
+
+        def handler(message):
+            if os.getpid() != parent:
+                print("a handler was started in a child", flush=True)
+            if {fails_first} and message.text() not in failed:
+                failed.append(message.text())
+                raise ValueError
+            child = os.fork()
+            if not child:
+                {end}
+            handled.append(child)
+
+        logging.disable()
+        sub = bus.subscribe("t", handler, group="g")
+        for number in range(3):
+            bus.publish("t", str(number), key="k")
+        deadline = time.monotonic() + 10.0
+        while len(handled) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for child in handled:
+            while os.waitpid(child, os.WNOHANG)[0] == 0:
+                if time.monotonic() > deadline:
+                    os.kill(child, 9)
+                    print("a child lives on", flush=True)
+                time.sleep(0.01)
+        while sub.status().lag and time.monotonic() < deadline:
+            time.sleep(0.01)
+        print(len(handled), sub.status().lag, bus.close(5.0).unhandled)
+    """)
+    assert lines == ["3 0 0"]

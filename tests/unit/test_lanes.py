@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from eventbus.consuming import acknowledgements as acknowledgements_module
 from eventbus.consuming import lane as lane_module
+from eventbus.consuming import lanes as lanes_module
 from eventbus.consuming import parked as parked_module
 from eventbus.consuming.acknowledgements import Acknowledgements
 from eventbus.consuming.budget import Budget
@@ -530,3 +532,102 @@ def test_what_comes_after_the_end_is_dropped_not_forgotten(make: Make) -> None:
     assert rig.lanes.finish(5.0) == ()
     assert not rig.put(2, 3)
     assert (rig.dropped_ones, rig.lanes.backlog) == ([2, 3], 0)
+
+
+def test_many_failing_keys_cost_no_more_each(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = [0]
+
+    class Counted(parked_module.ParkedKey):
+        @property
+        def due(self) -> float:  # type: ignore[override]
+            looks[0] += 1
+            return self._due
+
+        @due.setter
+        def due(self, at: float) -> None:
+            self._due = at
+
+    monkeypatch.setattr(parked_module, "RETRIES", Pauses(60.0, 1.0, 60.0))
+    monkeypatch.setattr(parked_module, "ParkedKey", Counted)
+    done = threading.Event()
+
+    def handler(delivery: Delivery) -> None:
+        if delivery.token < 1000:
+            raise ValueError
+        done.set()
+
+    rig = make(handler, high=10_000)
+    for number in range(1001):
+        rig.put(number, key=f"k{number}")
+    assert done.wait(20.0)
+    assert looks[0] <= 10 * 1000
+
+
+def test_what_fails_again_and_again_leaves_room_for_all_else(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parked_module, "RETRIES", Pauses(0.0, 1.0, 0.0))  # always due
+    done = threading.Event()
+
+    def handler(delivery: Delivery) -> None:
+        if delivery.token < 50:
+            raise ValueError
+        done.set()
+
+    rig = make(handler)
+    for number in range(50):
+        rig.put(number, key=f"k{number}")
+    wait_until(lambda: len(rig.errors) > 200)
+    rig.put(50, key="good")
+    assert done.wait(5.0)
+
+
+def test_a_stop_drops_at_once_what_no_handler_was_started_for(make: Make, gate: threading.Event) -> None:
+    handler = Blocking(gate, 1)
+    rig = make(handler)
+    rig.lanes.put([*batch(1, key="a"), *batch(2, key="b"), *batch(3, key="a"), *batch(4, key=None)], rig.lease)
+    rig.put(5, key="a")
+    rig.put(6, key="c")
+    assert handler.entered.wait(5.0)
+    assert rig.lanes.stop(0.0) != ()
+    assert rig.dropped_ones == [2, 4, 6], "all but those that keep their order behind the one that runs"
+    assert rig.lanes.backlog == 3
+    gate.set()
+    assert rig.lanes.stop(5.0) == ()
+    assert (handler.handled, rig.acknowledged) == ([1], [1])
+    assert rig.dropped_ones == [2, 4, 6, 3, 5]
+    assert (rig.lanes.backlog, rig.lanes.size, rig.lanes.is_idle) == (0, 0, True)
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_without_a_thread_messages_are_given_back_and_asked_for_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch, started: int
+) -> None:
+    monkeypatch.setattr(lanes_module, "START_AGAIN", 0.05)
+    spawn, left = lanes_module.spawn, [started]
+
+    def starts(name: str, target: Callable[[], object]) -> threading.Thread:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        return spawn(name, target)
+
+    monkeypatch.setattr(lanes_module, "spawn", starts)
+    rig = make(concurrency=2)
+    assert not rig.put(1, 2, key=None)
+    assert (rig.returned, rig.lanes.backlog, rig.lanes.size) == ([1, 2], 0, 0)
+    wait_until(lambda: rig.room == 1)
+    left[0] = 2
+    assert rig.put(1, 2, key=None)
+    wait_until(lambda: sorted(rig.acknowledged) == [1, 2])
+
+
+def test_without_anybody_to_ask_later_messages_may_come_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object) -> threading.Thread:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(acknowledgements_module, "spawn", fails)
+        rig = make()
+        assert rig.put(1)
+        assert rig.returned == [1]
+    assert rig.put(1)
+    wait_until(lambda: rig.acknowledged == [1])

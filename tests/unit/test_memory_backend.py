@@ -11,7 +11,10 @@ from eventbus import EventBus, EventBusConfig, MemoryConfig, PublishNotSentError
 from eventbus.backends.base import SessionContext
 from eventbus.backends.memory import MemoryBackend
 from eventbus.backends.memory.broker import forget_broker
+from eventbus.backends.memory.groups import Progress
+from eventbus.backends.memory.topics import Topic
 from eventbus.errors import ConnectFailedError
+from eventbus.publishing.records import Record
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
 from eventbus.threads import StopToken
@@ -174,3 +177,76 @@ def test_bytes_in_flight_are_counted_and_given_back(broker: MemoryOutages, open_
     broker.restore()
     assert bus.flush(5.0).unanswered == 0
     assert (bus.get_statistics().in_flight, bus.get_statistics().in_flight_bytes) == (0, 0)
+
+
+def test_an_unsubscribed_handler_that_runs_keeps_its_own_partition_only(open_bus) -> None:
+    one, two = open_bus(), open_bus()
+    release, entered = threading.Event(), threading.Event()
+    mine: list[str] = []
+    others: list[str] = []
+
+    def slow(message) -> None:
+        entered.set()
+        release.wait(20.0)
+        mine.append(message.text())
+
+    for number in range(80):
+        one.publish("t", str(number), key=f"k{number % 40}")
+    sub = one.subscribe("t", slow, group="g")
+    assert entered.wait(5.0)
+    two.subscribe("t", lambda message: others.append(message.text()), group="g")
+    assert not one.unsubscribe(sub, timeout=0.1)
+    partitions = [one.publish("t", f"new{number}", key=f"k{number}").partition for number in range(40)]
+    kept = partitions[0]
+    free = [number for number in range(40) if partitions[number] != kept]
+    expected = {text for number in free for text in (str(number), str(number + 40), f"new{number}")}
+    wait_until(lambda: set(others) == expected)
+    release.set()
+    wait_until(lambda: len(others) == 119)
+    assert mine == ["0"]
+    for number in range(40):
+        of_key = [str(number), str(number + 40), f"new{number}"]
+        assert [text for text in others if text in of_key] == (of_key[1:] if number == 0 else of_key)
+
+
+def test_lag_is_exact_and_looks_at_no_message(open_bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = open_bus(partitions=2, max_messages=60)
+    go, running = threading.Semaphore(0), threading.Event()
+
+    def handler(message) -> None:
+        running.set()
+        go.acquire(timeout=20.0)
+
+    sub = bus.subscribe("t", handler, group="g")
+    for number in range(50):
+        bus.publish("t", str(number), key=f"k{number}")
+    assert running.wait(5.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Topic, "entries_from", lambda *arguments: pytest.fail("every message is looked at"))
+        assert sub.status().lag == 50
+    for _ in range(20):
+        go.release()
+    wait_until(lambda: sub.status().lag == 30)
+    for number in range(25):  # the oldest are dropped meanwhile
+        bus.publish("t", str(number), key=f"k{number}")
+    assert sub.status().lag == 55
+    bus.reconnect(5.0)  # what is in hand comes again
+    wait_until(lambda: sub.status().lag == 55)
+    for _ in range(60):
+        go.release()
+    wait_until(lambda: sub.status().lag == 0)
+
+
+def test_lag_after_a_rewind_leaves_out_what_is_finished() -> None:
+    topic = Topic("t", 1)
+    for number in range(6):
+        topic.add(Record(number, "t", b"", None, None, None, None), str(number))  # type: ignore[arg-type]
+    progress = Progress(topic, 0)
+    for offset in range(4):
+        progress.marks[0].hand_out(offset)
+    progress.marks[0].finish(2)
+    assert progress.lag == 5
+    progress.marks[0].rewind()
+    assert progress.lag == 5
+    topic.drop_below(1)
+    assert progress.lag == 4

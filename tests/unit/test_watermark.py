@@ -48,6 +48,8 @@ def test_no_offset_is_lost_or_committed_too_early(steps: list[tuple[str, int]]) 
             out.clear()
             assert mark.position == mark.committed
         assert set(mark.in_hand) == out
+        assert mark.held == len(out)
+        assert mark.ahead == len({offset for offset in done if offset >= mark.position})
         assert mark.committed <= mark.position
         assert not out or mark.committed == min(out)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ...consuming.attachment import Attachment
 from ...consuming.lease import Lease
@@ -17,10 +17,23 @@ class Member:
         self.attachment = attachment
         self.deliver = attachment.deliver
         self.paused = False
-        self.left: set[Token] | None = None
-        """Once detached: what is still in hand; without any the member goes."""
+        self.left: dict[tuple[Progress, int], set[int]] | None = None
+        """Once detached: what is still in hand, by partition; without any the member goes."""
         self.lease = Lease()
         """On all that it is given: a partition goes to somebody else only when nothing of it is in hand, or with it."""
+
+    def let_go(self, tokens: Iterable[Token]) -> bool:
+        """It is detached, and these are not in its hand any more; True when a partition went to somebody else."""
+        moved, left = False, self.left or {}
+        for progress, partition, offset in tokens:
+            offsets = left.get((progress, partition))
+            if offsets is None:
+                continue
+            offsets.discard(offset)
+            if not offsets:
+                del left[progress, partition]
+                moved |= progress.hand_over(partition, self)
+        return moved
 
 
 class Progress:
@@ -41,10 +54,11 @@ class Progress:
     @property
     def lag(self) -> int:
         """How many messages are not done."""
-        in_hand = sum(len(mark.in_hand) for mark in self.marks)
-        first = min(mark.position for mark in self.marks)
-        waiting = sum(offset >= self.marks[entry[4]].position for offset, entry in self.topic.entries_from(first))
-        return in_hand + waiting
+        count_from = self.topic.count_from
+        return sum(
+            mark.held + max(0, count_from(partition, mark.position) - mark.ahead)
+            for partition, mark in enumerate(self.marks)
+        )
 
     def assign(self, members: list[Member], leaving: list[Member]) -> None:
         """Spread the partitions over the members, taking from nobody what is in hand."""
@@ -97,6 +111,14 @@ class Progress:
             mark.position = max(mark.position, seen)
         return taken
 
+    def hand_over(self, partition: int, leaving: Member) -> bool:
+        """Its owner has nothing of it in hand any more: what it did not finish is the next one's. True when it was."""
+        if self.owners[partition] is not leaving:
+            return False
+        self._rewind(partition)
+        self.owners[partition] = self.wanted[partition]
+        return True
+
     def move(self, partition: int) -> bool:
         """Let a partition change hands if it should and nothing of it is in hand; True when it did."""
         if self.owners[partition] is self.wanted[partition] or not self.marks[partition].idle:
@@ -135,17 +157,16 @@ class Group:
             self.members.append(member)
         self._assign()
 
-    def retire(self, member: Member) -> set[Token]:
-        """A member takes nothing more: what it has in hand, and keeps until it leaves."""
+    def retire(self, member: Member) -> dict[tuple[Progress, int], set[int]]:
+        """A member takes nothing more: what it has in hand, by partition, each kept until nothing of it is."""
         self.members.remove(member)
         self.leaving.append(member)
         self._assign()
         return {
-            (progress, partition, offset)
+            (progress, partition): set(progress.marks[partition].in_hand)
             for progress in self.progress.values()
             for partition, owner in enumerate(progress.owners)
-            if owner is member
-            for offset in progress.marks[partition].in_hand
+            if owner is member and progress.marks[partition].held
         }
 
     def take_back(self, member: Member) -> None:

@@ -183,7 +183,8 @@ class MemorySession:
 
     def _leave_if_done(self, attachment: Attachment, attached: Member, deliveries: Iterable[Delivery]) -> None:
         if attached.left is not None:
-            attached.left.difference_update(delivery.token for delivery in deliveries)
+            if attached.let_go(delivery.token for delivery in deliveries):
+                self._broker.wake()
             if not attached.left:
                 self._attached.pop(attachment, None)
                 self._broker.leave(attached, for_good=True)
@@ -218,7 +219,7 @@ class MemorySession:
         self.wake()
 
     def lag(self, attachment: Attachment) -> int | None:
-        """Of the group, all members and topics together; counted anew for each call."""
+        """Of the group, all members and topics together, without a look at each message."""
         with self._broker.lock:
             return self._broker.group_of(attachment.sub).lag
 

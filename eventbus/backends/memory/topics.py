@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import count
 from zlib import crc32
@@ -29,6 +31,7 @@ class Topic:
         """Where the messages with these ids are: offset and partition in one number."""
         self.base = 0
         self._entries: list[Entry] = []
+        self._offsets = [array("q") for _ in range(partitions)]
         self._next_partition = 0
 
     @property
@@ -45,6 +48,11 @@ class Topic:
         for index in range(max(0, offset - base), len(entries)):
             yield base + index, entries[index]
 
+    def count_from(self, partition: int, offset: int) -> int:
+        """How many messages a partition has from an offset on, without a look at each."""
+        offsets = self._offsets[partition]
+        return len(offsets) - bisect_left(offsets, offset)
+
     def add(self, record: Record, id: str) -> tuple[int, int]:
         """Store; its partition and offset."""
         _, _, payload, given, headers, _, _ = record
@@ -56,6 +64,7 @@ class Topic:
             partition = crc32(key) % self.partitions
         offset = self.base + len(entries)
         entries.append((id, payload, key, headers or (), partition, time.time()))
+        self._offsets[partition].append(offset)
         return partition, offset
 
     def drop_below(self, offset: int) -> None:
@@ -63,3 +72,5 @@ class Topic:
         if offset > self.base:
             del self._entries[: offset - self.base]
             self.base = offset
+            for offsets in self._offsets:
+                del offsets[: bisect_left(offsets, offset)]

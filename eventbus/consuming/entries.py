@@ -1,0 +1,90 @@
+"""What is put into a lane, and what a lane tells whom it belongs to."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Protocol
+
+from attrs import frozen
+
+from ..message import Delivery
+from .batches import size_of
+from .lease import Lease
+
+
+class Owner(Protocol):
+    """What the lanes of a subscription have in common.
+
+    paused: no handler is started now. stopping: none will be any more. retrying: what fails is tried again.
+    working: a handler may run soon, and what it has done wants to be acknowledged in time.
+    """
+
+    paused: bool
+    stopping: bool
+    retrying: bool
+
+    @property
+    def halted(self) -> bool:
+        """Whether no handler is started now: paused or stopping."""
+
+    def working(self) -> None:
+        """A lane begins to work."""
+
+    def settle(self, count: int, size: int) -> None:
+        """So many deliveries with so many bytes are finished or dropped."""
+
+    def give_up(self, count: int) -> None:
+        """So many are about to be dropped under a lease that lasts."""
+
+    def ask_for_more(self) -> None:
+        """A pause is over."""
+
+    def ended(self) -> None:
+        """The lane's thread ends."""
+
+
+@frozen
+class Entry:
+    """A batch on its way to a handler. size: bytes of its payloads. check: see `Outcomes.claims`."""
+
+    lease: Lease
+    batch: Sequence[Delivery]
+    size: int
+    check: bool
+    since: float
+
+    def split(self, stays: Callable[[Delivery], bool]) -> tuple[Entry | None, Entry | None]:
+        """What stays and what leaves, with all its bytes between the two of them."""
+        staying, leaving = list[Delivery](), list[Delivery]()
+        for one in self.batch:
+            (staying if stays(one) else leaving).append(one)
+        if not leaving:
+            return self, None
+        if not staying:
+            return None, self
+        size = min(self.size, size_of(staying))
+        return self._with(staying, size), self._with(leaving, self.size - size)
+
+    def _with(self, part: Sequence[Delivery], size: int) -> Entry:
+        return Entry(self.lease, part, size, self.check, self.since)
+
+
+class Notice(Enum):
+    """What an inbox says: there is an entry, unless it was given back; look at everything again; the end."""
+
+    ENTRY = "entry"
+    NUDGE = "nudge"
+    END = "end"
+
+
+NOTHING = Entry(Lease(), (), 0, False, 0.0)
+"""What a lane works on that has nothing to do."""
+
+
+def all_of(entries: deque[Entry]) -> list[Entry]:
+    """Take everything out."""
+    taken = list(entries)
+    entries.clear()
+    return taken
