@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
+from .. import log
 from ..message import Delivery
 from ..threads import join_all, spawn
 from .acknowledgements import Acknowledgements
@@ -18,7 +18,7 @@ from .lease import Lease
 from .outcomes import Outcomes
 from .parked import lane_key, lane_of
 
-logger = logging.getLogger(__name__)
+logger = log.get(__name__)
 
 START_AGAIN = 1.0
 """Seconds until messages are asked for again after a thread could not be started for them."""

@@ -305,6 +305,8 @@ def test_a_signal_handler_that_forks_on_top_of_a_call_that_waits_lets_it_go_on_i
         """
     )
     assert lines == ["nothing was raised 7"] * 5
+
+
 @pytest.mark.parametrize("end", ["return", "raise SystemExit(1)"])
 @pytest.mark.parametrize("fails_first", [False, True])
 def test_a_child_that_comes_back_from_the_handler_ends(end: str, fails_first: bool) -> None:
