@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import takewhile
 
 
@@ -23,8 +24,9 @@ class FlushWaiter:
         return self._lock.acquire(timeout=timeout)
 
     def release(self) -> None:
-        """Everything is answered."""
-        self._lock.release()
+        """Let it go on; once more does no harm."""
+        with suppress(RuntimeError):
+            self._lock.release()
 
 
 class Mark:

@@ -131,9 +131,8 @@ class Sender:
             if inbox.urgent:
                 self._do_urgent()
             if inbox.requests:
-                request = inbox.requests.popleft()
                 self._take_in()
-                request()
+                inbox.requests.popleft()()
             if inbox.withdrawn:
                 self._take_back()
             if self._again or inbox.records:
