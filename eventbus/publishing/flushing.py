@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from .inbox import Inbox
 from .ledger import Ledger
 from .marks import FlushWaiter
@@ -46,5 +44,4 @@ class Flushing:
     def forked(self) -> None:
         """This is a forked child's copy, in which nobody answers: let its one thread go on. Takes no lock."""
         for waiter in list(self._waiting):
-            with suppress(RuntimeError):  # it goes on already
-                waiter.release()
+            waiter.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice, repeat, starmap
+from itertools import chain, islice, repeat, starmap
 
 from .inbox import SMALL, Inbox
 from .marks import FlushWaiter, Marks
@@ -34,13 +34,19 @@ class Ledger:
         self._open = False
         self.quick = False
         """Whether publishers may come in without a look at anything but the room. Written by anybody."""
-        self.answering: dict[int, Record] = {}
-        """Records that are out of the map, and whose waiters are being told."""
+        self._answering: dict[int, Sequence[Record]] = {}
+        """What `take` returned and whose waiters are being told, by its identity."""
         self._marks = Marks()
 
     def renew_lock(self) -> None:
         """This is a forked child's copy: whoever held the lock is not here to let it go."""
         self._lock = threading.Lock()
+
+    @property
+    def answering(self) -> Iterable[Record]:
+        """Records that are out of the map, and whose waiters are being told."""
+        return chain.from_iterable(self._answering.values())
+
 
     def let_in(self, open: bool) -> None:
         """Whether publishers may come in at all."""
@@ -71,17 +77,15 @@ class Ledger:
         with self._lock:
             taken = list(filter(None, map(self.records.pop, map(number_of, records), repeat(None))))
             self.bytes -= sizes_of(taken)
-            waited_for = list(filter(waiter_of, taken))
-            self.answering.update(zip(map(number_of, waited_for), waited_for, strict=True))
+            self._answering[id(taken)] = taken
             self._set_room(len(self.records))
             note(taken)
         return taken
 
     def told(self, taken: Sequence[Record]) -> None:
-        """Whoever waited for these has been told."""
+        """Whoever waited for these, which `take` returned, has been told."""
         with self._lock:
-            if self.answering:
-                deque(map(self.answering.pop, map(number_of, taken), repeat(None)), maxlen=0)
+            self._answering.pop(id(taken), None)
             if self._marks:
                 self._marks.answered(map(number_of, taken))
         self._on_room()
@@ -89,7 +93,7 @@ class Ledger:
     def mark(self, waiter: FlushWaiter) -> None:
         """Release a waiter once everything that is here now is answered. The sender's thread."""
         with self._lock:
-            self._marks.add(waiter, reversed(self.records), self.answering)
+            self._marks.add(waiter, reversed(self.records), map(number_of, filter(waiter_of, self.answering)))
 
     def unmark(self, waiter: FlushWaiter) -> int:
         """Nobody waits any more; how many that he waited for are unanswered. The sender's thread, after `mark`."""

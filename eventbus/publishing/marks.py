@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from itertools import takewhile
+from contextlib import suppress
+from itertools import repeat, takewhile
 
 
 class FlushWaiter:
@@ -23,8 +24,9 @@ class FlushWaiter:
         return self._lock.acquire(timeout=timeout)
 
     def release(self) -> None:
-        """Everything is answered."""
-        self._lock.release()
+        """Let it go on; once more does no harm."""
+        with suppress(RuntimeError):
+            self._lock.release()
 
 
 class Mark:
@@ -68,11 +70,10 @@ class Marks:
 
     def answered(self, numbers: Iterable[int]) -> None:
         """These are no longer missing."""
-        known = self._mark_of
-        for number in numbers:
-            mark = known.pop(number, None)
+        known, gone = self._mark_of, list(numbers)
+        for mark in set(map(known.pop, gone, repeat(None))):
             if mark is not None:
-                mark.missing.discard(number)
+                mark.missing.difference_update(gone)
         self._release()
 
     def leave(self, waiter: FlushWaiter) -> int:

@@ -311,7 +311,7 @@ class Pending:
         self.sender.ended = True
         self._fork = error
         self._refusal = self.door = lambda id: error()
-        for record in (*self.inbox.records, *self.ledger.records.values(), *self.ledger.answering.values()):
+        for record in (*self.inbox.records, *self.ledger.records.values(), *self.ledger.answering):
             waiter = waiter_of(record)
             if waiter is not None:
                 waiter.forked(error())

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from .. import log
 from ..errors import SessionRetired
-from ..threads import join_all, spawn
+from ..threads import Deadline, join_all, spawn
 from .inbox import SMALL, Inbox
 from .ledger import Ledger
 from .port import PublishingPort
@@ -23,6 +23,8 @@ MOST = SLICE
 """Records taken in at a time: so long an urgent request has to wait."""
 NAP = 0.5
 """Seconds after which a sender that nobody woke looks again: whoever appends may be interrupted before he wakes it."""
+LOOK = 0.1
+"""Seconds between two looks whether the sender that was asked for something is still there."""
 
 
 class Sender:
@@ -87,10 +89,9 @@ class Sender:
         After all that was accepted before was taken in; with `at_once` before that: what publishers have left by
         then may take longer than a change of sessions. On threads of ours only. TimeoutError: it is done later.
         """
-        if self._thread is None or not self._thread.is_alive():
-            self._take_in()
-            work()
-            self._resend()
+        thread = self._thread
+        if thread is None or not thread.is_alive():
+            self._do_here(work)
             return
         done = threading.Lock()
         done.acquire()
@@ -104,11 +105,22 @@ class Sender:
             finally:
                 done.release()
 
+        queue, deadline = self._inbox.urgent if at_once else self._inbox.requests, Deadline(timeout)
         (self._inbox.ask_at_once if at_once else self._inbox.ask)(run)
-        if not done.acquire(timeout=timeout):
-            raise TimeoutError("the sender thread is busy")
+        while not done.acquire(timeout=min(LOOK, deadline.remaining())):
+            if not thread.is_alive() and run in queue:  # it ended in this moment
+                queue.remove(run)
+                self._do_here(work)
+                return
+            if deadline.over:
+                raise TimeoutError("the sender thread is busy")
         if errors:
             raise errors.pop()
+
+    def _do_here(self, work: Callable[[], object]) -> None:
+        self._take_in()
+        work()
+        self._resend()
 
     # -- the sender's thread ---------------------------------------------------------------------
 
@@ -119,9 +131,8 @@ class Sender:
             if inbox.urgent:
                 self._do_urgent()
             if inbox.requests:
-                request = inbox.requests.popleft()
                 self._take_in()
-                request()
+                inbox.requests.popleft()()
             if inbox.withdrawn:
                 self._take_back()
             if self._again or inbox.records:

@@ -147,3 +147,24 @@ def test_many_flushes_of_100_000_unanswered_are_cheap(pending: Pending) -> None:
     for _ in range(300):
         assert pending.wait_settled(0.0001) == 100_000
     assert time.monotonic() - started < 2.0  # with a walk through all of them: 3 s and more
+
+
+def test_a_flush_that_is_interrupted_while_it_leaves_disturbs_nobody(
+    pending: Pending, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(pending)
+    wait, waits = FlushWaiter.wait, list[float]()
+
+    def interrupted(self: FlushWaiter, timeout: float) -> bool:
+        waits.append(timeout)
+        if len(waits) > 1:
+            raise KeyboardInterrupt
+        return wait(self, timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FlushWaiter, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pending.wait_settled(0.01)
+    pending.sender.call(lambda: None, 5.0)
+    assert caplog.records == []
+    assert pending.wait_settled(0.01) == 1

@@ -581,3 +581,24 @@ def test_all_that_was_published_is_in_one_of_the_figures() -> None:
     assert figures() == (1, 1, 1, 2)
     pending.fail_all(closed)
     assert figures() == (1, 1, 1 + 3, 2 + 1)
+
+
+def test_a_sender_that_ends_while_it_is_asked_for_something_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an `open` that is given up does, beside a `close`."""
+    for at_once in (False, True):
+        pending, waiter, done = make(), Waiter(), list[bool]()
+        pending.sender.start("eventbus.test.sender")
+        name = "ask_at_once" if at_once else "ask"
+        ask = getattr(pending.inbox, name)
+
+        def late(request: object, ask=ask, pending=pending) -> None:
+            assert pending.sender.close(5.0) == ()
+            ask(request)
+
+        monkeypatch.setattr(pending.inbox, name, late)
+        put(pending, waiter)
+        started = time.monotonic()
+        pending.sender.call(lambda done=done: done.append(True), 5.0, at_once=at_once)
+        assert time.monotonic() - started < 2.0
+        assert done == [True]
+        assert pending.inbox.is_empty

@@ -260,3 +260,44 @@ def test_from_our_own_threads_it_returns_in_time(memory_bus: MakeBus, place: str
     wait_until(lambda: results and results[0] is not None, 6.0)
     assert isinstance(results[0], float) and results[0] < 1.0, results
     assert_serves(bus)
+
+
+def test_where_an_outage_is_refused_a_healthy_bus_is_replaced_without_a_single_refusal(memory_bus: MakeBus) -> None:
+    bus, stop, errors, published = memory_bus(on_outage="raise"), threading.Event(), list[BaseException](), list[int]()
+    bus.open()
+
+    def publish() -> None:
+        while not stop.is_set():
+            try:
+                bus.publish("topic", b"x", timeout=5.0)
+                published.append(1)
+            except eventbus.EventBusError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=publish) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            before = len(published)
+            bus.reconnect(5.0)
+            wait_until(lambda before=before: len(published) > before or errors)  # type: ignore[misc]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(5.0)
+    assert errors == []
+    assert reconnects(bus) == 20
+
+
+def test_where_an_outage_is_refused_a_lost_link_still_refuses(memory_bus: MakeBus, outages: Outages) -> None:
+    bus = memory_bus(on_outage="raise")
+    bus.open()
+    outages.refuse()
+    outages.cut()
+    wait_until(phase_is(bus, Phase.RECONNECTING))
+    with pytest.raises(eventbus.PublishNotSentError, match="no connection"):
+        bus.publish("topic", b"x", timeout=5.0)
+    outages.restore()
+    assert bus.wait_connected(5.0)
+    assert bus.publish("topic", b"x").confirmed
