@@ -236,7 +236,7 @@ class EventBus:
         return self._supervisor.phases.wait_connected(seconds(timeout, self.config.connect_timeout))
 
     def register_reconnect_callback(self, callback: ReconnectCallback) -> ReconnectCallback:
-        """Call `callback(ReconnectEvent)` after each reconnect, in order, on a thread of its kind's own."""
+        """Call `callback(ReconnectEvent)` after each reconnect, on the callback thread."""
         self._callbacks.register("reconnect", callback)
         return callback
 
@@ -245,7 +245,7 @@ class EventBus:
         self._callbacks.unregister("reconnect", callback)
 
     def register_error_callback(self, callback: ErrorCallback) -> ErrorCallback:
-        """Call `callback(ErrorEvent)` for what goes wrong outside of calls, in order, on a thread of its kind's own."""
+        """Call `callback(ErrorEvent)` for what goes wrong outside of any call, on the callback thread."""
         self._callbacks.register("error", callback)
         return callback
 
@@ -254,7 +254,7 @@ class EventBus:
         self._callbacks.unregister("error", callback)
 
     def register_state_callback(self, callback: StateCallback) -> StateCallback:
-        """Call `callback(ConnectionState)` after each change of phase, in order, on a thread of its kind's own."""
+        """Call `callback(ConnectionState)` after each change of phase, on the callback thread."""
         self._callbacks.register("state", callback)
         return callback
 

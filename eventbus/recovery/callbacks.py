@@ -1,4 +1,4 @@
-"""User callbacks: a thread for each kind, in order, each on its own; they hold up and change nothing else."""
+"""User callbacks: on a thread of their own, in order, each on its own; they change nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from .. import log
 from ..callables import check_plain, refuse_unawaited
 from ..state import ConnectionState, ErrorEvent, ReconnectEvent
-from ..threads import Deadline, OrderedWorker
+from ..threads import OrderedWorker
 
 logger = log.get(__name__)
 
@@ -41,23 +41,15 @@ class Tally:
         return added
 
 
-KINDS = ("reconnect", "state", "error")
-"""In the order of their end: what goes wrong in the others is an error event."""
-
-
 class Callbacks:
     """The registered callbacks of a bus. Registering one twice counts once. Nothing here ever blocks.
-
-    Those of a kind run one after another, in the order of the events; a slow one delays no other kind.
 
     No lock of ours is held while one runs or is logged, and none to register one: a signal handler may.
     """
 
     def __init__(self, bus: str) -> None:
-        self._lists: dict[str, list[Callable[[Any], object]]] = {kind: [] for kind in KINDS}
-        self._workers = {
-            kind: OrderedWorker(f"eventbus.{bus}.callbacks-{kind}", self._worker_failed, owner=self) for kind in KINDS
-        }
+        self._lists: dict[str, list[Callable[[Any], object]]] = {"reconnect": [], "error": [], "state": []}
+        self._worker = OrderedWorker(f"eventbus.{bus}.callbacks", self._worker_failed, owner=self)
         self._waiting_errors: deque[None] = deque()
         """One for each that waits: adding and taking one is a single step, counting would be three."""
         self._suppressed = Tally()
@@ -96,22 +88,19 @@ class Callbacks:
             self._suppressed.add()
             return
         self._waiting_errors.append(None)
-        self._workers["error"].submit(self._run_errors, event)
+        self._worker.submit(self._run_errors, event)
 
     def inherited(self) -> None:
         """This is a forked child's copy of a bus that was not opened."""
         self._worker.renew()
 
     def close(self, timeout: float) -> tuple[str, ...]:
-        """Let the queued callbacks finish, up to `timeout` seconds; name the threads of those that do not."""
-        deadline, unfinished = Deadline(timeout), list[str]()
-        for left, worker in zip(range(len(KINDS), 0, -1), self._workers.values(), strict=True):
-            unfinished += worker.close(deadline.share(1 / left))
-        return tuple(unfinished)
+        """Let the queued callbacks finish, up to `timeout` seconds; name the thread if they do not."""
+        return self._worker.close(timeout)
 
     def _queue(self, kind: str, event: object) -> None:
         if self._lists[kind]:
-            self._workers[kind].submit(self._run, kind, event)
+            self._worker.submit(self._run, kind, event)
 
     def _run_errors(self, event: ErrorEvent) -> None:
         self._waiting_errors.popleft()
@@ -134,4 +123,4 @@ class Callbacks:
                     self.report(ErrorEvent(source="callback", error=error))
 
     def _worker_failed(self, error: BaseException) -> None:
-        logger.error("a callback thread failed: %r", error)
+        logger.error("the callback thread failed: %r", error)

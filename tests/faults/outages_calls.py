@@ -67,7 +67,7 @@ class CallOutages(OutageBase):
         self._kill_and_restore(bus, 2)
         with self.within(2.0):
             report = bus.close()
-        assert report.unfinished_threads == (f"eventbus.{bus.config.name}.callbacks-reconnect",)
+        assert report.unfinished_threads == (f"eventbus.{bus.config.name}.callbacks",)
 
     @pytest.mark.outage("f")
     def test_a_callback_may_call_the_bus(self) -> None:

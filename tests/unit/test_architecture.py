@@ -101,5 +101,5 @@ def test_each_thread_of_a_bus_at_work_is_in_the_table(monkeypatch: pytest.Monkey
         MemoryOutages("told").forget()
     told = section("Threads")
     kinds = {re.sub(r"^eventbus\.told\.", "", name).replace("lane-topic-0", "lane-<topic>-N") for name in started}
-    assert {"errands", "open", "sender", "health", "callbacks-state", "answers", "acknowledgements", "memory"} <= kinds
+    assert {"errands", "open", "sender", "health", "callbacks", "answers", "acknowledgements", "memory"} <= kinds
     assert not {kind for kind in kinds if f"``{kind}``" not in told}

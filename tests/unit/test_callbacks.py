@@ -25,7 +25,7 @@ def test_callbacks_run_in_order_on_their_own_thread() -> None:
     for number in range(50):
         made.report(event(number))
     assert made.close(5.0) == ()
-    assert seen == [("eventbus.test.callbacks-error", number) for number in range(50)]
+    assert seen == [("eventbus.test.callbacks", number) for number in range(50)]
 
 
 def test_registered_twice_is_once_and_gone_is_gone() -> None:
@@ -112,39 +112,8 @@ def test_a_callback_that_hangs_is_named_at_close() -> None:
     made.register("error", lambda one: (entered.set(), release.wait(20.0)))
     made.report(event())
     assert entered.wait(5.0)
-    assert made.close(0.05) == ("eventbus.test.callbacks-error",)
+    assert made.close(0.05) == ("eventbus.test.callbacks",)
     release.set()
-
-
-@pytest.mark.parametrize("slow", ["reconnect", "state", "error"])
-def test_a_callback_that_hangs_delays_no_other_kind(slow: str) -> None:
-    made, entered, release, seen = Callbacks("test"), threading.Event(), threading.Event(), list[str]()
-    queue = {"reconnect": made.reconnected, "state": made.moved, "error": made.report}
-    made.register(slow, lambda one: (entered.set(), release.wait(20.0)))
-    queue[slow](event())
-    assert entered.wait(5.0)
-    others = sorted(set(queue) - {slow})
-    for kind in others:
-        made.register(kind, lambda one, kind=kind: seen.append(kind))
-        queue[kind](event())
-    wait_until(lambda: sorted(seen) == others)
-    assert made.close(0.1) == (f"eventbus.test.callbacks-{slow}",)
-    release.set()
-
-
-def test_what_fails_in_the_last_callbacks_still_reaches_the_error_callbacks() -> None:
-    made, release, seen = Callbacks("test"), threading.Event(), list[ErrorEvent]()
-
-    def broken(one: object) -> None:
-        release.wait(20.0)
-        raise RuntimeError("broken")
-
-    made.register("state", broken)
-    made.register("error", seen.append)
-    made.moved("moved")  # type: ignore[arg-type]
-    threading.Timer(0.05, release.set).start()
-    assert made.close(10.0) == ()
-    assert [str(one.error) for one in seen] == ["broken"]
 
 
 def test_a_callback_must_be_callable() -> None:
@@ -160,8 +129,7 @@ def test_each_kind_of_event_reaches_its_own_callbacks_only() -> None:
     made.reconnected("reconnected")  # type: ignore[arg-type]
     made.report(event())
     assert made.close(5.0) == ()
-    assert len(seen) == 3
-    assert dict(seen) == {"state": "moved", "reconnect": "reconnected", "error": dict(seen)["error"]}
+    assert seen == [("state", "moved"), ("reconnect", "reconnected"), ("error", seen[-1][1])]
 
 
 def test_one_callback_may_serve_two_kinds_and_leave_one_of_them() -> None:
