@@ -47,7 +47,6 @@ class Ledger:
         """Records that are out of the map, and whose waiters are being told."""
         return chain.from_iterable(self._answering.values())
 
-
     def let_in(self, open: bool) -> None:
         """Whether publishers may come in at all."""
         with self._lock:
