@@ -14,6 +14,7 @@ from .backends import backend_for
 from .config_sources import ConfigSource, load_config
 from .consuming.consumers import Consumers
 from .consuming.subscriptions import Broadcast, Handler, Subscription
+from .errands import Errand
 from .fields import Headers
 from .message import Message, Receipt
 from .publishing.inbox import SMALL
@@ -191,7 +192,13 @@ class EventBus:
         Raises SubscribeError for bad arguments, or when the broker refuses it; without a connection it
         waits for one. Allowed before `open()`.
         """
-        return self._life.subscribe(topic, handler, group, concurrency, start)
+        asked: list[Errand[Subscription]] = []
+        try:
+            return self._life.subscribe(topic, handler, group, concurrency, start, asked)
+        except BaseException:
+            for errand in asked:
+                self._life.errands.leave(errand)
+            raise
 
     def on(
         self, topic: str, *, group: str | Broadcast | None = None, concurrency: int = 1, start: str = "earliest"

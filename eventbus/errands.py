@@ -136,13 +136,17 @@ class Errands:
         call: Callable[[StopToken], _Result],
         timeout: float,
         undo: Callable[[_Result], object] | None = None,
+        asked: list[Errand[_Result]] | None = None,
     ) -> _Result:
         """What the call returns or raises; it bounds itself by `timeout` seconds.
 
         NotInTime when it does not. A caller that leaves with an exception or with that sets its stop token, and
-        has `undo(result)` called once the call has ended all the same.
+        has `undo(result)` called once the call has ended all the same. asked: takes the errand, for a caller further
+        out to `leave` it: an exception may come at the return from here, too.
         """
         errand, queue = Errand(what, call, undo), self._queue
+        if asked is not None:
+            asked.append(errand)
         try:
             if queue is not None:
                 queue.put((errand.run, f"{self._name}.{what}"))
@@ -152,12 +156,19 @@ class Errands:
                 raise NotInTime(f"{what}() did not end within {timeout:g} s")
             return errand.result()
         except BaseException:
-            errand.stop.mark()
-            if queue is not None:
-                queue.put((errand.give_up, f"{self._name}.{what}"))
-            if queue is None or queue is not self._queue:
-                self._start_alone(errand.give_up, what)
+            self.leave(errand)
             raise
+
+    def leave(self, errand: Errand[_Result]) -> None:
+        """Its caller has gone with an exception: end it, and undo it; once more than needed does no harm."""
+        if errand.stop.is_set():
+            return
+        errand.stop.mark()
+        queue = self._queue
+        if queue is not None:
+            queue.put((errand.give_up, f"{self._name}.{errand.name}"))
+        if queue is None or queue is not self._queue:
+            self._start_alone(errand.give_up, errand.name)
 
     def renew(self) -> None:
         """This is a forked child's copy: its threads, and whoever held the lock, are its parent's."""

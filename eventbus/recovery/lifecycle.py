@@ -10,7 +10,7 @@ from ..backends.base import Backend
 from ..config import EventBusConfig
 from ..consuming.consumers import Consumers
 from ..consuming.subscriptions import Handler, Subscription, SubscriptionState
-from ..errands import Errands, NotInTime
+from ..errands import Errand, Errands, NotInTime
 from ..errors import (
     ClosedError,
     ConnectFailedError,
@@ -52,10 +52,8 @@ class Lifecycle:
         self._stop = StopToken()
         self._turn = threading.Lock()  # of those who open, on threads of ours
         self._beginning = self._bringing = False
-        self._opener: StopToken | None = None
-        """Of the open that made it what it is; it is set once its caller has left with an exception."""
-        self._elsewhere = self._stop.child()
-        """Ends what reconnects without the health check."""
+        self._opener: StopToken | None = None  # set once the caller of the open has left with an exception
+        self._elsewhere = self._stop.child()  # ends what reconnects without the health check
         self.errands = Errands(f"eventbus.{config.name}", owner=callbacks)
         self.supervisor = Supervisor(
             config,
@@ -227,9 +225,15 @@ class Lifecycle:
     # -- subscriptions ---------------------------------------------------------------------------
 
     def subscribe(
-        self, topic: object, handler: Handler, group: object, concurrency: object, start: object
+        self,
+        topic: object,
+        handler: Handler,
+        group: object,
+        concurrency: object,
+        start: object,
+        asked: list[Errand[Subscription]],
     ) -> Subscription:
-        """See `EventBus.subscribe`."""
+        """See `EventBus.subscribe`. asked: for the caller to leave if an exception comes as this returns."""
         self.gate.check()
 
         def call(stop: StopToken) -> Subscription:
@@ -251,6 +255,7 @@ class Lifecycle:
                 call,
                 2 * self._config.connect_timeout,
                 undo=lambda sub: self._consumers.remove(sub, 0.0, from_handler=True),
+                asked=asked,
             )
         except NotInTime as error:
             raise SubscribeError(f"{topic}: the broker did not answer in time") from error
