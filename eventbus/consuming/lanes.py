@@ -56,6 +56,7 @@ class Lanes:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._count = self._size = 0
+        self._latest: float | None = None
         self._given_up = 0
         self._full = False
         self._next = self._running = 0
@@ -108,7 +109,8 @@ class Lanes:
     @property
     def oldest(self) -> float | None:
         """When the oldest delivery in hand came, by `time.monotonic`, about; None without one."""
-        return min((since for lane in self._lanes if (since := lane.oldest) is not None), default=None)
+        known = min((since for lane in self._lanes if (since := lane.oldest) is not None), default=None)
+        return self._latest if known is None and self.backlog else known  # else no lane has taken it up yet
 
     def put(self, batch: Sequence[Delivery], lease: Lease, check: bool = False) -> bool:
         """Queue a batch, in order; never blocks. False: full now, `has_room` will be called.
@@ -124,6 +126,7 @@ class Lanes:
             late = self._finishing
             if not late and (self._running == len(self._lanes) or self._start()):
                 self._count += len(batch)
+                self._latest = now
                 size = sum(entry.size for _, entry in entries)
                 self._size += size
                 self._budget.add(size)
