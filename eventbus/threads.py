@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from _thread import LockType
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -311,6 +312,24 @@ class OrderedWorker:
             self._on_error(error)
         except BaseException:
             logger.exception("%s: reporting an error failed", self._name)
+
+
+def drained(found: deque[_Result] | None, most: int = 2**62) -> list[_Result]:
+    """Take out up to so many, oldest first; each is taken by one thread. Never waits.
+
+    An exception out of a signal handler leaves them in.
+    """
+    taken: list[_Result] = []
+    try:
+        while found and len(taken) < most:
+            taken.append(found.popleft())
+    except IndexError:  # another thread has taken the last one
+        pass
+    except BaseException:
+        if found is not None:
+            found.extendleft(reversed(taken))
+        raise
+    return taken
 
 
 def interruptibly(name: str, call: Callable[[], _Result], timeout: float, stop: StopToken) -> _Result:

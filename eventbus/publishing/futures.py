@@ -13,7 +13,7 @@ from typing import Any
 from .. import log
 from ..errors import EventBusError
 from ..message import Receipt
-from ..threads import OrderedWorker
+from ..threads import OrderedWorker, drained
 from .records import Claim, Outcome, Result, Waiter
 
 logger = log.get(__name__)
@@ -55,7 +55,7 @@ class ReceiptFuture(Claim, Future[Receipt]):
         if self._waits is not None:
             self._release()
         if self._calls is not None:
-            for call in _drained(self._calls):
+            for call in drained(self._calls):
                 self._worker.submit(call, self)
         if self._listeners is not None:
             self._worker.submit(self._tell_listeners)
@@ -165,11 +165,11 @@ class ReceiptFuture(Claim, Future[Receipt]):
     # -- inside ----------------------------------------------------------------------------------
 
     def _release(self) -> None:
-        for lock in _drained(self._waits):
+        for lock in drained(self._waits):
             lock.release()
 
     def _call_back(self) -> None:
-        for call in _drained(self._calls):
+        for call in drained(self._calls):
             try:
                 call(self)
             except Exception:  # as the base class does: a callback is not its caller's affair
@@ -195,17 +195,6 @@ class ReceiptFuture(Claim, Future[Receipt]):
                 lock.acquire(timeout=timeout)
         finally:
             _remove(waits, lock)
-
-
-def _drained(found: deque[Any] | None) -> list[Any]:
-    """Take out what is there; each is taken by one thread."""
-    drained = []
-    while found:
-        try:
-            drained.append(found.popleft())
-        except IndexError:  # another thread has taken the last one
-            break
-    return drained
 
 
 def _remove(waits: deque[threading.Lock], lock: threading.Lock) -> None:

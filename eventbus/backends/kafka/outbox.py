@@ -17,7 +17,7 @@ from ...errors import NotConnectedError, PublishError, PublishNotSentError, Publ
 from ...message import TOMBSTONE
 from ...publishing.port import Answers
 from ...publishing.records import Record, given_id_of, number_of, topic_of, waiter_of
-from ...threads import Deadline, join_all, spawn
+from ...threads import Deadline, drained, join_all, spawn
 from .forks import Producer
 from .problems import ClientErrors, is_fatal, is_permanent, text_of
 
@@ -283,12 +283,12 @@ class Outbox:
 
     def _tell(self) -> None:
         """Tell what the callbacks have noted."""
-        stored = _drained(self._stored)
+        stored = drained(self._stored)
         if stored:
             with self._lock:
                 self.answered += len(stored)
             self._answers.stored(stored)
-        for record, error, message in _drained(self._reports):
+        for record, error, message in drained(self._reports):
             if error is None:
                 with self._lock:
                     self.answered += 1
@@ -343,13 +343,3 @@ class Outbox:
         except (KafkaException, RuntimeError) as error:
             logger.debug("ending a producer: %s", error)
         self._tell()
-
-
-def _drained(found: deque[Any]) -> list[Any]:
-    drained = []
-    while found:
-        try:
-            drained.append(found.popleft())
-        except IndexError:  # another thread has taken the last one
-            break
-    return drained
