@@ -51,7 +51,7 @@ class EventBus:
         )
         self._pending = self._publisher.pending
         self._inbox = self._pending.inbox
-        self._next_number = self._pending.next_number
+        self._numbers = self._pending.numbers
         features = backend.features
         self._consumers = Consumers(
             config, features.replays, backend.new_in_hand, self._callbacks.report, features.takes_back
@@ -160,7 +160,7 @@ class EventBus:
             and headers is None
             and id is None
         ):
-            records.append((self._next_number(), topic, payload, None, None, None, None))  # type: ignore[arg-type]
+            records.append((next(self._numbers), topic, payload, None, None))  # type: ignore[arg-type]
             if inbox.idle:
                 inbox.wake()
             return

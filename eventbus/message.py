@@ -178,13 +178,13 @@ class Receipt:
 class IdMint:
     """Makes message ids: 64 random bits, the same for one bus, and a number that counts up."""
 
-    __slots__ = ("next_number", "origin")
+    __slots__ = ("numbers", "origin")
 
     origin: str
 
     def __init__(self) -> None:
         self.renew()
-        self.next_number = count(1).__next__
+        self.numbers = count(1)
 
     def renew(self) -> None:
         """Draw new random bits; the number goes on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from .inbox import Inbox
 from .ledger import Ledger
 from .marks import FlushWaiter
@@ -13,9 +15,10 @@ LEAVING = 0.5
 class Flushing:
     """Waits, on any thread, until what was accepted before is answered."""
 
-    def __init__(self, inbox: Inbox, ledger: Ledger) -> None:
+    def __init__(self, inbox: Inbox, ledger: Ledger, numbers: Iterator[int]) -> None:
         self._inbox = inbox
         self._ledger = ledger
+        self._numbers = numbers
         self._waiting: dict[FlushWaiter, None] = {}
 
     def wait(self, timeout: float) -> int | None:
@@ -28,7 +31,7 @@ class Flushing:
 
         self._waiting[waiter] = self._waiting[left] = None
         try:
-            self._inbox.ask(lambda: self._ledger.mark(waiter))
+            self._inbox.ask(lambda: self._ledger.mark(waiter, next(self._numbers)))
             if waiter.wait(timeout):
                 return 0
             self._inbox.ask(leave)

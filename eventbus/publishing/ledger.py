@@ -9,7 +9,7 @@ from itertools import chain, islice, repeat, starmap
 
 from .inbox import SMALL, Inbox
 from .marks import FlushWaiter, Marks
-from .records import Record, number_of, sizes_of, waiter_of
+from .records import Batch, Record
 
 
 class Ledger:
@@ -53,46 +53,52 @@ class Ledger:
             self._open = open
             self._set_room(len(self.records))
 
-    def enter(self, most: int) -> list[Record]:
+    def enter(self, most: int) -> Batch:
         """Move up to so many records out of the inbox. The sender's thread."""
         waiting = self._inbox.records
-        batch = list(islice(waiting, most))
+        batch = Batch(islice(waiting, most))
         count = len(batch)
         with self._lock:
-            self.bytes += sizes_of(batch)
+            self.bytes += batch.bytes
             self._set_room(len(self.records) + count)
             self.moving = count
-            self.records.update(zip(map(number_of, batch), batch, strict=False))
+            self.records.update(zip(batch.numbers, batch, strict=True))
+            self._marks.entered(batch.numbers)
             deque(starmap(waiting.popleft, repeat((), count)), maxlen=0)
             self.entered += count
             self.moving = 0
         return batch
 
-    def take(self, records: Iterable[Record], note: Callable[[list[Record]], object]) -> list[Record]:
+    def take(self, records: Iterable[Record], note: Callable[[Batch], object]) -> Batch:
         """Take records out that get their answer now; those that were not in have one, and are left out.
 
         `note(taken)` is called under the lock, before anybody who waits can go on. `told` has to follow.
         """
+        answered = Batch.of(records)
         with self._lock:
-            taken = list(filter(None, map(self.records.pop, map(number_of, records), repeat(None))))
-            self.bytes -= sizes_of(taken)
+            found = list(filter(None, map(self.records.pop, answered.numbers, repeat(None))))
+            taken = answered if len(found) == len(answered) else Batch(found)
+            self.bytes -= taken.bytes
             self._answering[id(taken)] = taken
             self._set_room(len(self.records))
             note(taken)
         return taken
 
-    def told(self, taken: Sequence[Record]) -> None:
+    def told(self, taken: Batch) -> None:
         """Whoever waited for these, which `take` returned, has been told."""
         with self._lock:
             self._answering.pop(id(taken), None)
-            if self._marks:
-                self._marks.answered(map(number_of, taken))
+            self._marks.answered(taken.numbers)
         self._on_room()
 
-    def mark(self, waiter: FlushWaiter) -> None:
-        """Release a waiter once everything that is here now is answered. The sender's thread."""
+    def mark(self, waiter: FlushWaiter, number: int) -> None:
+        """Release a waiter once everything that is here now is answered. The sender's thread.
+
+        number: drawn now, so that no record of now has a greater one.
+        """
         with self._lock:
-            self._marks.add(waiter, reversed(self.records), map(number_of, filter(waiter_of, self.answering)))
+            unanswered = len(self.records) + sum(map(len, self._answering.values()))
+            self._marks.add(waiter, number, unanswered)
 
     def unmark(self, waiter: FlushWaiter) -> int:
         """Nobody waits any more; how many that he waited for are unanswered. The sender's thread, after `mark`."""

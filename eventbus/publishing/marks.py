@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Collection
 from contextlib import suppress
-from itertools import repeat, takewhile
+from operator import attrgetter
 
 
 class FlushWaiter:
@@ -30,77 +31,75 @@ class FlushWaiter:
 
 
 class Mark:
-    """The records that came after the mark before, and who waits for them and all before."""
+    """A moment of the bus, and how many records of before it have no answer.
 
-    __slots__ = ("missing", "waiters")
+    before: the number that was drawn at that moment; records with smaller ones are of before it.
+    missing: how many of them have no answer, those that the mark before it counts left out.
+    """
 
-    def __init__(self) -> None:
-        self.missing: set[int] = set()
-        self.waiters: set[FlushWaiter] = set()
+    __slots__ = ("before", "missing", "waiter")
+
+    def __init__(self, before: int, missing: int, waiter: FlushWaiter) -> None:
+        self.before = before
+        self.missing = missing
+        self.waiter = waiter
+
+
+_before = attrgetter("before")
 
 
 class Marks:
-    """Marks in the order of their making. Not locked: its owner does that.
+    """One mark for each flush that waits, in the order of their making. Not locked: its owner does that.
 
-    A record is missing in one mark, which it knows, and only the last mark may be without a waiter. So an answer
-    costs the same however many wait, and what is kept is bounded by the unanswered and by those who wait.
+    Records are counted, not kept: a mark costs the same however much is unanswered, and an answer the same
+    however many wait.
     """
 
     def __init__(self) -> None:
         self._marks: list[Mark] = []
-        self._mark_of: dict[int, Mark] = {}
 
     def __len__(self) -> int:
         return len(self._marks)
 
-    def add(self, waiter: FlushWaiter, newest_first: Iterable[int], others: Iterable[int]) -> None:
-        """Release a waiter once all of these are answered; they are all that was accepted so far.
-
-        newest_first: those of a mark are behind all that came since, and are not walked through. others: a few more.
-        """
-        known = self._mark_of
-        fresh = {*takewhile(lambda number: number not in known, newest_first)}
-        fresh.update(number for number in others if number not in known)
-        if not self._marks or (fresh and self._marks[-1].waiters):
-            self._marks.append(Mark())
-        last = self._marks[-1]
-        self._put(fresh, last)
-        last.waiters.add(waiter)
+    def add(self, waiter: FlushWaiter, before: int, unanswered: int) -> None:
+        """Release a waiter once all of now is answered: so many records, whose numbers are smaller than `before`."""
+        counted = sum(mark.missing for mark in self._marks)
+        self._marks.append(Mark(before, unanswered - counted, waiter))
         self._release()
 
-    def answered(self, numbers: Iterable[int]) -> None:
+    def entered(self, numbers: Collection[int]) -> None:
+        """These came in only now. Some may have been drawn before a mark: one for each thread that publishes."""
+        if self._marks and numbers and min(numbers) < self._marks[-1].before:
+            self._count(numbers, 1)
+
+    def answered(self, numbers: Collection[int]) -> None:
         """These are no longer missing."""
-        known, gone = self._mark_of, list(numbers)
-        for mark in set(map(known.pop, gone, repeat(None))):
-            if mark is not None:
-                mark.missing.difference_update(gone)
-        self._release()
+        if self._marks and numbers:
+            self._count(numbers, -1)
+            self._release()
 
     def leave(self, waiter: FlushWaiter) -> int:
         """Forget a waiter; how many of the records that it waits for have no answer."""
         missing = 0
         for index, mark in enumerate(self._marks):
-            missing += len(mark.missing)
-            if waiter in mark.waiters:
-                mark.waiters.remove(waiter)
-                if not mark.waiters and index + 1 < len(self._marks):
-                    self._merge(index)
+            missing += mark.missing
+            if mark.waiter is waiter:
+                del self._marks[index]
+                if index < len(self._marks):
+                    self._marks[index].missing += mark.missing
                 return missing
         return 0
 
-    def _merge(self, index: int) -> None:
-        """Make one of a mark that nobody waits for and the next one: the smaller moves, so none moves often."""
-        mark, following = self._marks[index : index + 2]
-        small, large = sorted((mark, following), key=lambda one: len(one.missing))
-        self._put(small.missing, large)
-        large.waiters = following.waiters
-        self._marks[index : index + 2] = [large]
-
-    def _put(self, numbers: set[int], mark: Mark) -> None:
-        mark.missing |= numbers
-        self._mark_of.update(dict.fromkeys(numbers, mark))
+    def _count(self, numbers: Collection[int], step: int) -> None:
+        marks = self._marks
+        if max(numbers) < marks[0].before:  # as it nearly always is
+            marks[0].missing += step * len(numbers)
+            return
+        for number in numbers:
+            index = bisect_right(marks, number, key=_before)
+            if index < len(marks):
+                marks[index].missing += step
 
     def _release(self) -> None:
         while self._marks and not self._marks[0].missing:
-            for waiter in self._marks.pop(0).waiters:
-                waiter.release()
+            self._marks.pop(0).waiter.release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import (
     EventBusError,
@@ -42,8 +42,8 @@ class Pending:
 
     def __init__(self, max_records: int, max_bytes: int, on_failed: Callable[[Record, PublishError], object]) -> None:
         self._mint = IdMint()
-        self.next_number: Callable[[], int] = self._mint.next_number
-        """Draws the number of a record."""
+        self.numbers: Iterator[int] = self._mint.numbers
+        """`next` draws the number of a record."""
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._on_failed = on_failed
@@ -60,7 +60,7 @@ class Pending:
         self._closed = False
         self._swapping = False
         """There is no session, but the next one is ready: what comes waits for it."""
-        self._flushing = Flushing(self.inbox, self.ledger)
+        self._flushing = Flushing(self.inbox, self.ledger, self.numbers)
         self._fork: Callable[[], EventBusError] | None = None
         """In a forked child: makes what everybody is told."""
         self._failed_by_close = 0
@@ -93,7 +93,7 @@ class Pending:
 
     def new_id(self) -> str:
         """An id for a message that never becomes a record."""
-        return self._mint.id_of(self.next_number())
+        return self._mint.id_of(next(self.numbers))
 
     # -- publishers ------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Pending:
         """The broker has read these, and stores nothing."""
         taken = self.ledger.take(records, self._count_confirmed)
         for record in filter(waiter_of, taken):
-            _, topic, _, _, _, _, waiter = record
+            _, topic, _, _, waiter = record
             if waiter is not None:
                 waiter.answer(Receipt(topic=topic, id=self.id_of(record), confirmed=False))
         self.ledger.told(taken)
@@ -166,9 +166,9 @@ class Pending:
         if any(map(waiter_of, taken)):
             answered = set(map(number_of, taken))
             for record, partition, offset, duplicate in confirmations:
-                number, topic, _, _, _, given, waiter = record
+                number, topic, _, _, waiter = record
                 if waiter is not None and number in answered:
-                    id = given or self._mint.id_of(number)
+                    id = self.id_of(record)
                     receipt = Receipt(
                         topic=topic,
                         id=id,

@@ -15,17 +15,17 @@ from ..errors import (
     PublishUnknownError,
     UnsupportedError,
 )
-from ..fields import BadType, BadValue, Headers, RawHeaders, check_headers, check_key
+from ..fields import BadType, BadValue, Headers, check_headers, check_key
 from ..message import TOMBSTONE, Delivery, Message, Receipt, check_id, check_topic, encode_payload, parts_of
 from ..state import ErrorEvent, FlushReport
 from ..threads import Deadline, OrderedWorker
 from .futures import ReceiptFuture
 from .pending import Pending
-from .records import BatchWaiter, Record, SyncWaiter, Waiter, topic_of, waiter_of
+from .records import BatchWaiter, Extras, Record, SyncWaiter, Waiter, topic_of, waiter_of
 
 KNOWN_TOPICS = 10_000
 
-_Parts = tuple[str, bytes, "str | bytes | None", "RawHeaders | None", "str | None"]
+_Parts = tuple[str, bytes, "Extras | None"]
 
 
 class Publisher:
@@ -91,7 +91,7 @@ class Publisher:
         """Publish and wait up to `timeout` seconds for the answer; raises a PublishError without one."""
         deadline = Deadline(timeout)
         parts = self._checked(topic, payload, key, headers, id)
-        waiter = SyncWaiter(self.pending.next_number())
+        waiter = SyncWaiter(next(self.pending.numbers))
         record = Record(waiter.number, *parts, waiter)
         self.pending.accept(record, timeout)
         result = waiter.wait(deadline.remaining())
@@ -113,7 +113,7 @@ class Publisher:
     ) -> Future[Receipt]:
         """Publish and return a Future of the answer; waits up to `timeout` seconds for room only."""
         parts = self._checked(topic, payload, key, headers, id)
-        future = ReceiptFuture(self.pending.next_number(), self.answers, self.pending.withdraw)
+        future = ReceiptFuture(next(self.pending.numbers), self.answers, self.pending.withdraw)
         self.pending.accept((future.number, *parts, future), timeout)  # type: ignore[arg-type]
         return future
 
@@ -127,7 +127,7 @@ class Publisher:
     ) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
         parts = self._checked(topic, payload, key, headers, id)
-        self.pending.accept(Record(self.pending.next_number(), *parts, None), 0.0)
+        self.pending.accept(Record(next(self.pending.numbers), *parts, None), 0.0)
 
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
         """Publish all, pipelined, and wait up to `timeout` seconds for all answers.
@@ -138,9 +138,11 @@ class Publisher:
         deadline = Deadline(timeout)
         parts = [self._checked_message(index, message) for index, message in enumerate(messages)]
         batch = BatchWaiter(len(parts))
-        places = [batch.place(index, self.pending.next_number()) for index in range(len(parts))]
-        records = [Record(place.number, *part, place) for place, part in zip(places, parts, strict=True)]
-        for index, record in enumerate(records):
+        records: list[Record] = []
+        for index, part in enumerate(parts):
+            place = batch.place(index, next(self.pending.numbers))
+            record = Record(place.number, *part, place)
+            records.append(record)
             try:
                 self.pending.accept(record, deadline.remaining())
             except PublishError as error:
@@ -185,13 +187,14 @@ class Publisher:
                 raise UnsupportedError(
                     "TOMBSTONE: only Kafka has messages without a value; publish b'' for an empty one"
                 )
-            return (
-                topic,
-                data,
+            if key is None and headers is None and id is None:
+                return topic, data, None
+            extras = Extras(
                 None if key is None else check_key(key),
                 None if headers is None else check_headers(headers) or None,
                 None if id is None else check_id(id, received),
             )
+            return topic, data, extras if any(part is not None for part in extras) else None
         except BadValue as error:
             raise PublishRejectedError(str(error), self._id_for(id)) from error
         except BadType as error:

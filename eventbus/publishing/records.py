@@ -43,12 +43,26 @@ class Waiter(Protocol):
         """The sender's claim came to nothing: no client took the record."""
 
 
+class Extras(NamedTuple):
+    """What most messages do not have.
+
+    key: str where it is plain text, else bytes. id: None stands for the one that is minted from the number.
+    """
+
+    key: str | bytes | None = None
+    headers: RawHeaders | None = None
+    id: str | None = None
+
+
+NO_EXTRAS = Extras()
+
+
 class Record(NamedTuple):
     """An accepted publish. Plain tuples of this shape are as good: read them by the accessors below, or unpack them.
 
     number: unique in the bus, and counts up for each thread that publishes. One that is drawn and not used is no
-    loss: what is in flight is counted by its records. payload: `TOMBSTONE` is told from b"" by identity. key: str where
-    it is plain text, else bytes. id: None stands for the one that is minted from the number.
+    loss: what is in flight is counted by its records. payload: `TOMBSTONE` is told from b"" by identity.
+    extras: None when there are none.
     waiter: None for `publish_nowait`, whose records are plain tuples: of those the garbage collector lets go, and
     with its walks through what is unanswered a message would take twice the time.
     """
@@ -56,24 +70,52 @@ class Record(NamedTuple):
     number: int
     topic: str
     payload: bytes
-    key: str | bytes | None
-    headers: RawHeaders | None
-    id: str | None
-    waiter: Waiter | None
+    extras: Extras | None = None
+    waiter: Waiter | None = None
 
 
 number_of = itemgetter(0)
 topic_of = itemgetter(1)
 payload_of = itemgetter(2)
-key_of = itemgetter(3)
-headers_of = itemgetter(4)
-given_id_of = itemgetter(5)
-waiter_of = itemgetter(6)
+extras_of = itemgetter(3)
+waiter_of = itemgetter(4)
 
 
-def sizes_of(records: Iterable[Record]) -> int:
-    """The payload bytes of all of them."""
-    return sum(map(len, map(payload_of, records)))
+def key_of(record: Record) -> str | bytes | None:
+    """The record's key."""
+    return (extras_of(record) or NO_EXTRAS).key
+
+
+def given_id_of(record: Record) -> str | None:
+    """The id that the user gave; None: it is minted from the number."""
+    return (extras_of(record) or NO_EXTRAS).id
+
+
+class Batch(list[Record]):
+    """Records in order, with what every layer asks of them looked at once. Not to be changed.
+
+    numbers: in the order of the records. topics, sizes: those that occur; sizes are the payloads', in bytes.
+    """
+
+    __slots__ = ("numbers", "sizes", "topics")
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        super().__init__(records)
+        self.numbers: list[int] = list(map(number_of, self))
+        self.topics = set(map(topic_of, self))
+        self.sizes = set(map(len, map(payload_of, self)))
+
+    @staticmethod
+    def of(records: Iterable[Record]) -> Batch:
+        """These records as a batch."""
+        return records if isinstance(records, Batch) else Batch(records)
+
+    @property
+    def bytes(self) -> int:
+        """The payload bytes of all of them."""
+        if len(self.sizes) == 1:
+            return len(self) * next(iter(self.sizes))
+        return sum(map(len, map(payload_of, self)))
 
 
 class Claim:

@@ -17,7 +17,7 @@ from .records import Record, number_of, payload_of, waiter_of
 
 logger = log.get(__name__)
 
-SLICE = 2000
+SLICE = 8192
 """Records given to a port at a time."""
 MOST = SLICE
 """Records taken in at a time: so long an urgent request has to wait."""

@@ -111,9 +111,7 @@ class Box:
 
     def publish(self, *numbers: int, topic: str = "t", waiter: Any = None) -> int:
         """How many were taken."""
-        return self.outbox.publish(
-            [Record(number, topic, b"%d" % number, None, None, None, waiter) for number in numbers]
-        )
+        return self.outbox.publish([Record(number, topic, b"%d" % number, None, waiter) for number in numbers])
 
     def is_settled(self) -> bool:
         return self.outbox.in_flight == 0 and self.outbox.answered == self.outbox._taken

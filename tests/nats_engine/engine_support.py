@@ -17,7 +17,7 @@ from eventbus.consuming.attachment import Attachment
 from eventbus.consuming.lease import Lease
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.message import Delivery, IdMint
-from eventbus.publishing.records import Record, number_of
+from eventbus.publishing.records import Extras, Record, number_of
 from eventbus.testing import wait_until
 from eventbus.threads import StopToken
 
@@ -28,7 +28,7 @@ class FakeBus:
     def __init__(self, timeout: float = 5.0) -> None:
         mint = IdMint()
         self.origin = mint.origin
-        self.next_number = mint.next_number
+        self.numbers = mint.numbers
         self.stop = StopToken()
         self.timeout = timeout
         self.made: list[Record] = []
@@ -82,7 +82,8 @@ class FakeBus:
         id: str | None = None,
     ) -> Record:
         fields = None if headers is None else tuple((name, value.encode()) for name, value in headers.items())
-        self.made.append(Record(self.next_number(), topic, payload, key, fields, id, None))
+        extras = Extras(key, fields, id) if key or fields or id else None
+        self.made.append(Record(next(self.numbers), topic, payload, extras))
         return self.made[-1]
 
     @property

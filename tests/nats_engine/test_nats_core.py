@@ -16,6 +16,7 @@ from eventbus.errors import (
     SessionRetired,
     SubscribeError,
 )
+from eventbus.publishing.records import Extras, key_of
 from eventbus.testing import wait_until
 
 pytestmark = pytest.mark.nats
@@ -38,8 +39,8 @@ def test_messages_arrive_in_order_and_whole(bus, session):
     wait_until(lambda: bus.answered == 300)
     assert [record.number for record in bus.was_sent] == [record.number for record in records]
     for record, delivery in zip(records, inbox.got, strict=True):
-        assert (delivery.topic, delivery.payload, delivery.key) == (record.topic, record.payload, record.key)
-        assert delivery.raw_headers == record.headers
+        assert (delivery.topic, delivery.payload, delivery.key) == (record.topic, record.payload, key_of(record))
+        assert delivery.raw_headers == record.extras.headers
         assert delivery.id == f"{bus.origin}-{record.number:012d}"
         assert (delivery.attempt, delivery.identity, delivery.token) == (1, None, None)
         assert abs(delivery.timestamp.timestamp() - time.time()) < 60
@@ -47,8 +48,8 @@ def test_messages_arrive_in_order_and_whole(bus, session):
 
 def test_plain_tuples_are_records(bus, session):
     inbox = Inbox("core.tuple", group=None).attach(session)
-    session.publisher.publish([(bus.next_number(), "core.tuple", b"x", None, None, None, None)])
-    session.publisher.publish([(bus.next_number(), "core.tuple", b"y", None, None, "my-id", None)])
+    session.publisher.publish([(next(bus.numbers), "core.tuple", b"x", None, None)])
+    session.publisher.publish([(next(bus.numbers), "core.tuple", b"y", Extras(id="my-id"), None)])
     inbox.wait(2)
     assert [delivery.id for delivery in inbox.got] == [f"{bus.origin}-{1:012d}", "my-id"]
 

@@ -97,7 +97,7 @@ class Publishing:
         self.took = -1
 
     def publish(self) -> None:
-        self.took = self.outbox.publish([Record(1, "t", b"", None, None, None, None)])
+        self.took = self.outbox.publish([Record(1, "t", b"", None, None)])
 
     def retire(self) -> None:
         self.outbox.retire()

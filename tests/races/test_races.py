@@ -162,7 +162,7 @@ class Publishing:
         self.outcome = False
 
     def publish(self) -> None:
-        self.pending.accept((self.waiter.number, "t", b"x", None, None, None, self.waiter), 0.0)
+        self.pending.accept((self.waiter.number, "t", b"x", None, self.waiter), 0.0)
 
     def work(self) -> None:
         self.pending.sender.work()

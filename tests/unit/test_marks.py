@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -15,81 +16,95 @@ from eventbus.publishing.records import Record
 from eventbus.testing import wait_until
 
 
-class Counted:
-    """Numbers, newest first, that know how many of them were looked at."""
-
-    def __init__(self, numbers: list[int]) -> None:
-        self.numbers = numbers
-        self.looks = 0
-
-    def __iter__(self):
-        for number in reversed(self.numbers):
-            self.looks += 1
-            yield number
+def kept(marks: Marks) -> tuple[int, int]:
+    """How many waiters are kept, and how many missing records are counted."""
+    return len(marks), sum(mark.missing for mark in marks._marks)
 
 
-def kept(marks: Marks) -> tuple[int, int, int]:
-    """How many marks, numbers and waiters are kept."""
-    assert sum(len(mark.missing) for mark in marks._marks) == len(marks._mark_of)
-    return len(marks), len(marks._mark_of), sum(len(mark.waiters) for mark in marks._marks)
+class Plain:
+    """What marks are to count, with a set of numbers for each waiter."""
+
+    def __init__(self) -> None:
+        self.marks = Marks()
+        self.unanswered: set[int] = set()
+        self.waiting: dict[FlushWaiter, tuple[int, set[int]]] = {}
+        self.drawn: list[int] = []
+        self.numbers = itertools.count(1)
+
+    def draw(self) -> None:
+        """A thread has a number, and is slow with the rest."""
+        self.drawn.append(next(self.numbers))
+
+    def enter(self, chance: random.Random) -> None:
+        """Records come in, not in the order of their numbers."""
+        entering = chance.sample(self.drawn, chance.randint(1, min(3, len(self.drawn))))
+        self.drawn = [number for number in self.drawn if number not in entering]
+        self.marks.entered(entering)
+        self.unanswered.update(entering)
+        for before, missing in self.waiting.values():
+            missing.update(number for number in entering if number < before)
+
+    def mark(self) -> None:
+        """A flush begins."""
+        waiter, before = FlushWaiter(), next(self.numbers)
+        self.marks.add(waiter, before, len(self.unanswered))
+        self.waiting[waiter] = before, set(self.unanswered)
+
+    def answer(self, chance: random.Random) -> None:
+        """Some are answered, in any order."""
+        gone = chance.sample(sorted(self.unanswered), chance.randint(1, min(3, len(self.unanswered))))
+        self.unanswered.difference_update(gone)
+        self.marks.answered(gone)
+        for _, missing in self.waiting.values():
+            missing.difference_update(gone)
+
+    def check(self) -> None:
+        """Released are those for whom nothing is missing, and they are forgotten."""
+        for waiter, (_, missing) in list(self.waiting.items()):
+            assert waiter.wait(0) == (not missing)
+            if not missing:
+                del self.waiting[waiter]
+        waiting = [missing for _, missing in self.waiting.values()]
+        assert kept(self.marks) == (len(waiting), len(set().union(*waiting)))
 
 
-def test_whatever_is_answered_and_whoever_leaves_the_figures_are_those_of_a_plain_count() -> None:
+def test_whatever_enters_is_answered_and_leaves_the_figures_are_those_of_a_plain_count() -> None:
     chance = random.Random(9)
-    for _ in range(60):
-        marks, unanswered, waiting, next_number = Marks(), list[int](), dict[FlushWaiter, set[int]](), 0
-        for _ in range(120):
+    for _ in range(100):
+        plain = Plain()
+        for _ in range(150):
             step = chance.random()
-            if step < 0.4:
-                next_number += 1
-                unanswered.append(next_number)
-            elif step < 0.6:
-                waiter = FlushWaiter()
-                split = chance.randrange(len(unanswered) + 1) if chance.random() < 0.2 and not waiting else 0
-                marks.add(waiter, reversed(unanswered[split:]), unanswered[:split])
-                waiting[waiter] = set(unanswered)
-            elif step < 0.8 and unanswered:
-                gone = chance.sample(unanswered, chance.randint(1, min(3, len(unanswered))))
-                unanswered = [number for number in unanswered if number not in gone]
-                marks.answered(gone)
-            elif waiting:
-                waiter = chance.choice(list(waiting))
-                assert marks.leave(waiter) == len(waiting.pop(waiter) & set(unanswered))
-            for waiter in list(waiting):
-                released = waiter.wait(0)
-                assert released == (not waiting[waiter] & set(unanswered))
-                if released:
-                    del waiting[waiter]
-            count, numbers, waiters = kept(marks)
-            assert (waiters, count <= waiters + 1, numbers <= len(unanswered)) == (len(waiting), True, True)
+            if step < 0.3:
+                plain.draw()
+            elif step < 0.5 and plain.drawn:
+                plain.enter(chance)
+            elif step < 0.65:
+                plain.mark()
+            elif step < 0.85 and plain.unanswered:
+                plain.answer(chance)
+            elif plain.waiting:
+                waiter = chance.choice(list(plain.waiting))
+                assert plain.marks.leave(waiter) == len(plain.waiting.pop(waiter)[1])
+            plain.check()
 
 
-def test_thousands_of_flushes_in_an_outage_keep_one_mark_and_look_at_what_is_new_alone() -> None:
-    marks, unanswered, looks = Marks(), Counted([]), 0
-    for number in range(5000):
-        unanswered.numbers.append(number)
-        unanswered.looks = 0
-        waiter = FlushWaiter()
-        marks.add(waiter, unanswered, ())
-        assert marks.leave(waiter) == number + 1
-        looks = max(looks, unanswered.looks)
-    assert looks == 2
-    assert kept(marks) == (1, 5000, 0)
-    marks.answered(range(5000))
-    assert kept(marks) == (0, 0, 0)
-
-
-def test_the_first_record_never_answered_keeps_no_chain_of_marks_alive() -> None:
+def test_thousands_of_flushes_in_an_outage_keep_nothing_when_they_have_left() -> None:
     marks = Marks()
-    first, last = FlushWaiter(), FlushWaiter()
-    marks.add(first, [0], ())
-    for number in range(1, 1000):
-        marks.add(last, [number, 0], ())
-        after, last = last, FlushWaiter()
-        marks.leave(after)
-        marks.answered([number])
-    assert kept(marks)[0] <= 2
-    assert marks.leave(first) == 1
+    for number in range(1, 5001):
+        waiter = FlushWaiter()
+        marks.add(waiter, number * 2, number)
+        assert marks.leave(waiter) == number
+    assert kept(marks) == (0, 0)
+
+
+def test_a_flush_waits_for_what_was_drawn_before_it_and_comes_in_after_it() -> None:
+    marks, waiter = Marks(), FlushWaiter()
+    marks.add(waiter, 10, 1)
+    marks.entered([9, 11])
+    marks.answered([5])
+    assert not waiter.wait(0)
+    marks.answered([11, 9])
+    assert waiter.wait(0)
 
 
 @pytest.fixture
@@ -102,7 +117,7 @@ def pending():
 
 
 def put(pending: Pending) -> None:
-    pending.accept(Record(pending.next_number(), "t", b"x", None, None, None, None), 0.0)
+    pending.accept(Record(next(pending.numbers), "t", b"x", None, None), 0.0)
 
 
 def test_flushes_that_end_without_an_answer_leave_nothing_behind_and_say_how_much_is_missing(pending: Pending) -> None:
@@ -110,7 +125,7 @@ def test_flushes_that_end_without_an_answer_leave_nothing_behind_and_say_how_muc
         put(pending)
         assert pending.wait_settled(0.001) == count
     assert not pending.inbox.requests
-    assert kept(pending.ledger._marks) == (1, 50, 0)
+    assert kept(pending.ledger._marks) == (0, 0)
 
 
 def test_what_is_missing_is_what_was_accepted_before_and_not_what_came_since(pending: Pending) -> None:
@@ -118,7 +133,7 @@ def test_what_is_missing_is_what_was_accepted_before_and_not_what_came_since(pen
     left: list[int] = []
     thread = threading.Thread(target=lambda: left.append(pending.wait_settled(0.2)))
     thread.start()
-    wait_until(lambda: kept(pending.ledger._marks)[2])
+    wait_until(lambda: kept(pending.ledger._marks)[0])
     for _ in range(10):
         put(pending)
     thread.join(5.0)
@@ -136,7 +151,7 @@ def test_a_flush_that_is_interrupted_leaves_nothing_behind(pending: Pending, mon
         with pytest.raises(KeyboardInterrupt):
             pending.wait_settled(5.0)
     wait_until(lambda: not pending.inbox.requests)
-    wait_until(lambda: kept(pending.ledger._marks)[2] == 0)
+    wait_until(lambda: kept(pending.ledger._marks)[0] == 0)
 
 
 def test_many_flushes_of_100_000_unanswered_are_cheap(pending: Pending) -> None:

@@ -240,7 +240,7 @@ def test_lag_is_exact_and_looks_at_no_message(open_bus, monkeypatch: pytest.Monk
 def test_lag_after_a_rewind_leaves_out_what_is_finished() -> None:
     topic = Topic("t", 1)
     for number in range(6):
-        topic.add(Record(number, "t", b"", None, None, None, None), str(number))  # type: ignore[arg-type]
+        topic.add(Record(number, "t", b"", None, None), str(number))  # type: ignore[arg-type]
     progress = Progress(topic, 0)
     for offset in range(4):
         progress.marks[0].hand_out(offset)

@@ -174,7 +174,7 @@ def test_a_message_is_a_value() -> None:
 
 def test_ids_are_unique_and_of_one_length() -> None:
     one, two = IdMint(), IdMint()
-    ids = {mint.id_of(mint.next_number()) for mint in (one, two) for _ in range(1000)}
+    ids = {mint.id_of(next(mint.numbers)) for mint in (one, two) for _ in range(1000)}
     assert len(ids) == 2000
     assert {len(id) for id in ids} == {29}
     assert one.origin != two.origin

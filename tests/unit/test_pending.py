@@ -32,10 +32,10 @@ def make(max_records: int = 100, max_bytes: int = 10_000) -> Pending:
 
 
 def record_of(pending: Pending, waiter: Waiter | None = None, size: int = 1, topic: str = "t") -> Record:
-    number = pending.next_number()
+    number = next(pending.numbers)
     if waiter is not None:
         waiter.number = number
-    return Record(number, topic, b"x" * size, None, None, None, waiter)
+    return Record(number, topic, b"x" * size, None, waiter)
 
 
 def put(pending: Pending, waiter: Waiter | None = None, size: int = 1) -> Record:
@@ -365,7 +365,7 @@ def test_flush_waits_for_what_was_accepted_before_and_for_nothing_else(pending: 
     left: list[int] = []
     thread = threading.Thread(target=lambda: left.append(pending.wait_settled(10.0)))
     thread.start()
-    wait_until(lambda: any(mark.waiters for mark in pending.ledger._marks._marks))
+    wait_until(lambda: len(pending.ledger._marks))
     put(pending)
     wait_until(lambda: len(session.taken) == 6)
     first = session.take(5)

@@ -177,7 +177,7 @@ def test_what_was_accepted_and_whose_call_ended_before_the_sender_was_woken_is_s
     with EventBus("memory://asleep") as bus:
         bus.publish("t", b"first")
         wait_until(lambda: bus._inbox.idle)
-        bus._inbox.records.append((bus._next_number(), "t", b"x", None, None, None, None))  # and then a TimeLimit
+        bus._inbox.records.append((next(bus._numbers), "t", b"x", None, None))  # and then a TimeLimit
         wait_until(lambda: bus.get_statistics().confirmed == 2, 2.0)
 
 

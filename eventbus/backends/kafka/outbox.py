@@ -16,7 +16,7 @@ from ... import log
 from ...errors import NotConnectedError, PublishError, PublishNotSentError, PublishRejectedError, SessionRetired
 from ...message import TOMBSTONE
 from ...publishing.port import Answers
-from ...publishing.records import Record, given_id_of, number_of, topic_of, waiter_of
+from ...publishing.records import NO_EXTRAS, Record, given_id_of, number_of, topic_of, waiter_of
 from ...threads import Deadline, drained, join_all, spawn
 from .forks import Producer
 from .problems import ClientErrors, is_fatal, is_permanent, text_of
@@ -209,7 +209,8 @@ class Outbox:
         return True
 
     def _send(self, record: Record) -> None:
-        number, topic, payload, key, headers, given, _ = record
+        number, topic, payload, extras, _ = record
+        key, headers, given = extras or NO_EXTRAS
         fields: list[tuple[str, Any]] = [(ID_HEADER, given or f"{self._prefix}{number:012d}")]
         if headers is not None:
             fields += headers

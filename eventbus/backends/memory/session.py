@@ -10,7 +10,7 @@ from ...consuming.attachment import Attachment
 from ...consuming.in_hand import InHandByIdentity
 from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
 from ...message import Delivery
-from ...publishing.records import Record, number_of
+from ...publishing.records import Record, given_id_of, number_of, waiter_of
 from ...threads import Deadline, Stopped, StopToken, join_all, spawn
 from ..base import Features, Prepared, SessionContext
 from .broker import Condition, MemoryBroker, broker_named
@@ -306,13 +306,12 @@ class MemorySession:
         """Under the lock. To `stored` goes what is stored and nobody waits for, to `answers` the rest."""
         store, prefix = self._broker.store, f"{self._answers.origin}-"
         for record in records:
-            number, _, _, _, _, given, waiter = record
             try:
-                place = store(record, given or f"{prefix}{number:012d}")
+                place = store(record, given_id_of(record) or f"{prefix}{number_of(record):012d}")
             except PublishError as error:
                 answers.append((record, error))
             else:
-                if waiter is None:
+                if waiter_of(record) is None:
                     stored.append(record)
                 else:
                     answers.append((record, place))

@@ -10,7 +10,7 @@ from itertools import count
 from zlib import crc32
 
 from ...fields import RawHeaders, raw
-from ...publishing.records import Record
+from ...publishing.records import NO_EXTRAS, Record
 
 _serials = count(1)
 
@@ -55,7 +55,8 @@ class Topic:
 
     def add(self, record: Record, id: str) -> tuple[int, int]:
         """Store; its partition and offset."""
-        _, _, payload, given, headers, _, _ = record
+        _, _, payload, extras, _ = record
+        given, headers, _ = extras or NO_EXTRAS
         key = raw(given)
         entries = self._entries
         if key is None:

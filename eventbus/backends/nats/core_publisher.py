@@ -7,9 +7,9 @@ from collections import deque
 
 from ...errors import PublishRejectedError
 from ...publishing.port import Answers
-from ...publishing.records import Record, number_of, topic_of
+from ...publishing.records import Batch, Record, topic_of
 from . import wire
-from .encoding import Chunk, CoreEncoder
+from .encoding import CoreEncoder
 from .publisher import Publisher
 from .writer import Writer
 
@@ -20,7 +20,7 @@ class CorePublisher(Publisher):
     """The ledger is chunks of records in the order of the wire, each with a PING behind it."""
 
     def __init__(self, writer: Writer, answers: Answers, max_payload: int) -> None:
-        self._sent: deque[tuple[Chunk, float]] = deque()
+        self._sent: deque[tuple[Batch, float]] = deque()
         super().__init__(writer, answers, CoreEncoder(answers.origin), max_payload)
 
     def take(self) -> bytes:
@@ -46,10 +46,10 @@ class CorePublisher(Publisher):
             return self._sent[0][1] if self._sent else None
 
     def _remove_oldest(self, topic: str) -> Record | None:
-        for chunk, _ in self._sent:
+        for index, (chunk, sent) in enumerate(self._sent):
             for position, record in enumerate(chunk):
                 if topic_of(record) == topic:
-                    del chunk[position]
+                    self._sent[index] = Batch([*chunk[:position], *chunk[position + 1 :]]), sent
                     return record
         return None
 
@@ -59,6 +59,6 @@ class CorePublisher(Publisher):
                 return
             chunk, _ = self._sent.popleft()
             if self._blocks:
-                for record in chunk:
-                    self._blocks.pop(number_of(record), None)
+                for number in chunk.numbers:
+                    self._blocks.pop(number, None)
         self._answers.sent(chunk)

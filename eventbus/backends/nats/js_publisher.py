@@ -15,7 +15,7 @@ from attrs import define, field
 from ... import log
 from ...errors import NotConnectedError, PublishRejectedError
 from ...publishing.port import Answers, Confirmation
-from ...publishing.records import Record, number_of, topic_of
+from ...publishing.records import Batch, Record, number_of, topic_of
 from . import wire
 from .connection import Connection
 from .encoding import JetStreamEncoder
@@ -80,7 +80,7 @@ class JetStreamPublisher(Publisher):
             records = self._hold_back(self._queue.popleft())
             if records:
                 entries = zip(records, repeat(time.monotonic()), strict=False)
-                self._ledger.update(zip(map(number_of, records), entries, strict=True))
+                self._ledger.update(zip(records.numbers, entries, strict=True))
                 return self._frames(records, wire.CRLF)
         return b""
 
@@ -126,7 +126,7 @@ class JetStreamPublisher(Publisher):
             self._shut.add(token)
         return lane
 
-    def _hold_back(self, records: list[Record]) -> list[Record]:
+    def _hold_back(self, records: Batch) -> Batch:
         """Those that may go now; the others wait in their lanes, which were closed since."""
         if not self._shut:
             return records
@@ -137,11 +137,11 @@ class JetStreamPublisher(Publisher):
                 lane.held.append(record)
             else:
                 going.append(record)
-        return going
+        return records if len(going) == len(records) else Batch(going)
 
     def _send_first(self, records: list[Record]) -> None:
         """Queue records that are counted already, in front of what came later."""
-        pieces = [records[start : start + _PIECE] for start in range(0, len(records), _PIECE)]
+        pieces = [Batch(records[start : start + _PIECE]) for start in range(0, len(records), _PIECE)]
         self._queue.extendleft(reversed(pieces))
         self._writer.flush()
 

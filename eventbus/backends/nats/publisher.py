@@ -8,9 +8,19 @@ from collections.abc import Sequence
 from ...errors import PublishRejectedError
 from ...message import check_topic
 from ...publishing.port import Answers
-from ...publishing.records import Record, given_id_of, headers_of, key_of, number_of, payload_of, topic_of
+from ...publishing.records import (
+    NO_EXTRAS,
+    Batch,
+    Record,
+    extras_of,
+    given_id_of,
+    key_of,
+    number_of,
+    payload_of,
+    topic_of,
+)
 from . import wire
-from .encoding import AlikeChunk, Chunk, CoreEncoder
+from .encoding import CoreEncoder
 from .writer import Writer
 
 MAX_KNOWN_TOPICS = 10_000
@@ -35,7 +45,7 @@ class Publisher:
         self._answers = answers
         self._encoder = encoder
         self._open: set[str] = set()
-        self._queue: deque[Chunk] = deque()
+        self._queue: deque[Batch] = deque()
         self._blocks: dict[int, bytes] = {}
         self._keyed = False
         """Whether there ever was a key; never reset, so that no chunk with one is taken for one without."""
@@ -52,16 +62,12 @@ class Publisher:
     def publish(self, records: Sequence[Record]) -> int:
         """Send them, or have them sent as soon as the peer takes more; all are taken unless it is retired."""
         refused: list[tuple[Record, PublishRejectedError]] = []
+        batch = Batch.of(records)
         with self._lock:
             if self._retired or self._writer.closed:
                 return 0
-            sizes = set(map(len, map(payload_of, records)))
-            topics = set(map(topic_of, records))
-            if max(sizes) <= self._small and self._are_plain(records, topics):
-                chunk = AlikeChunk if len(sizes) == 1 == len(topics) else Chunk
-                self._enqueue(records, max(sizes), chunk)
-            else:
-                self._enqueue(self._let_out_of(records, refused), max(sizes), Chunk)
+            going = batch if self._are_plain(batch) else Batch(self._let_out_of(batch, refused))
+            self._enqueue(going)
             self._writer.flush()
         for record, error in refused:
             self._answers.failed(record, error)
@@ -78,14 +84,9 @@ class Publisher:
         """The next frames, for the writer."""
         raise NotImplementedError
 
-    def _are_plain(self, records: Sequence[Record], topics: set[str]) -> bool:
-        """Whether none of these small ones needs a look of its own; asked without a step of Python for each."""
-        return (
-            topics <= self._open
-            and not any(map(headers_of, records))
-            and not any(map(given_id_of, records))
-            and not any(map(key_of, records))
-        )
+    def _are_plain(self, batch: Batch) -> bool:
+        """Whether none of these needs a look of its own; asked without a step of Python for each."""
+        return max(batch.sizes) <= self._small and batch.topics <= self._open and not any(map(extras_of, batch))
 
     def _let_out_of(
         self, records: Sequence[Record], refused: list[tuple[Record, PublishRejectedError]]
@@ -101,7 +102,8 @@ class Publisher:
         return going
 
     def _is_plain(self, record: Record) -> bool:
-        _, topic, payload, key, headers, given, _ = record
+        _, topic, payload, extras, _ = record
+        key, headers, given = extras or NO_EXTRAS
         return (
             topic in self._open
             and headers is None
@@ -122,11 +124,14 @@ class Publisher:
             self._blocks[number_of(record)] = block
         return topic_of(record) in self._open or self._let_out(record)
 
-    def _enqueue(self, records: Sequence[Record], most: int, chunk: type[Chunk]) -> None:
-        """Queue records, none of which has more than `most` bytes, in chunks of a size that is good to write."""
-        step = max(1, CHUNK // max(1, most))
-        for start in range(0, len(records), step):
-            self._queue.append(chunk(records[start : start + step]))
+    def _enqueue(self, batch: Batch) -> None:
+        """Queue records in chunks of a size that is good to write."""
+        step = max(1, CHUNK // max(1, *batch.sizes, 1))
+        if 0 < len(batch) <= step:
+            self._queue.append(batch)
+            return
+        for start in range(0, len(batch), step):
+            self._queue.append(Batch(batch[start : start + step]))
 
     def _checked_block(self, record: Record) -> bytes | None:
         """The header block of a record that needs one of its own; PublishRejectedError."""
@@ -144,7 +149,7 @@ class Publisher:
 
     def _block_of(self, record: Record) -> bytes | None:
         """The header block of a record that has more than its minted id; ValueError."""
-        _, _, _, key, headers, given, _ = record
+        key, headers, given = extras_of(record) or NO_EXTRAS
         if key is None and not headers and given is None:
             return None
         return wire.header_block(self._id_of(record), key, headers)
@@ -159,7 +164,7 @@ class Publisher:
     def _id_of(self, record: Record) -> str:
         return given_id_of(record) or f"{self._answers.origin}-{number_of(record):012d}"
 
-    def _frames(self, records: list[Record], end: bytes) -> bytes:
+    def _frames(self, records: Batch, end: bytes) -> bytes:
         if self._blocks or (self._keyed and any(map(key_of, records))):
             parts = self._encoder.encode_mixed(records, self._blocks)
         else:

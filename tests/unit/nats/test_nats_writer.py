@@ -15,7 +15,7 @@ from eventbus.backends.nats.core_publisher import CorePublisher
 from eventbus.backends.nats.wire import Parser
 from eventbus.backends.nats.writer import Writer
 from eventbus.errors import PublishRejectedError
-from eventbus.publishing.records import Record
+from eventbus.publishing.records import Extras, Record
 from eventbus.testing import wait_until
 
 ORIGIN = "0123456789abcdef"
@@ -113,8 +113,8 @@ def make() -> Iterator[Any]:
 
 
 def record(number: int, payload: bytes = b"x", **more: Any) -> Record:
-    fields: dict[str, Any] = {"key": None, "headers": None, "id": None, "waiter": None, "topic": "a", **more}
-    return Record(number=number, payload=payload, **fields)
+    topic = more.pop("topic", "a")
+    return Record(number, topic, payload, Extras(**more) if more else None)
 
 
 class _Route:
