@@ -8,6 +8,7 @@ import math
 import threading
 import time
 import weakref
+from collections import deque
 from functools import partial
 from queue import SimpleQueue
 
@@ -20,6 +21,7 @@ from eventbus.threads import (
     Pauses,
     Stopped,
     StopToken,
+    drained,
     interruptibly,
     join_all,
     seconds,
@@ -369,3 +371,16 @@ def test_what_fails_unheard_keeps_nothing_alive() -> None:
         wait_until(lambda: left() is None)
     finally:
         gc.enable()
+
+
+def test_an_exception_while_entries_are_taken_out_leaves_them_in_and_in_order() -> None:
+    class Interrupted(deque[int]):
+        def popleft(self) -> int:
+            if self[0] == 3:
+                raise KeyboardInterrupt
+            return super().popleft()
+
+    found = Interrupted([1, 2, 3, 4])
+    with pytest.raises(KeyboardInterrupt):
+        drained(found)
+    assert list(found) == [1, 2, 3, 4]

@@ -58,35 +58,33 @@ def speaks(brokers: Sequence[str], tls: TlsConfig | bool | None, timeout: float,
     brokers: "host:port". tls: ask behind a TLS handshake, which verifies nothing; a client certificate is
     shown where there is one. A stop ends it within 0.1 s.
     """
-    try:
-        with closing(_examine(brokers, tls, timeout, stop)) as findings:
-            return any(finding.speaks for finding in findings)
-    except Exception:
-        logger.debug("asking the brokers failed", exc_info=True)
-        return False
+    with closing(_examine(brokers, tls, timeout, stop)) as findings:
+        return any(finding.speaks for finding in findings)
 
 
 def examine(brokers: Sequence[str], tls: TlsConfig | bool | None, timeout: float, stop: StopToken) -> list[Finding]:
     """Ask all brokers what they speak and know, and wait for all; one finding for each address. Never raises."""
-    try:
-        return list(_examine(brokers, tls, timeout, stop, more=True))
-    except Exception:
-        logger.debug("asking the brokers failed", exc_info=True)
-        return []
+    return list(_examine(brokers, tls, timeout, stop, more=True))
 
 
 def known_apis(brokers: Sequence[str], tls: TlsConfig | None, timeout: float, stop: StopToken) -> frozenset[int] | None:
     """The numbers of the requests that the first broker to answer knows; None without an answer. Never raises."""
-    try:
-        with closing(_examine(brokers, tls, timeout, stop, more=True)) as findings:
-            return next((finding.apis for finding in findings if finding.apis), None)
-    except Exception:
-        logger.debug("asking the brokers failed", exc_info=True)
-        return None
+    with closing(_examine(brokers, tls, timeout, stop, more=True)) as findings:
+        return next((finding.apis for finding in findings if finding.apis), None)
 
 
 def _examine(
     brokers: Sequence[str], tls: TlsConfig | bool | None, timeout: float, stop: StopToken, more: bool = False
+) -> Generator[Finding, None, None]:
+    """The findings as they come. What fails beside the brokers' answers is logged: whoever asks has no use for it."""
+    try:
+        yield from _ask_all(brokers, tls, timeout, stop, more)
+    except Exception:
+        logger.warning("asking the brokers %s failed", ", ".join(brokers), exc_info=True)
+
+
+def _ask_all(
+    brokers: Sequence[str], tls: TlsConfig | bool | None, timeout: float, stop: StopToken, more: bool
 ) -> Generator[Finding, None, None]:
     deadline = Deadline(timeout)
     context = _context(tls)

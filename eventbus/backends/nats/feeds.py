@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ _FOR_EVER = Lease()
 """What core NATS delivers, nobody else has."""
 
 
-class Feed:
+class Feed(ABC):
     """What both kinds have: the way to the lanes, and the flag that says they are full."""
 
     gives_back = False
@@ -53,14 +54,15 @@ class Feed:
             self.paused = False
         return not self.paused
 
+    @abstractmethod
     def sids(self) -> list[int]:
         """The sids to unsubscribe."""
-        raise NotImplementedError
 
     def resume(self) -> None:
         """The lanes have room again."""
         self.paused = False
 
+    @abstractmethod
     def release(self, deliveries: Iterable[Delivery], delay: float = 0.0) -> None:
         """Give back what will not be handled here."""
 
@@ -112,6 +114,9 @@ class CoreFeed(Feed):
     def shares(self) -> bool:
         """Whether the server gives each message to one member only: those of a queue group."""
         return self.attachment.group is not None
+
+    def release(self, deliveries: Iterable[Delivery], delay: float = 0.0) -> None:
+        """Nothing: core NATS takes nothing back."""
 
     def sids(self) -> list[int]:
         """The number of its subscription on this link."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 
@@ -33,7 +34,7 @@ _SHORT_KEY = 256
 _KEY_ROOM = 4 * _SHORT_KEY + 32
 
 
-class Publisher:
+class Publisher(ABC):
     """A PublishingPort that makes frames and hands them to the writer, under the session's one lock.
 
     A topic is in `_open` when records for it may go out at once: checked, not held back.
@@ -80,9 +81,9 @@ class Publisher:
             self._open = set()
             self._queue.clear()
 
+    @abstractmethod
     def take(self) -> bytes:
         """The next frames, for the writer."""
-        raise NotImplementedError
 
     def _are_plain(self, batch: Batch) -> bool:
         """Whether none of these needs a look of its own; asked without a step of Python for each."""
