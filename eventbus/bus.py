@@ -22,7 +22,7 @@ from .publishing.publisher import Publisher
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
 from .recovery.lifecycle import Lifecycle
 from .state import CloseReport, ConnectionState, FlushReport, HealthStatus, ReconnectStatus, Statistics
-from .threads import seconds, yes_or_no
+from .threads import StopToken, seconds, yes_or_no
 
 _Handler = TypeVar("_Handler", bound=Handler)
 
@@ -69,7 +69,13 @@ class EventBus:
         new. wait=False: returns at once and keeps trying without limit; publishes wait. Either way a
         subscription that the broker refuses is FAILED, and does not hold the others back.
         """
-        self._life.open(seconds(timeout, self.config.connect_timeout), yes_or_no(wait, "wait"))
+        asked: list[Errand[StopToken | None]] = []
+        # Here, as in `__enter__` and `subscribe`: an exception may come as the call inside returns.
+        try:
+            self._life.open(seconds(timeout, self.config.connect_timeout), yes_or_no(wait, "wait"), asked)
+        except BaseException:
+            self._life.errands.leave_all(asked)
+            raise
 
     def close(self, timeout: float | None = None) -> CloseReport:
         """Take no more publishes, let handlers and answers finish, end everything; within `timeout` seconds.
@@ -79,8 +85,13 @@ class EventBus:
         return self._life.close(seconds(timeout, self.config.close_timeout))
 
     def __enter__(self) -> EventBus:
-        self.open()
-        return self
+        asked: list[Errand[StopToken | None]] = []
+        try:
+            self._life.open(self.config.connect_timeout, True, asked)
+            return self
+        except BaseException:
+            self._life.errands.leave_all(asked)
+            raise
 
     def __exit__(self, *raised: object) -> None:
         self.close()
@@ -196,8 +207,7 @@ class EventBus:
         try:
             return self._life.subscribe(topic, handler, group, concurrency, start, asked)
         except BaseException:
-            for errand in asked:
-                self._life.errands.leave(errand)
+            self._life.errands.leave_all(asked)
             raise
 
     def on(

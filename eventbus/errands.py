@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import _thread
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from . import log
 from .threads import Bell, Deadline, StopToken, spawn
@@ -169,6 +169,11 @@ class Errands:
             queue.put((errand.give_up, f"{self._name}.{errand.name}"))
         if queue is None or queue is not self._queue:
             self._start_alone(errand.give_up, errand.name)
+
+    def leave_all(self, errands: Sequence[Errand[Any]]) -> None:
+        """What `run` noted in `asked`: their caller has gone."""
+        for errand in errands:
+            self.leave(errand)
 
     def renew(self) -> None:
         """This is a forked child's copy: its threads, and whoever held the lock, are its parent's."""

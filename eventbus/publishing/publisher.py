@@ -21,7 +21,7 @@ from ..state import ErrorEvent, FlushReport
 from ..threads import Deadline, OrderedWorker
 from .futures import ReceiptFuture
 from .pending import Pending
-from .records import BatchWaiter, Extras, Record, SyncWaiter, Waiter, topic_of, waiter_of
+from .records import NO_EXTRAS, BatchWaiter, Extras, Record, SyncWaiter, Waiter, topic_of, waiter_of
 
 KNOWN_TOPICS = 10_000
 
@@ -194,7 +194,7 @@ class Publisher:
                 None if headers is None else check_headers(headers) or None,
                 None if id is None else check_id(id, received),
             )
-            return topic, data, extras if any(part is not None for part in extras) else None
+            return topic, data, None if extras == NO_EXTRAS else extras
         except BadValue as error:
             raise PublishRejectedError(str(error), self._id_for(id)) from error
         except BadType as error:

@@ -85,14 +85,14 @@ class Lifecycle:
 
     # -- open and close --------------------------------------------------------------------------
 
-    def open(self, timeout: float, wait: bool) -> None:
-        """See `EventBus.open`."""
+    def open(self, timeout: float, wait: bool, asked: list[Errand[StopToken | None]]) -> None:
+        """See `EventBus.open`. asked: for the caller to leave if an exception comes as this returns."""
         self.gate.check()
         opener = self._opener
         if self.phases.phase in (Phase.NEW, Phase.CONNECTING) or (opener is not None and opener.is_set()):
             self.gate.guard()  # before anything is there that a forked child could not use
             try:
-                self.errands.run("open", lambda stop: self._open(timeout, wait, stop), timeout, undo=self._take_back)
+                self.errands.run("open", lambda stop: self._open(timeout, wait, stop), timeout, self._take_back, asked)
             except NotInTime as error:
                 raise ConnectFailedError(f"{self._config.name}: not connected within {timeout:g} s") from error
         elif wait and not self.supervisor.was_connected and not self.phases.wait_connected(timeout):

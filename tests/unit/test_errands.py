@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from types import FrameType
+from contextlib import suppress
 
 import pytest
+from instants import OURS, Instants, Interrupted
 
-import eventbus
 from eventbus.errands import Errands, NotInTime
 from eventbus.testing import wait_until
 from eventbus.threads import Alarm, Bell, Deadline, StopToken, works_for
 
 OWNER = object()
-EVENT = "opcode" if sys.version_info < (3, 12) else "line"
-"""From 3.12 on a tracer is told of few opcodes, and of all lines."""
-PACKAGE = os.path.dirname(eventbus.__file__)
 
 
 @pytest.fixture
@@ -76,42 +71,22 @@ def test_a_caller_that_is_interrupted_leaves_nothing_half_done(errands: Errands)
     made: list[int] = []
     undone: list[int] = []
 
-    class Interrupted(BaseException):
-        pass
-
-    def interrupt_at(number: int) -> None:
-        left = number
-
-        def trace(frame: FrameType, event: str, argument: object) -> object:
-            nonlocal left
-            if not frame.f_code.co_filename.startswith(PACKAGE):
-                return None
-            frame.f_trace_opcodes = EVENT == "opcode"
-            left -= event == EVENT
-            if left == 0:
-                sys.settrace(None)
-                raise Interrupted
-            return trace
-
-        sys.settrace(trace)  # type: ignore[arg-type]
+    def interrupt() -> None:
+        raise Interrupted
 
     number, finished = 0, False
     while not finished:
-        number += 3 if EVENT == "opcode" else 1
+        number += 3
 
         def call(stop: StopToken, number: int = number) -> int:
             made.append(number)
             return number
 
-        interrupt_at(number)
-        try:
-            errands.run("count", call, 5.0, undone.append)
-            finished = True
-        except Interrupted:
-            pass
-        finally:
-            sys.settrace(None)
-    assert number > (100 if EVENT == "opcode" else 10)
+        instants = Instants(number, interrupt, OURS)
+        with suppress(Interrupted):
+            instants.run(lambda call=call: errands.run("count", call, 5.0, undone.append))  # type: ignore[misc]
+        finished = instants.count < number
+    assert number > 100
     wait_until(lambda: len(made) <= len(undone) + 2)  # the one that came through, and one interrupted as it returned
     assert errands.run("after", lambda stop: 1, 5.0) == 1
 

@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
+from instants import OURS, Instants, Interrupted
 
-import eventbus
 from eventbus import EventBus, Message, PublishNotSentError
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
 
-PACKAGE = str(Path(eventbus.__file__).parent)
-
-
-EVENT = "opcode" if sys.version_info < (3, 12) else "line"
-"""From 3.12 on a tracer is told of few opcodes, and of all lines."""
-
-
-class TimeLimit(BaseException):
-    """What a signal handler raises."""
-
 
 def interrupted_at(number: int, call: Callable[[], object]) -> bool:
-    """Make a call and raise TimeLimit before the so-manieth instruction of ours; False when it ended before that."""
-    left = number
+    """Make a call and raise before the so-manieth instruction of ours; False when it ended before that."""
 
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal left
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        frame.f_trace_opcodes = EVENT == "opcode"
-        if event == EVENT:
-            left -= 1
-            if left == 0:
-                sys.settrace(None)
-                raise TimeLimit
-        return trace
+    def interrupt() -> None:
+        raise Interrupted
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except TimeLimit:
-        return True
-    except PublishNotSentError:
-        pass
-    finally:
-        sys.settrace(before)
-    return False
+    instants = Instants(number, interrupt, OURS)
+    with suppress(Interrupted, PublishNotSentError):
+        instants.run(call)
+    return instants.count >= number
 
 
 @pytest.fixture
@@ -95,7 +64,7 @@ def test_an_interrupt_at_any_instruction_of_a_call_costs_that_call_alone(bus: Ev
     while interrupted_at(number, call):
         check(bus)
         number += 1
-    assert number > (20 if EVENT == "opcode" else 3), "nothing was interrupted"
+    assert number > 20, "nothing was interrupted"
     check(bus)
 
 
@@ -122,7 +91,7 @@ def test_signals_at_random_instants_cost_one_call_each(bus: EventBus) -> None:
 
     def give_up(*_: object) -> None:
         if armed:
-            raise TimeLimit
+            raise Interrupted
 
     def limited(seconds: float, call: Callable[[], object]) -> None:
         armed.append(1)
@@ -138,7 +107,7 @@ def test_signals_at_random_instants_cost_one_call_each(bus: EventBus) -> None:
     calls = list(verbs(bus).values())
     try:
         for number in range(300):
-            with suppress(TimeLimit, PublishNotSentError):
+            with suppress(Interrupted, PublishNotSentError):
                 limited(0.00001 * (1 + number % 60), calls[number % len(calls)])
             armed.clear()
             check(bus)
@@ -177,7 +146,7 @@ def test_what_was_accepted_and_whose_call_ended_before_the_sender_was_woken_is_s
     with EventBus("memory://asleep") as bus:
         bus.publish("t", b"first")
         wait_until(lambda: bus._inbox.idle)
-        bus._inbox.records.append((next(bus._numbers), "t", b"x", None, None))  # and then a TimeLimit
+        bus._inbox.records.append((next(bus._numbers), "t", b"x", None, None))  # and then a Interrupted
         wait_until(lambda: bus.get_statistics().confirmed == 2, 2.0)
 
 

@@ -13,9 +13,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 import pytest
+from instants import Instants, instructions_of
 from rounds import limit, rounds
 from world_support import (
-    Instants,
     MakeBus,
     Outages,
     Seen,
@@ -23,7 +23,6 @@ from world_support import (
     assert_well,
     fresh,
     in_child,
-    instructions_of,
     script,
     wrong_in_child,
 )

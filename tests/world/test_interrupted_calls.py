@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
+from instants import instructions_of, interrupt_at
 from rounds import limit, rounds
 from world_support import (
     Interrupted,
@@ -21,9 +22,7 @@ from world_support import (
     assert_closes,
     assert_well,
     fresh,
-    instructions_of,
     interrupt_after,
-    interrupt_at,
     took,
 )
 

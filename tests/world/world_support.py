@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import opcode
 import os
 import pickle
 import select
@@ -18,6 +17,8 @@ from itertools import count
 from types import FrameType
 from typing import Any
 
+from instants import Interrupted
+
 import eventbus
 from eventbus import EventBus, Message
 from eventbus.testing import wait_until
@@ -32,8 +33,6 @@ MakeBus = Callable[..., EventBus]
 """What the fixtures `memory_bus` and `make_bus` are: settings in, a bus out."""
 
 _serials = count(1)
-_RETURNS = {opcode.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in opcode.opmap}
-_WATCHED = ("/eventbus/", "/threading.py", "/queue.py", "/concurrent/futures/", "/contextlib.py")
 
 
 def fresh(word: str) -> str:
@@ -55,73 +54,6 @@ def pause(seconds: float) -> None:
 
 
 # -- interrupts ----------------------------------------------------------------------------------
-
-
-class Interrupted(BaseException):
-    """What an interrupt raises, as KeyboardInterrupt and time limits do: no Exception."""
-
-
-class Instants:
-    """Counts the instructions of a call on this thread, and does something before one of them.
-
-    The instructions are those of the library and of the standard library's threads, queues and futures. The last one
-    of the outermost call, which hands over the result, is left out: an exception there is one after the call.
-    """
-
-    def __init__(self, at: int = 0, act: Callable[[], object] = lambda: None) -> None:
-        self.count = 0
-        self.fired_in = ""
-        self._at = at
-        self._act = act
-        self._outermost: FrameType | None = None
-
-    def run(self, call: Callable[[], object]) -> None:
-        """Call under observation; what `act` or the call raises goes through."""
-        before = sys.gettrace()
-        sys.settrace(self._enter)
-        try:
-            call()
-        finally:
-            sys.settrace(before)
-            self._outermost = None
-
-    def _enter(self, frame: FrameType, event: str, arg: object) -> Any:
-        if not any(part in frame.f_code.co_filename for part in _WATCHED) or frame.f_code.co_name == "__del__":
-            return None
-        if self._outermost is None:
-            self._outermost = frame
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        return self._step
-
-    def _step(self, frame: FrameType, event: str, arg: object) -> Any:
-        if event == "opcode":
-            self.count += 1
-            last = frame is self._outermost and frame.f_code.co_code[frame.f_lasti] in _RETURNS
-            if self.count == self._at and not last:
-                place = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-                self.fired_in = f"instruction {self.count}, {place} {frame.f_code.co_name}"
-                self._act()
-        return self._step
-
-
-def interrupt_at(call: Callable[[], object], instant: int) -> str:
-    """Raise `Interrupted` before one instruction of a call; says where, or "" when it was over before."""
-
-    def interrupt() -> None:
-        raise Interrupted
-
-    instants = Instants(instant, interrupt)
-    with suppress(Interrupted):
-        instants.run(call)
-    return instants.fired_in
-
-
-def instructions_of(call: Callable[[], object]) -> int:
-    """How many instructions a call takes on this thread."""
-    instants = Instants()
-    instants.run(call)
-    return instants.count
 
 
 class Shooter:
