@@ -19,6 +19,7 @@ from .fields import Headers
 from .message import Message, Receipt
 from .publishing.inbox import SMALL
 from .publishing.publisher import Publisher
+from .publishing.records import Record
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
 from .recovery.lifecycle import Lifecycle
 from .state import CloseReport, ConnectionState, FlushReport, HealthStatus, ReconnectStatus, Statistics
@@ -171,9 +172,12 @@ class EventBus:
             and headers is None
             and id is None
         ):
-            records.append((next(self._numbers), topic, payload, None, None))  # type: ignore[arg-type]
+            record: Record = (next(self._numbers), topic, payload, None, None)  # type: ignore[assignment]
+            records.append(record)
             if inbox.idle:
                 inbox.wake()
+                if self._pending.sender.ended:
+                    self._pending.too_late(record)
             return
         self._life.check_to_publish()
         self._publisher.publish_nowait(topic, payload, key, headers, id)

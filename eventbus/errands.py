@@ -118,6 +118,11 @@ class Errands:
         """Never taken by a caller."""
 
     @property
+    def thread_name(self) -> str:
+        """Of the dispatcher."""
+        return f"{self._name}.errands"
+
+    @property
     def running(self) -> bool:
         """Whether there is a dispatcher."""
         return self._queue is not None
@@ -189,12 +194,14 @@ class Errands:
             queue.put((_nothing, None))
 
     def run_last(self, call: Callable[[], object]) -> None:
-        """Have the dispatcher run this itself and go; at once, and the caller does not wait."""
+        """Have the dispatcher run this itself and go; at once, and the caller does not wait. It may run twice."""
         self._wanted = False
         queue = self._queue
         self._opened.ring()
         if queue is not None:
             queue.put((call, None))
+        if queue is None or queue is not self._queue:  # the dispatcher may have gone, and not have seen it
+            self._start_alone(call, "close")
 
     def _start_alone(self, call: Callable[[], object], what: str) -> None:
         """Have a call made where there is no dispatcher: as `start`, in two steps."""
@@ -210,7 +217,7 @@ class Errands:
         with self._beginning:
             if self._wanted and self._queue is None:
                 queue: _Queue = SimpleQueue()
-                spawn(f"{self._name}.errands", self._serve, queue, owner=self._owner)
+                spawn(self.thread_name, self._serve, queue, owner=self._owner)
                 self._queue = queue
         self._opened.ring()
 

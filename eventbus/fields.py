@@ -77,6 +77,11 @@ def check_headers(headers: object) -> RawHeaders:
     return tuple([_check_pair(pair) for pair in headers])
 
 
+def exact(text: str) -> str:
+    """Text as a plain str. A str of a kind of its own, an Enum's say, may look different wherever it is formatted."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def show(value: object, limit: int = 60) -> str:
     """A value in an error's text: its repr, cut to `limit` characters."""
     text = repr(value)
@@ -108,7 +113,7 @@ def _check_pair(pair: object) -> tuple[str, bytes | None]:
     if not isinstance(name, str) or "\x00" in name or name == _OURS:
         raise BadValue(f"bad header name {show(name)}: not a str without NUL, or {_OURS}, which is ours")
     _encoded(name, "header name")
-    return name, None if value is None else _check_value(name, value)
+    return exact(name), None if value is None else _check_value(name, value)
 
 
 def _check_name(name: object) -> str:
@@ -116,7 +121,7 @@ def _check_name(name: object) -> str:
         raise BadValue(f"bad header name {show(name)}: 1 to {MAX_HEADER_NAME} letters, digits or !#$%&'*+-.^_`|~")
     if name.lower().startswith(_RESERVED):
         raise BadValue(f"header name {name!r} is reserved: names that begin with Nats- or Eventbus- are ours")
-    return name
+    return exact(name)
 
 
 def _check_value(name: str, value: object) -> bytes:
@@ -131,7 +136,7 @@ def _check_text(value: object, what: str) -> str:
     if _UNSAFE.search(value) or value != value.strip(" \t"):
         raise BadValue(f"{what} {show(value)} has control characters (CR, LF, NUL, ...) or outer blanks")
     _encoded(value, what)
-    return value
+    return exact(value)
 
 
 def _encoded(text: str, what: str) -> bytes:

@@ -64,7 +64,10 @@ def initialize_from_config(source: ConfigSource = None, wait: bool = True) -> Ev
 
 
 def get_global() -> EventBus:
-    """The global bus; NotInitializedError when there is none, or when it was closed."""
+    """The global bus; NotInitializedError when there is none, or when it was closed.
+
+    In a forked child that has not initialized its own it is the copy of the parent's, whose calls raise ForkedError.
+    """
     place = _last()
     bus = place.bus
     if bus is None or not place.opened or place.ended or place.is_closed():

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from .fields import BadType, BadValue, Headers, RawHeaders, kept, raw, show, shown, shown_headers
+from .fields import BadType, BadValue, Headers, RawHeaders, exact, kept, raw, show, shown, shown_headers
 
 MAX_TOPIC = 180
 MAX_GROUP = 64
@@ -229,7 +229,7 @@ def check_topic(topic: object) -> str:
         raise BadValue(
             f"bad topic {show(topic)}: 1 to {MAX_TOPIC} characters of A-Z a-z 0-9 . _ -, no empty part between dots"
         )
-    return topic
+    return exact(topic)
 
 
 def check_pattern(topic: object) -> str:
@@ -239,7 +239,7 @@ def check_pattern(topic: object) -> str:
             f"bad topic pattern {show(topic)}: 1 to {MAX_TOPIC} characters of A-Z a-z 0-9 . _ -, "
             "'*' for one whole part, '>' for the rest"
         )
-    return topic
+    return exact(topic)
 
 
 def check_group(group: object) -> str:
@@ -248,7 +248,7 @@ def check_group(group: object) -> str:
         raise BadValue(
             f"bad group {show(group)}: 1 to {MAX_GROUP} characters of A-Z a-z 0-9 . _ -, no empty part between dots"
         )
-    return group
+    return exact(group)
 
 
 def check_id(id: object, received: bool = False) -> str:
@@ -257,10 +257,10 @@ def check_id(id: object, received: bool = False) -> str:
     received: another program may have chosen it, by rules of its own: for the backend to carry, or to refuse.
     """
     if received and isinstance(id, str):
-        return id
+        return exact(id)
     if not isinstance(id, str) or not 0 < len(id) <= MAX_ID or not id.isascii() or not id.isprintable() or " " in id:
         raise BadValue(f"bad message id {show(id)}: 1 to {MAX_ID} visible ASCII characters, no space")
-    return id
+    return exact(id)
 
 
 def parts_of(message: Message) -> tuple[str, bytes, str | bytes | None, Headers | None, str | None]:

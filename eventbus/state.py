@@ -70,9 +70,11 @@ class HealthStatus:
 
     is_healthy: the bus is CONNECTED, the last probe succeeded and nothing has been judged lost since.
     is_running: the health-check thread is alive.
+    consecutive_failures: as `ReconnectStatus.failure_count`.
     detail: what was wrong with the last probe, or what it found; before the first, the last error of connecting or
     ""; once the bus has ended, that.
-    not_served: the subscriptions that get nothing now, by topic: PENDING and FAILED ones, each with its reason.
+    not_served: the subscriptions that get nothing now, by topic, each with its reason: PENDING and FAILED ones, and
+    those whose bytes in hand are all taken by messages that wait for their retry.
     """
 
     is_healthy: bool
@@ -88,7 +90,8 @@ class HealthStatus:
 class ReconnectStatus:
     """How reconnecting stands.
 
-    failure_count: failed probes in a row, now. attempt: the number of the attempt being made, 0 when none.
+    failure_count: failed probes in a row, now; a link that is known to be lost counts as if the threshold was reached.
+    attempt: the number of the attempt being made, 0 when none.
     """
 
     failure_count: int

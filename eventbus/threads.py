@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from _thread import LockType
@@ -299,13 +300,17 @@ class OrderedWorker:
         self._thread = None
 
     def _run(self) -> None:
+        process = os.getpid()
         while (entry := self._calls.get()) is not None:
             call, args = entry
             try:
                 call(*args)
             except BaseException as error:  # a SystemExit in a user's code may not end this thread
-                logger.exception("%s: a call failed", self._name)
-                self._report(error)
+                if os.getpid() == process:
+                    logger.exception("%s: a call failed", self._name)
+                    self._report(error)
+            if os.getpid() != process:
+                return  # a child that the call has forked: what is queued is its parent's, and it ends with this thread
 
     def _report(self, error: BaseException) -> None:
         try:

@@ -45,6 +45,13 @@ class Work(Protocol):
     def room(self) -> int:
         """So many messages may be fetched at once, one at least."""
 
+    @property
+    def room_bytes(self) -> int:
+        """So many bytes of payload may be asked for now."""
+
+    def hold(self) -> bool:
+        """Have `Link.resume` called once there is room; False when nothing is in hand."""
+
     def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:
         """Take a batch; False when no more should be fetched until `Link.resume`."""
 
@@ -84,6 +91,18 @@ class Attachment:
     def room(self) -> int:
         """So many messages may be fetched now, one at least: `prefetch`, less what is in hand. Takes no lock."""
         return self._work.room
+
+    @property
+    def room_bytes(self) -> int:
+        """So many bytes of payload may be asked for now, of `prefetch_bytes` and its share of `max_prefetch_bytes`.
+
+        0: it is not worth while. Takes no lock.
+        """
+        return self._work.room_bytes
+
+    def hold(self) -> bool:
+        """Ask for `Session.resume` once there is room; False when nothing is in hand, and nothing would free any."""
+        return self._work.hold()
 
     def deliver(self, batch: Sequence[Delivery], lease: Lease) -> bool:
         """Take a batch on a session thread; never blocks. What is not started when the lease ends, never is.

@@ -64,7 +64,7 @@ class Consumers:
             acknowledgements=self._acknowledgements,
             prefetch=config.prefetch,
             prefetch_bytes=config.prefetch_bytes,
-            budget=Budget(config.max_prefetch_bytes),
+            budget=Budget(config.max_prefetch_bytes, lambda: len(self.subscriptions)),
             takes_back=takes_back,
         )
         self._past: tuple[Counts, tuple[Consumption, ...]] = (Counts(), ())
@@ -151,6 +151,11 @@ class Consumers:
     def unhandled(self) -> int:
         """Deliveries in hand, now."""
         return sum(consumption.unhandled for consumption in self._all())
+
+    def not_served(self) -> tuple[str, ...]:
+        """The subscriptions that get nothing now, each with its reason. Takes no lock."""
+        found = [(one.sub, one.reason_for_nothing) for one in self.subscriptions.consumptions()]
+        return tuple(f"{sub.topic}: {why.removeprefix(f'{sub.topic}: ')}" for sub, why in found if why)
 
     def knows(self, sub: Subscription) -> bool:
         """Whether it is one of these subscriptions, ended or not."""

@@ -19,7 +19,7 @@ from .budget import Budget
 from .in_hand import InHand
 from .lanes import Lanes
 from .lease import Lease
-from .subscriptions import Handler, Subscription, SubscriptionStatus
+from .subscriptions import Handler, Subscription, SubscriptionState, SubscriptionStatus
 
 logger = log.get(__name__)
 
@@ -105,6 +105,25 @@ class Consumption:
     def room(self) -> int:
         """So many messages may be fetched now, one at least."""
         return self._lanes.room
+
+    @property
+    def room_bytes(self) -> int:
+        """So many bytes of payload may be asked for now."""
+        return self._lanes.room_bytes
+
+    @property
+    def reason_for_nothing(self) -> str:
+        """Why it gets nothing now, "" when it does."""
+        sub = self.sub
+        if sub.state in (SubscriptionState.PENDING, SubscriptionState.FAILED):
+            return str(sub.error or "waits for the broker")
+        if self._lanes.is_stuck:
+            return f"{self._in_hand_now} messages that wait for their retry take all of prefetch_bytes"
+        return ""
+
+    def hold(self) -> bool:
+        """Have `has_room` called once there is room; False when nothing is in hand."""
+        return self._lanes.hold()
 
     def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:
         """Take a batch that came through an attachment; see `Attachment.deliver`."""

@@ -20,6 +20,8 @@ from .parked import lane_key, lane_of
 
 logger = log.get(__name__)
 
+LEAST = 1 / 8
+"""Of the bytes that may be in hand: it is not worth while to ask for less."""
 START_AGAIN = 1.0
 """Seconds until messages are asked for again after a thread could not be started for them."""
 
@@ -89,7 +91,20 @@ class Lanes:
     @property
     def room(self) -> int:
         """How many more may come until it is full, one at least; what is parked does not count."""
+        if self._budget.is_over(1):
+            return 1
         return max(1, self._high - self._count + sum(lane.parked for lane in self._lanes))
+
+    @property
+    def room_bytes(self) -> int:
+        """So many bytes of payload may be asked for now; half of what is free, for something may be on its way."""
+        free = self._high_bytes - self._size
+        return min(free // 2, self._budget.share) if free >= self._high_bytes * LEAST else 0
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nothing more is fetched because of messages that wait for their retry."""
+        return self._full and 0 < self._count <= sum(lane.parked for lane in self._lanes)
 
     @property
     def given_up(self) -> int:
@@ -140,6 +155,12 @@ class Lanes:
             return False
         self._outcomes.given_back(batch, lease, START_AGAIN)
         return not self._is_watched  # if nobody is there to ask for more later, it has to come by itself
+
+    def hold(self) -> bool:
+        """Whoever fetches wants to wait until there is room: `has_room` is called then. False: nothing is in hand."""
+        with self._lock:
+            self._full = self._full or self._count > 0
+            return self._full
 
     def flush(self) -> None:
         """Acknowledge what is done so far."""
@@ -246,7 +267,7 @@ class Lanes:
         return (
             waiting >= max(1, self._high * part)
             or self._size >= max(1, self._high_bytes * part)
-            or self._budget.is_over(part)
+            or (self._count > 0 and self._budget.is_over(part))  # one message each is always due
             or self._stands_still
         )
 

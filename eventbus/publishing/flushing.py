@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .inbox import Inbox
 from .ledger import Ledger
@@ -15,8 +15,9 @@ LEAVING = 0.5
 class Flushing:
     """Waits, on any thread, until what was accepted before is answered."""
 
-    def __init__(self, inbox: Inbox, ledger: Ledger, numbers: Iterator[int]) -> None:
+    def __init__(self, inbox: Inbox, ledger: Ledger, numbers: Iterator[int], has_ended: Callable[[], bool]) -> None:
         self._inbox = inbox
+        self._has_ended = has_ended
         self._ledger = ledger
         self._numbers = numbers
         self._waiting: dict[FlushWaiter, None] = {}
@@ -32,6 +33,8 @@ class Flushing:
         self._waiting[waiter] = self._waiting[left] = None
         try:
             self._inbox.ask(lambda: self._ledger.mark(waiter, next(self._numbers)))
+            if self._has_ended():  # in this moment: what is asked now, nobody may hear
+                return None
             if waiter.wait(timeout):
                 return 0
             self._inbox.ask(leave)
@@ -43,6 +46,13 @@ class Flushing:
             self._waiting.pop(waiter, None)
             self._waiting.pop(left, None)
         return waiter.missing
+
+    def catch_up(self, timeout: float) -> None:
+        """Let the sender give away what was accepted before, where that takes at most `timeout` seconds."""
+        if not self._has_ended():
+            seen = FlushWaiter()
+            self._inbox.ask(seen.release)
+            seen.wait(timeout)
 
     def forked(self) -> None:
         """This is a forked child's copy, in which nobody answers: let its one thread go on. Takes no lock."""

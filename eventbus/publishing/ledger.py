@@ -56,7 +56,7 @@ class Ledger:
     def enter(self, most: int) -> Batch:
         """Move up to so many records out of the inbox. The sender's thread."""
         waiting = self._inbox.records
-        batch = Batch(islice(waiting, most))
+        batch = Batch(list(islice(waiting, most)))  # a list first: in one step, for publishers go on appending
         count = len(batch)
         with self._lock:
             self.bytes += batch.bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ..errors import (
     EventBusError,
@@ -18,7 +19,6 @@ from .failures import Failures
 from .flushing import Flushing
 from .inbox import Inbox
 from .ledger import Ledger
-from .marks import FlushWaiter
 from .port import Confirmation, Publishes
 from .records import Record, Waiter, given_id_of, number_of, payload_of, topic_of, waiter_of
 from .sender import Sender
@@ -60,7 +60,7 @@ class Pending:
         self._closed = False
         self._swapping = False
         """There is no session, but the next one is ready: what comes waits for it."""
-        self._flushing = Flushing(self.inbox, self.ledger, self.numbers)
+        self._flushing = Flushing(self.inbox, self.ledger, self.numbers, lambda: self.sender.ended)
         self._fork: Callable[[], EventBusError] | None = None
         """In a forked child: makes what everybody is told."""
         self._failed_by_close = 0
@@ -105,9 +105,17 @@ class Pending:
         if self.door is not None or not self.has_room:
             self._wait_for_room(record, timeout)
         self.inbox.put(record)
-        waiter = waiter_of(record)
-        if self.sender.ended and (waiter is None or waiter.claim()):
-            self._refuse(record)
+        if self.sender.ended:
+            self.too_late(record)
+
+    def too_late(self, record: Record) -> None:
+        """A record was accepted as the bus was closed, in a signal handler say: it is refused, or has its answer."""
+        try:
+            self.inbox.records.remove(record)
+        except ValueError:
+            if self._fork is None:
+                return  # the sender's last step has taken it in, and told whoever waits
+        self._refuse(record)
 
     @property
     def has_room(self) -> bool:
@@ -134,7 +142,7 @@ class Pending:
 
     def wait_settled(self, timeout: float) -> int:
         """Wait up to `timeout` seconds until all that was accepted so far is answered; how many are not."""
-        if timeout <= 0 or self.sender.ended or not self.sender.is_running:
+        if timeout <= 0 or not self.sender.is_running:
             return self.in_flight
         missing = self._flushing.wait(timeout)
         if self._fork is not None:
@@ -169,15 +177,8 @@ class Pending:
                 number, topic, _, _, waiter = record
                 if waiter is not None and number in answered:
                     id = self.id_of(record)
-                    receipt = Receipt(
-                        topic=topic,
-                        id=id,
-                        confirmed=True,
-                        partition=partition,
-                        offset=offset,
-                        duplicate=duplicate,
-                    )
-                    waiter.answer(receipt)
+                    where: dict[str, Any] = {"partition": partition, "offset": offset, "duplicate": duplicate}
+                    waiter.answer(Receipt(topic=topic, id=id, confirmed=True, **where))
         self.ledger.told(taken)
 
     def failed(self, record: Record, error: Exception) -> None:
@@ -297,10 +298,8 @@ class Pending:
 
     def catch_up(self, timeout: float) -> None:
         """Let the sender give away what was accepted before, where that takes at most `timeout` seconds."""
-        if self.in_flight and not self.sender.ended:
-            seen = FlushWaiter()
-            self.inbox.ask(seen.release)
-            seen.wait(timeout)
+        if self.in_flight:
+            self._flushing.catch_up(timeout)
 
     def forked(self, error: Callable[[], EventBusError]) -> None:
         """This is a forked child's copy: what is unanswered is its parent's, as whoever waits here is told.
@@ -308,7 +307,7 @@ class Pending:
         Takes no lock.
         """
         self.quicken(False)
-        self.sender.ended = True
+        self.sender.ended = self.inbox.idle = True
         self._fork = error
         self._refusal = self.door = lambda id: error()
         for record in (*self.inbox.records, *self.ledger.records.values(), *self.ledger.answering):
@@ -317,6 +316,7 @@ class Pending:
                 waiter.forked(error())
         self._flushing.forked()
         self._room.ring()
+        self.ledger.entered += len(self.inbox.records)
         self.inbox.records.clear()
         self.inbox.withdrawn.clear()
         self.ledger.records = {}

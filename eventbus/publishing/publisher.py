@@ -132,17 +132,18 @@ class Publisher:
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
         """Publish all, pipelined, and wait up to `timeout` seconds for all answers.
 
-        Everything is checked before anything is sent: one that can be carried by nobody is a PublishRejectedError
-        that says which. PublishManyError carries each result, in order.
+        PublishManyError carries each result, in order: what one that is refused has done, it has done to itself alone.
         """
         deadline = Deadline(timeout)
-        parts = [self._checked_message(index, message) for index, message in enumerate(messages)]
-        batch = BatchWaiter(len(parts))
-        records: list[Record] = []
-        for index, part in enumerate(parts):
+        given = [self._checked_message(message) for message in messages]
+        batch = BatchWaiter(len(given))
+        records: dict[int, Record] = {}
+        for index, parts in enumerate(given):
+            if isinstance(parts, PublishRejectedError):
+                batch.put(index, parts)
+                continue
             place = batch.place(index, next(self.pending.numbers))
-            record = Record(place.number, *part, place)
-            records.append(record)
+            record = records[index] = Record(place.number, *parts, place)
             try:
                 self.pending.accept(record, deadline.remaining())
             except PublishError as error:
@@ -204,13 +205,18 @@ class Publisher:
         """The id of a message that is refused at the door."""
         return given if isinstance(given, str) and given else self.pending.new_id()
 
-    def _checked_message(self, index: int, message: object) -> _Parts:
+    def _checked_message(self, message: object) -> _Parts | PublishRejectedError:
+        """What it takes to publish a message, or why nobody can carry it; TypeError."""
         if not isinstance(message, Message):
             raise TypeError(f"publish_many takes Message objects, not {type(message).__name__}")
         try:
             return self._checked(*parts_of(message), received=isinstance(message, Delivery))
         except PublishRejectedError as error:
-            raise PublishRejectedError(f"message {index}: {error}; nothing was sent", error.id) from error
+            return error
+        except UnsupportedError as error:
+            refused = PublishRejectedError(str(error), self._id_for(message.id))
+            refused.__cause__ = error
+            return refused
 
     def _new_topic(self, topic: object) -> str:
         checked = check_topic(topic)

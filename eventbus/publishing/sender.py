@@ -76,8 +76,9 @@ class Sender:
         """End the thread, within `timeout` seconds; its name if it goes on. `start` begins anew."""
         thread = self._thread
         if thread is None:
-            self.work()
             self.ended = True
+            self._inbox.idle = True
+            self.work()
             return ()
         self._stopping = True
         self._inbox.wake()
@@ -159,7 +160,8 @@ class Sender:
             self._inbox.wait(NAP)
             self._work_on()
         self.ended = True
-        self._work_on()  # whoever appended before he could see that it has ended
+        self._inbox.idle = True  # whoever appends from now on looks at `ended`
+        self._work_on()  # whoever appended before he could see that
 
     def _work_on(self) -> None:
         try:
@@ -204,7 +206,7 @@ class Sender:
         inbox = self._inbox
         batch = self._ledger.enter(MOST)
         if inbox.largest > SMALL:
-            inbox.largest = max(map(len, map(payload_of, inbox.records.copy())), default=SMALL)
+            inbox.largest = max([SMALL, *map(len, map(payload_of, inbox.records.copy()))])
         if not batch:
             return
         if self.port is None:

@@ -19,6 +19,8 @@ from .supervisor import Supervisor
 
 logger = log.get(__name__)
 
+BEHIND_HANDLERS = 1.0
+"""Seconds that are kept for the steps behind the handlers, or two fifths of a shorter time: handlers have the rest."""
 LAST = 0.45
 """Seconds beyond the time of a close in which it says what it had to leave: clients have some to end in, too."""
 OWN_GRACE = 0.1
@@ -83,7 +85,7 @@ class Closing:
         return CloseReport(
             unanswered=self._publisher.pending.in_flight,
             unhandled=self._consumers.unhandled,
-            unfinished_threads=("close",),
+            unfinished_threads=(self._errands.thread_name,),
         )
 
     def _close(self, deadline: Deadline) -> None:
@@ -114,7 +116,7 @@ class Closing:
         alive = judged_well and session is not None and session.lost is None
         if session is not None and alive:
             _drain(session, deadline.share(0.25))
-        unfinished += consumers.finish(deadline.share(0.6))
+        unfinished += consumers.finish(max(deadline.share(0.6), deadline.remaining() - BEHIND_HANDLERS))
         if session is not None and alive:
             publisher.pending.wait_settled(deadline.share(0.5))
             _drain(session, deadline.share(0.5))

@@ -87,7 +87,9 @@ class Episodes:
                     break  # and nobody goes on
         if not reached:
             error = phases.connection_state().last_error
-            raise NotConnectedError(f"not reconnected within {timeout:g} s ({error})") from error
+            why = "stop_health_check() was called" if stop.is_set() else f"{error}"
+            when = f", after {timeout:g} s" if deadline.over else ""
+            raise NotConnectedError(f"{why}{when}") from error
 
     def _pace(self) -> float:
         return self._config.max_backoff if self._speaks_and_refuses() else LOOK_AGAIN

@@ -9,7 +9,7 @@ from attrs import evolve
 from ..backends.base import Backend
 from ..config import EventBusConfig
 from ..consuming.consumers import Consumers
-from ..consuming.subscriptions import Handler, Subscription, SubscriptionState
+from ..consuming.subscriptions import Handler, Subscription
 from ..errands import Errand, Errands, NotInTime
 from ..errors import (
     ClosedError,
@@ -320,9 +320,7 @@ class Lifecycle:
             self.errands.run("reconnect", lambda stop: self._reconnect(timeout, stop), timeout)
         except (NotConnectedError, NotInTime) as error:
             self.gate.check()  # closed meanwhile
-            last = self.phases.connection_state().last_error
-            text = f"{self._config.name}: not reconnected within {timeout:g} s ({last or error})"
-            raise NotConnectedError(text) from error
+            raise NotConnectedError(f"{self._config.name}: not reconnected: {error}") from error
 
     def _unwatch(self, timeout: float) -> tuple[str, ...]:
         elsewhere, self._elsewhere = self._elsewhere, self._stop.child()
@@ -347,11 +345,7 @@ class Lifecycle:
         phase = connection.phase
         if phase.is_final:
             return evolve(status, is_healthy=False, is_running=False, detail=f"the bus is {phase.value}")
-        not_served = tuple(
-            f"{sub.topic}: {str(sub.error or 'waits for the broker').removeprefix(f'{sub.topic}: ')}"
-            for sub in self._consumers.subscriptions
-            if sub.state in (SubscriptionState.PENDING, SubscriptionState.FAILED)
-        )
+        not_served = self._consumers.not_served()
         detail = status.detail
         if not detail and phase is not Phase.CONNECTED and connection.last_error is not None:
             detail = str(connection.last_error)  # nothing was probed yet, and attempts fail

@@ -109,7 +109,7 @@ class Inbox:
         self.got: list[Delivery] = []
         self.acknowledging = True
         self.has_room = True
-        self.room = 1024
+        self.room, self.room_bytes = 1024, 1 << 30
         self.session: Any = None
 
     def attach(self, session: Any) -> Inbox:
@@ -123,6 +123,9 @@ class Inbox:
         return self
 
     def flush(self) -> None: ...
+
+    def hold(self) -> bool:
+        return False
 
     def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:
         if batch[0].identity is None:

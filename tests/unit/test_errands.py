@@ -54,6 +54,13 @@ def test_before_the_start_it_has_a_thread_of_its_own_too() -> None:
     assert name == "eventbus.test.look"
 
 
+def test_the_last_one_runs_though_the_dispatcher_has_just_been_let_go(errands: Errands) -> None:
+    ran = threading.Event()
+    errands.stop()
+    errands.run_last(ran.set)
+    assert ran.wait(5.0)
+
+
 def test_one_that_does_not_end_is_stopped_and_undone(errands: Errands) -> None:
     undone: list[object] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -240,9 +241,35 @@ def test_bytes_of_all_subscriptions_together_fill_each(make: Make, gate: threadi
     assert not one.lanes.put([large], one.lease)
     assert not other.put(2)
     wait_until(lambda: other.acknowledged == [2])
-    assert other.room == 0
+    wait_until(lambda: other.room == 1)  # with nothing in hand it may have one, whatever the others have
+    assert other.lanes.room == 1 and other.lanes.room_bytes == 0
     gate.set()
-    wait_until(lambda: other.room == 1)
+    wait_until(lambda: one.lanes.room_bytes > 0)
+
+
+def test_bytes_are_asked_for_by_half_of_what_is_free_and_by_shares(make: Make, gate: threading.Event) -> None:
+    rig = make(Blocking(gate, 1), high_bytes=8000, budget=Budget(10_000, lambda: 4))
+    assert rig.lanes.room_bytes == 2500
+    large = Delivery("t", bytes(6000), key="k")
+    large.token = 1
+    assert not rig.lanes.hold()
+    assert rig.lanes.put([large], rig.lease)
+    assert rig.lanes.room_bytes == 1000
+    assert rig.lanes.hold()
+    gate.set()
+    wait_until(lambda: rig.room == 1)
+
+
+def test_a_subscription_whose_bytes_all_wait_for_a_retry_is_stuck(make: Make) -> None:
+    def fail(delivery: Any) -> None:
+        raise RuntimeError("poison")
+
+    rig = make(fail, high_bytes=1000)
+    large = Delivery("t", bytes(1000), key="k")
+    large.token = 1
+    assert not rig.lanes.is_stuck
+    assert not rig.lanes.put([large], rig.lease)
+    wait_until(lambda: rig.lanes.is_stuck)
 
 
 # -- acknowledging -------------------------------------------------------------------------------

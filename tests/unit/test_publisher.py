@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from enum import Enum
 
 import pytest
 from fakes import FakeSink
 
 from eventbus import (
+    TOMBSTONE,
     ErrorEvent,
+    EventBus,
     Message,
     PublishManyError,
     PublishNotSentError,
@@ -21,6 +24,7 @@ from eventbus.errors import ClosedError
 from eventbus.publishing.failures import Failures
 from eventbus.publishing.publisher import Publisher
 from eventbus.testing import wait_until
+from eventbus.testing.memory import MemoryOutages
 
 
 class Rig:
@@ -163,12 +167,48 @@ def test_a_close_in_the_middle_of_publish_many_keeps_the_answers_so_far(rig: Rig
     assert [result.id for result in failed[0].results] == [message.id for message in messages]
 
 
-def test_everything_is_checked_before_anything_is_sent(rig: Rig) -> None:
+def test_one_that_nobody_can_carry_is_refused_alone() -> None:
+    bad = [Message("bad topic", b"x", id="mine"), Message("t", TOMBSTONE)]
+    with EventBus("memory://refused-alone") as bus, pytest.raises(PublishManyError, match="2 of 4 messages") as caught:
+        bus.publish_many([Message("t", b"1"), *bad, Message("t", b"2")])
+    results = caught.value.results
+    assert [type(one) for one in results] == [Receipt, PublishRejectedError, PublishRejectedError, Receipt]
+    assert results[1].id == "mine"
+
+
+def test_a_topic_that_is_an_enums_text_is_text() -> None:
+    class Topic(str, Enum):
+        ORDERS = "orders.new"
+
+    with EventBus("memory://enum") as bus:
+        receipt = bus.publish(
+            Topic.ORDERS, b"x", key=Topic.ORDERS, id=Topic.ORDERS, headers={Topic.ORDERS: Topic.ORDERS}
+        )
+        assert (type(receipt.topic), receipt.topic, type(receipt.id)) == (str, "orders.new", str)
+        sub = bus.subscribe(Topic.ORDERS, print, group=Topic.ORDERS)
+        assert (type(sub.topic), type(sub.group)) == (str, str)
+
+
+def test_large_ones_among_empty_ones_leave_the_bounds_as_they_are() -> None:
+    outages = MemoryOutages("bounds")
+    with EventBus("memory://bounds?max_in_flight_bytes=40000") as bus:
+        bus.publish_nowait("t", b"x" * 1000)
+        for _ in range(100):
+            bus.publish_nowait("t", b"")
+        bus.flush()
+        assert bus._inbox.largest >= 512
+        outages.freeze()
+        with pytest.raises(PublishNotSentError, match="no room"):
+            for _ in range(1000):
+                bus.publish_nowait("t", b"x" * 512)
+        assert bus.get_statistics().in_flight_bytes < 41_000
+        outages.restore()
+
+
+def test_what_is_no_message_is_a_type_error_before_anything_is_sent(rig: Rig) -> None:
     rig.pending.swap(rig.session)
-    with pytest.raises(PublishRejectedError, match=r"message 1: bad topic .*; nothing was sent") as caught:
-        rig.publisher.publish_many([Message("t", b"x"), Message("bad topic", b"x", id="mine")], 1.0)
-    assert caught.value.id == "mine"
-    assert rig.session.seen == []
+    with pytest.raises(TypeError, match="not str"):
+        rig.publisher.publish_many([Message("t", b"x"), "t"], 1.0)  # type: ignore[list-item]
     assert rig.pending.published == 0
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 from rounds import limit, rounds
-from world_support import MakeBus, Outages, Seen, assert_closes, fresh, took
+from world_support import MakeBus, Outages, Seen, assert_closes, end, fresh, took
 
 import eventbus
 from eventbus import EventBus, Message, SubscriptionState
@@ -142,6 +142,52 @@ def test_what_is_in_hand_is_bounded_by_bytes(memory_bus: MakeBus) -> None:
         wait_until(lambda: large.status().in_hand > 0)
         assert large.status().in_hand <= 32 * 1024 * 1024 // LARGE + 1
     wait_until(lambda: bus.get_statistics().handled == 160, 10.0)
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize("of", ["a subscription", "a bus"])
+def test_what_is_in_hand_is_bounded_by_bytes_on_jetstream(nats_server: NatsServer, of: str) -> None:
+    """Messages that fail or wait for a slow handler, beside a subscription that goes on, and one message too large."""
+    bound, size, number = 4_000_000, 250_000, 60
+    setting = "prefetch_bytes" if of == "a subscription" else "max_prefetch_bytes"
+    with ExitStack() as stack:
+        bus = EventBus({"url": nats_server.url, setting: bound})
+        stack.callback(end, bus)
+        bus.open()
+        go_on, small = Gate(), Seen()
+        stack.callback(go_on.open)
+        for name in ("slow", "failing"):
+            bus.publish_many([Message(f"large.{name}", bytes(size)) for _ in range(number)], timeout=20.0)
+        slow = bus.subscribe("large.slow", go_on, group="group")
+        failing = bus.subscribe("large.failing", _fail, group="group")
+        bus.subscribe("small", small, group="group")
+        wait_until(lambda: slow.status().in_hand and failing.status().in_hand)
+        most, until = 0, time.monotonic() + 3.0
+        while time.monotonic() < until:
+            held = [one.status().in_hand for one in (slow, failing)]
+            most = max(most, sum(held) if of == "a bus" else max(held))
+            bus.publish("small", b"x")
+        assert most * size <= 1.5 * bound + 2 * size
+        small.wait(20, 5.0)
+        go_on.open()
+        wait_until(lambda: slow.status().in_hand == 0 and bus.get_statistics().handled >= number, 10.0)
+
+
+@pytest.mark.nats
+def test_messages_larger_than_the_bound_come_one_at_a_time(nats_server: NatsServer) -> None:
+    bus, seen = EventBus({"url": nats_server.url, "prefetch_bytes": 1000}), Seen()
+    try:
+        bus.open()
+        sizes = [LARGE if number % 3 == 0 else 10 for number in range(30)]
+        bus.publish_many([Message("mixed", bytes(size)) for size in sizes], timeout=20.0)
+        bus.subscribe("mixed", seen, group="group")
+        assert [len(payload) for payload in seen.wait(30, 10.0)] == sizes
+    finally:
+        bus.close(3.0)
+
+
+def _fail(message: Message) -> None:
+    raise RuntimeError("poison")
 
 
 class Gate:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 import pytest
+from instants import OURS, Instants
 from rounds import limit, rounds
 from world_support import QUICK, MakeBus, Seen, Shooter, assert_closed, run_script, script, took
 
@@ -56,6 +57,39 @@ def test_close_in_a_signal_handler_on_top_of_a_call_returns_in_time(
             Shooter(close).run(work, chance.uniform(0.0005, 0.01))
         assert took_in_handler and took_in_handler[0] < 0.3 + QUICK, f"round {number}: {took_in_handler}"
         assert_closed(bus, f"{busy}, round {number}")
+
+
+def test_close_on_top_of_publish_nowait_loses_nothing_without_a_word(memory_bus: MakeBus) -> None:
+    """At any instruction, as in a signal handler: what the call has accepted is confirmed, or it is refused."""
+    number, over = 0, False
+    while not over:
+        number += 1
+        bus, reports = memory_bus(), list[eventbus.CloseReport]()
+        bus.open()
+        bus.publish("topic", b"so that it is known")
+        instants = Instants(number, lambda bus=bus, reports=reports: reports.append(bus.close(2.0)), OURS)
+        with suppress(eventbus.ClosedError):
+            instants.run(lambda bus=bus: bus.publish_nowait("topic", b"x"))  # type: ignore[misc]
+        over = instants.count < number
+        assert_closed(bus, instants.fired_in)
+        found = bus.get_statistics()
+        assert (found.in_flight, found.published) == (0, found.confirmed), f"{instants.fired_in}: {found} {reports}"
+    assert number > 20
+
+
+def test_close_on_top_of_flush_leaves_it_nothing_to_wait_for(memory_bus: MakeBus) -> None:
+    number, over = 0, False
+    while not over:
+        number += 3
+        bus = memory_bus()
+        bus.open()
+        instants = Instants(number, lambda bus=bus: bus.close(2.0), OURS)  # type: ignore[misc]
+        started = time.monotonic()
+        with suppress(eventbus.ClosedError):
+            instants.run(lambda bus=bus: bus.flush(5.0))  # type: ignore[misc]
+        assert time.monotonic() - started < 3.0, instants.fired_in
+        over = instants.count < number
+    assert number > 50
 
 
 def test_close_in_a_signal_handler_on_top_of_close(memory_bus: MakeBus, chance: random.Random) -> None:

@@ -32,6 +32,8 @@ MISSED = 2
 """Heartbeats that may be missing before a pull is taken for lost."""
 
 _SOON = 0.1
+_FILLED = "exceeds maxbytes"
+"""The end of a request whose bytes do not take the next message."""
 _ACK = b" 0\r\n\r\n"
 _NAK = b" 4\r\n-NAK\r\n"
 _RENEW = b" 4\r\n+WPI\r\n"
@@ -183,6 +185,8 @@ class Pull:
         self._arrived = 0
         self._active = time.monotonic()
         self._heard = False
+        self._is_too_large = False
+        """Whether the next message is larger than what was asked for: it comes when nothing else is in hand."""
         self._incarnation = target.incarnation
         self.sid = connection.subscribe(f"{self._inbox}.*", self)
 
@@ -220,15 +224,21 @@ class Pull:
                 return
             if missing < 0:  # a request that was given up was answered after all
                 self._asked, missing = self._arrived, 0
-            size = min(self._batch - missing, max(1, self._feed.attachment.room - missing))
+            most = 0 if self._is_too_large else self._feed.attachment.room_bytes // len(self._feed.pulls or (self,))
+            if not most and (missing or self._feed.attachment.hold()):
+                return
+            size = min(self._batch - missing, max(1, self._feed.attachment.room - missing)) if most else 1
+            self._is_too_large = False
             self._asked += size
-            reply = f"{self._inbox}.{self._round}"
+            reply = f"{self._inbox}.{self._round}-{most}"
         self._active = time.monotonic()
         request = {
             "batch": size,
             "expires": int(EXPIRES * SECOND),
             "idle_heartbeat": int(HEARTBEAT * SECOND),
         }
+        if most:  # else nothing is in hand: one message may come, however large it is
+            request["max_bytes"] = most
         self._connection.writer.write(wire.pub(self._subject, json.dumps(request).encode(), reply))
 
     def restart(self) -> None:
@@ -255,13 +265,21 @@ class Pull:
         self._connection.forget(self.sid)
 
     def _status(self, topic: str, block: bytes | None) -> None:
-        if topic.rpartition(".")[2] != str(self._round):
+        about, _, most = topic.rpartition(".")[2].partition("-")
+        if about != str(self._round):
             return  # about a request that was given up
         self._active = time.monotonic()
         code, text = wire.status_of(block)
         if code == 100:
             return
         if code in (404, 408):
+            self._arrived += self._unfilled(block)
+            self.top_up()
+        elif code == 409 and _FILLED in text.lower():
+            fields = wire.parse_headers(block or b"")
+            self._is_too_large = (
+                fields.get("Nats-Pending-Bytes") == most
+            )  # for the whole request: nothing has come of it
             self._arrived += self._unfilled(block)
             self.top_up()
         elif code == 409 and "consumer deleted" not in text.lower() and "push" not in text.lower():
