@@ -132,7 +132,7 @@ class EventBus:
         id: str | None = None,
         timeout: float | None = None,
     ) -> Future[Receipt]:
-        """Publish and return a Future of the receipt; its done-callbacks run on the answer thread.
+        """Publish and return a Future of the receipt; its done-callbacks run on a thread of their own.
 
         `timeout` bounds the wait for room; what was accepted lives until it is answered or `close()`.
         `cancel()` takes the message back, and returns True, as long as no client was given it.
