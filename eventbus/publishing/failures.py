@@ -29,3 +29,8 @@ class Failures:
     def take(self) -> tuple[tuple[PublishError, ...], int]:
         """The errors, and how many were left out, since the last call. Any thread: each is told once."""
         return tuple(drained(self._errors)), sum(drained(self._left_out))
+
+    def put_back(self, errors: tuple[PublishError, ...], left_out: int) -> None:
+        """Whoever took these was interrupted, and told nobody."""
+        self._errors.extendleft(reversed(errors))
+        self._left_out.append(left_out)

@@ -166,8 +166,14 @@ class Publisher:
     def flush(self, timeout: float) -> FlushReport:
         """Wait up to `timeout` seconds until everything accepted so far is answered."""
         unanswered = self.pending.wait_settled(timeout)
-        failed, left_out = self.pending.failures.take()
-        return FlushReport(unanswered=unanswered, failed=failed, left_out=left_out)
+        failed: tuple[PublishError, ...] = ()
+        left_out = 0
+        try:
+            failed, left_out = self.pending.failures.take()
+            return FlushReport(unanswered=unanswered, failed=failed, left_out=left_out)
+        except BaseException:
+            self.pending.failures.put_back(failed, left_out)
+            raise
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -260,3 +260,15 @@ def test_a_batch_says_not_sent_of_what_no_client_was_given(rig: Rig) -> None:
         rig.publisher.publish_many([Message("t", b"x")] * 2, 0.05)
     assert [type(result) for result in caught.value.results] == [PublishNotSentError] * 2
     assert rig.pending.in_flight == 0
+
+
+def test_failures_that_an_interrupted_flush_has_taken_are_told_by_the_next(rig: Rig) -> None:
+    rig.pending.failures.add(PublishNotSentError("full", "1"))
+
+    def interrupted(**figures: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("eventbus.publishing.publisher.FlushReport", interrupted)
+        rig.publisher.flush(1.0)
+    assert [error.id for error in rig.publisher.flush(1.0).failed] == ["1"]

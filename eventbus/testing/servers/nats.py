@@ -42,8 +42,8 @@ _NOT_RELOADED = "Failed to reload server configuration"
 class NatsServer:
     """One nats-server on loopback that a test kills, freezes, thaws, restarts and reconfigures.
 
-    The ``with`` block starts it. Its port and its JetStream store stay the same until :meth:`close` (or the end of the ``with``
-    block), which removes everything; a ``kill -9`` of the test does too. One thread at a time
+    A ``with`` block starts it, and closes it at its end. Its port and its JetStream store stay the same until
+    :meth:`close`, which removes everything; a ``kill -9`` of the test does too. One thread at a time
     drives it; properties, :meth:`log` and :meth:`monitor` are for any thread. Times are seconds.
     """
 
