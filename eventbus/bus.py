@@ -314,7 +314,7 @@ class EventBus:
             dropped=counts.dropped,
             reconnects=self._supervisor.phases.connection_state().reconnect_count,
             in_flight=pending.in_flight,
-            in_flight_bytes=pending.in_flight_bytes,
+            in_flight_bytes=pending.room.in_flight_bytes,
         )
 
     def _patience(self, timeout: float | None) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from _thread import LockType
@@ -252,71 +251,6 @@ def join_all(threads: Iterable[threading.Thread], timeout: float) -> tuple[str, 
     if unfinished:
         logger.warning("still running after %.1f s: %s", timeout, ", ".join(unfinished))
     return tuple(unfinished)
-
-
-class OrderedWorker:
-    """Runs submitted calls one after another on a daemon thread of its own, started by the first one.
-
-    An error in a call goes to `on_error` (on the same thread) and changes nothing else.
-    """
-
-    def __init__(self, name: str, on_error: Callable[[BaseException], object], owner: object = None) -> None:
-        self._name = name
-        self._on_error = on_error
-        self._owner = owner
-        self._lock = threading.Lock()
-        self._calls: SimpleQueue[tuple[Callable[..., object], tuple[object, ...]] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def submit(self, call: Callable[..., object], *args: object) -> bool:
-        """Queue a call; False once closed. Never blocks, and never fails: without a thread `close` makes the calls."""
-        with self._lock:
-            if self._closed:
-                return False
-            if self._thread is None:
-                with suppress(RuntimeError):  # the interpreter is ending, or has as many threads as it may have
-                    self._thread = spawn(self._name, self._run, owner=self._owner)
-            self._calls.put((call, args))
-            return True
-
-    def close(self, timeout: float) -> tuple[str, ...]:
-        """Take no more calls, wait up to `timeout` seconds for the queued ones; name what still runs."""
-        with self._lock:
-            closed, self._closed = self._closed, True
-            thread = self._thread
-        if not closed:
-            self._calls.put(None)
-        if thread is not None:
-            return join_all([thread], timeout)
-        if not closed:
-            self._run()
-        return ()
-
-    def renew(self) -> None:
-        """This is a forked child's copy: its thread, and whoever held the lock, are its parent's."""
-        self._lock = threading.Lock()
-        self._calls = SimpleQueue()
-        self._thread = None
-
-    def _run(self) -> None:
-        process = os.getpid()
-        while (entry := self._calls.get()) is not None:
-            call, args = entry
-            try:
-                call(*args)
-            except BaseException as error:  # a SystemExit in a user's code may not end this thread
-                if os.getpid() == process:
-                    logger.exception("%s: a call failed", self._name)
-                    self._report(error)
-            if os.getpid() != process:
-                return  # a child that the call has forked: what is queued is its parent's, and it ends with this thread
-
-    def _report(self, error: BaseException) -> None:
-        try:
-            self._on_error(error)
-        except BaseException:
-            logger.exception("%s: reporting an error failed", self._name)
 
 
 def drained(found: deque[_Result] | None, most: int = 2**62) -> list[_Result]:

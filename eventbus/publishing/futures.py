@@ -13,7 +13,8 @@ from typing import Any
 from .. import log
 from ..errors import EventBusError
 from ..message import Receipt
-from ..threads import OrderedWorker, drained
+from ..threads import drained
+from ..workers import OrderedWorker
 from .records import Claim, Outcome, Result, Waiter
 
 logger = log.get(__name__)

@@ -20,7 +20,8 @@ from .flushing import Flushing
 from .inbox import Inbox
 from .ledger import Ledger
 from .port import Confirmation, Publishes
-from .records import Record, Waiter, given_id_of, number_of, payload_of, topic_of, waiter_of
+from .records import Record, Waiter, given_id_of, number_of, topic_of, waiter_of
+from .room import Room
 from .sender import Sender
 
 Refusal = Callable[[str], Exception]
@@ -44,16 +45,13 @@ class Pending:
         self._mint = IdMint()
         self.numbers: Iterator[int] = self._mint.numbers
         """`next` draws the number of a record."""
-        self._max_records = max_records
-        self._max_bytes = max_bytes
         self._on_failed = on_failed
         self.failures = Failures()
         self.inbox = Inbox()
-        self._room = Bell()
-        self.ledger = Ledger(self.inbox, max_records, max_bytes, self._room.ring)
+        self._bell = Bell()
+        self.ledger = Ledger(self.inbox, max_records, max_bytes, self._answered)
+        self.room = Room(self.inbox, self.ledger, max_records, max_bytes)
         self.sender = Sender(self.inbox, self.ledger, self._withdrawn, self.failed, self._unwanted)
-        self._counted = (0, 0, 0)
-        """As long as this many came in and none is larger, so many may wait before bytes are counted again."""
         self._lock = threading.Lock()
         self._refusal: Refusal | None = None
         self._suspended = False
@@ -61,6 +59,8 @@ class Pending:
         self._swapping = False
         """There is no session, but the next one is ready: what comes waits for it."""
         self._flushing = Flushing(self.inbox, self.ledger, self.numbers, lambda: self.sender.ended)
+        self._causes: dict[int, str] = {}
+        """Of records that the broker has refused for now."""
         self._fork: Callable[[], EventBusError] | None = None
         """In a forked child: makes what everybody is told."""
         self._failed_by_close = 0
@@ -102,7 +102,7 @@ class Pending:
 
         Raises PublishNotSentError (no room in time), or what `refuse_with` says; then nothing of it is left.
         """
-        if self.door is not None or not self.has_room:
+        if self.door is not None or not self.room.is_there:
             self._wait_for_room(record, timeout)
         self.inbox.put(record)
         if self.sender.ended:
@@ -116,22 +116,6 @@ class Pending:
             if self._fork is None:
                 return  # the sender's last step has taken it in, and told whoever waits
         self._refuse(record)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another record is taken now."""
-        inbox = self.inbox
-        waiting = len(inbox.records)
-        if len(self.ledger.records) + waiting >= self._max_records and self.in_flight >= self._max_records:
-            return False
-        if self.ledger.bytes + inbox.largest * waiting < self._max_bytes * 3 // 4:
-            return True
-        now = self.ledger.entered, inbox.largest
-        if self._counted[:2] == now and waiting < self._counted[2]:
-            return True
-        room = self._max_bytes - self.in_flight_bytes
-        self._counted = (*now, waiting + room // inbox.largest)
-        return room > 0
 
     def withdraw(self, waiter: Waiter) -> bool:
         """Take back the record of a waiter, which no client was given yet; False when it is too late for that."""
@@ -202,6 +186,26 @@ class Pending:
         elif taken and waiter is not None:
             waiter.answer(verdict)
         self.ledger.told(taken)
+
+    def returned(self, record: Record, cause: str) -> None:
+        """Each sending of this one was refused for now: whoever waits may take it back."""
+        waiter, number = waiter_of(record), number_of(record)
+        self._causes[number] = cause
+        self.sender.ungiven.add(number)
+        if waiter is not None:
+            waiter.give_back()
+
+    def given(self, record: Record) -> bool:
+        """It is to be sent again; False: it was taken back."""
+        waiter, number = waiter_of(record), number_of(record)
+        wanted = number in self.ledger.records and (waiter is None or waiter.claim())
+        if wanted:
+            self.sender.ungiven.discard(number)
+        return wanted
+
+    def cause_of(self, record: Record) -> str:
+        """Why the broker takes this one not for now, "" when it said no such thing."""
+        return self._causes.get(number_of(record), "")
 
     # -- the supervisor and the end: threads of ours ---------------------------------------------
 
@@ -284,17 +288,7 @@ class Pending:
     @property
     def in_flight(self) -> int:
         """Accepted and unanswered, now."""
-        for _ in range(3):
-            entered, moving = self.ledger.entered, self.ledger.moving
-            found = len(self.ledger.records) + len(self.inbox.records) - len(self.inbox.withdrawn) - moving
-            if entered == self.ledger.entered and not moving:
-                break
-        return max(0, found)
-
-    @property
-    def in_flight_bytes(self) -> int:
-        """Their payload bytes."""
-        return self.ledger.bytes + sum(map(len, map(payload_of, self.inbox.records.copy())))
+        return self.room.in_flight
 
     def catch_up(self, timeout: float) -> None:
         """Let the sender give away what was accepted before, where that takes at most `timeout` seconds."""
@@ -315,7 +309,7 @@ class Pending:
             if waiter is not None:
                 waiter.forked(error())
         self._flushing.forked()
-        self._room.ring()
+        self._bell.ring()
         self.ledger.entered += len(self.inbox.records)
         self.inbox.records.clear()
         self.inbox.withdrawn.clear()
@@ -325,16 +319,16 @@ class Pending:
     # -- inside ----------------------------------------------------------------------------------
 
     def _wait_for_room(self, record: Record, timeout: float) -> None:
-        if not self._room.wait_for(lambda: self._look_for_room(record), Deadline(timeout)):
+        if not self._bell.wait_for(lambda: self._look_for_room(record), Deadline(timeout)):
             raise PublishNotSentError(
-                f"no room: {self.in_flight} messages ({self.in_flight_bytes} bytes) are unanswered",
+                f"no room: {self.in_flight} messages ({self.room.in_flight_bytes} bytes) are unanswered",
                 self.id_of(record),
             )
 
     def _look_for_room(self, record: Record) -> bool:
         if self.door is not None:
             self._refuse(record)
-        return self.has_room
+        return self.room.is_there
 
     def _refuse(self, record: Record) -> None:
         refusal = self.door or self._refusal
@@ -347,13 +341,19 @@ class Pending:
             shut = self._closed or self._suspended or no_session
             self.door = self._refusal if shut else None
             self.ledger.let_in(self.door is None)
-        self._room.ring()
+        self._bell.ring()
 
     def _let_go(self) -> None:
         self.sender.let_go()
         self._set_door()
         ledger, ungiven = self.ledger.records, self.sender.ungiven
         self._unwanted([ledger[number] for number in list(ungiven) if number in ledger])
+
+    def _answered(self) -> None:
+        if self._causes:
+            for number in self._causes.keys() - self.ledger.records.keys():
+                self._causes.pop(number, None)
+        self._bell.ring()
 
     def _count_confirmed(self, taken: Sequence[Record]) -> None:
         self.confirmed_count += len(taken)
@@ -384,7 +384,9 @@ class Pending:
             self.failed(record, error)
         else:
             id = self.id_of(record)
-            self._fail_unsent(record, PublishNotSentError("the bus was closed while it was waiting", id))
+            cause = self.cause_of(record)
+            text = f"the bus was closed while it was waiting{cause and ': ' + cause}"
+            self._fail_unsent(record, PublishNotSentError(text, id))
 
     def _fail_unsent(self, record: Record, error: Exception) -> None:
         """Certainly not stored, unless whoever waits has taken it back himself."""

@@ -68,5 +68,14 @@ class Answers(Protocol):
     def all_confirmed(self, confirmations: Sequence[Confirmation]) -> None:
         """The broker has stored these: what `confirmed` says, many at once."""
 
+    def returned(self, record: Record, cause: str) -> None:
+        """Each sending of this one was answered by a refusal that stored nothing: as if it had never been given.
+
+        Whoever waits may take it back until it is `given` again.
+        """
+
+    def given(self, record: Record) -> bool:
+        """One that was returned is about to be sent again; False: it was taken back, and is not to be sent."""
+
     def failed(self, record: Record, error: Exception) -> None:
         """This one is answered with an error: a PublishError, or made one of "unknown"."""

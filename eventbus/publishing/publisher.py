@@ -18,7 +18,8 @@ from ..errors import (
 from ..fields import BadType, BadValue, Headers, check_headers, check_key
 from ..message import TOMBSTONE, Delivery, Message, Receipt, check_id, check_topic, encode_payload, parts_of
 from ..state import ErrorEvent, FlushReport
-from ..threads import Deadline, OrderedWorker
+from ..threads import Deadline
+from ..workers import OrderedWorker
 from .futures import ReceiptFuture
 from .pending import Pending
 from .records import NO_EXTRAS, BatchWaiter, Extras, Record, SyncWaiter, Waiter, topic_of, waiter_of
@@ -233,8 +234,9 @@ class Publisher:
         return checked
 
     def _overdue(self, record: Record, waiter: Waiter, timeout: float) -> PublishError:
+        cause = self.pending.cause_of(record)
         if self.pending.withdraw(waiter):
-            text = f"{topic_of(record)}: no client could be given it within {timeout:g} s"
+            text = f"{topic_of(record)}: {cause or 'no client could be given it'} within {timeout:g} s"
             return PublishNotSentError(text, self.pending.id_of(record))
         self._suspect()
         text = f"{topic_of(record)}: no answer within {timeout:g} s"

@@ -11,7 +11,7 @@ from typing import Any
 from .. import log
 from ..callables import check_plain, refuse_unawaited
 from ..state import ConnectionState, ErrorEvent, ReconnectEvent
-from ..threads import OrderedWorker
+from ..workers import OrderedWorker
 
 logger = log.get(__name__)
 

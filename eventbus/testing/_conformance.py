@@ -370,4 +370,4 @@ class PublishingConformance:
         not_one: Any = "text"
         with pytest.raises(TypeError):
             bus.publish_many([Message(self.topic, "5"), not_one])
-        assert [message.text() for message in inbox.wait(2)] == ["1", "4"]
+        assert sorted(message.text() for message in inbox.wait(2)) == ["1", "4"]

@@ -46,6 +46,12 @@ class FakeBus:
     def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
         self.was_confirmed.append((record, partition, offset, duplicate))
 
+    def returned(self, record: Record, cause: str) -> None:
+        pass
+
+    def given(self, record: Record) -> bool:
+        return True
+
     def failed(self, record: Record, error: Exception) -> None:
         self.was_failed.append((record, error))
 

@@ -12,7 +12,7 @@ import pytest
 from eventbus import PublishNotSentError, Receipt
 from eventbus.publishing.futures import ReceiptFuture
 from eventbus.testing import wait_until
-from eventbus.threads import OrderedWorker
+from eventbus.workers import OrderedWorker
 
 RECEIPT = Receipt(topic="t", id="1", confirmed=True)
 ERROR = PublishNotSentError("full", "1")

@@ -65,7 +65,7 @@ class Sequences(RuleBasedStateMachine):
     @rule(size=st.integers(0, 15))
     def publish(self, size: int) -> None:
         waiter = Waiter()
-        room = self.pending.in_flight < MAX_RECORDS and self.pending.in_flight_bytes < MAX_BYTES
+        room = self.pending.in_flight < MAX_RECORDS and self.pending.room.in_flight_bytes < MAX_BYTES
         try:
             record = put(self.pending, waiter, size)
         except (PublishNotSentError, ClosedError):
@@ -168,7 +168,7 @@ class Sequences(RuleBasedStateMachine):
         self.pending.sender.work()
         assert self.pending.in_flight == len(self.open_numbers())
         held = [self.records[number] for number in self.open_numbers()]
-        assert self.pending.in_flight_bytes == sum(len(payload_of(record)) for record in held)
+        assert self.pending.room.in_flight_bytes == sum(len(payload_of(record)) for record in held)
 
 
 TestSequences = Sequences.TestCase
@@ -292,7 +292,7 @@ def test_a_full_pending_waits_for_room_and_takes_it_at_once() -> None:
 
     thread = threading.Thread(target=publish)
     thread.start()
-    wait_until(lambda: pending._room._waiting)
+    wait_until(lambda: pending._bell._waiting)
     assert not accepted.is_set()
     pending.sender.work()
     pending.confirmed(session.taken.pop(0), 0, 0)
@@ -300,7 +300,7 @@ def test_a_full_pending_waits_for_room_and_takes_it_at_once() -> None:
     thread.join(5.0)
     with pytest.raises(PublishNotSentError, match="no room"):
         put(pending)
-    assert not pending._room._waiting
+    assert not pending._bell._waiting
 
 
 def test_whoever_gives_up_waiting_for_room_leaves_nothing() -> None:
@@ -309,7 +309,7 @@ def test_whoever_gives_up_waiting_for_room_leaves_nothing() -> None:
     for timeout in (0.0, 0.001):
         with pytest.raises(PublishNotSentError, match="no room: 1 messages"):
             pending.accept(record_of(pending), timeout)
-    assert (len(pending._room._waiting), pending.in_flight, pending.published) == (0, 1, 1)
+    assert (len(pending._bell._waiting), pending.in_flight, pending.published) == (0, 1, 1)
 
 
 def test_bytes_are_bounded_too() -> None:
@@ -326,7 +326,7 @@ def test_bytes_are_bounded_too() -> None:
 
 
 def test_closing_wakes_whoever_waits_for_room_and_stays_closed(pending: Pending) -> None:
-    while pending.has_room:
+    while pending.room.is_there:
         put(pending)
     errors: list[Exception] = []
 
@@ -338,7 +338,7 @@ def test_closing_wakes_whoever_waits_for_room_and_stays_closed(pending: Pending)
 
     thread = threading.Thread(target=publish)
     thread.start()
-    wait_until(lambda: pending._room._waiting)
+    wait_until(lambda: pending._bell._waiting)
     assert pending.fail_all(closed) == 100
     thread.join(5.0)
     assert len(errors) == 1

@@ -157,7 +157,7 @@ def test_a_close_in_the_middle_of_publish_many_keeps_the_answers_so_far(rig: Rig
 
     thread = threading.Thread(target=run)
     thread.start()
-    wait_until(lambda: rig.pending._room._waiting)
+    wait_until(lambda: rig.pending._bell._waiting)
     rig.confirm(1)
     wait_until(lambda: len(rig.session.seen) == 11)
     rig.pending.fail_all(lambda id: ClosedError("closed"))

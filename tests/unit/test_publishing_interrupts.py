@@ -78,7 +78,7 @@ def test_an_interrupt_at_any_instruction_of_a_wait_for_room_costs_that_call_alon
             more = interrupted_at(number, lambda: bus.publish("t", b"waits", timeout=0.005))
             outages.restore()
             wait_until(lambda: not bus.get_statistics().in_flight, 1.0)
-            assert not bus._pending._room._waiting
+            assert not bus._pending._bell._waiting
             check(bus)
             number += 3
         assert number > 100

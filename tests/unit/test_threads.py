@@ -17,7 +17,6 @@ import pytest
 from eventbus.testing import wait_until
 from eventbus.threads import (
     Deadline,
-    OrderedWorker,
     Pauses,
     Stopped,
     StopToken,
@@ -27,6 +26,7 @@ from eventbus.threads import (
     seconds,
     spawn,
 )
+from eventbus.workers import Helpers, OrderedWorker
 
 
 def test_pauses_grow_up_to_the_longest_however_often_one_pauses() -> None:
@@ -384,3 +384,18 @@ def test_an_exception_while_entries_are_taken_out_leaves_them_in_and_in_order() 
     with pytest.raises(KeyboardInterrupt):
         drained(found)
     assert list(found) == [1, 2, 3, 4]
+
+
+def test_helpers_work_side_by_side_on_as_few_threads_as_that_takes() -> None:
+    helpers, barrier = Helpers("eventbus.helpers", print), threading.Barrier(4)
+    for _ in range(3):  # one after another: one thread will do
+        done = threading.Event()
+        assert helpers.submit(done.set)
+        assert done.wait(5.0)
+        wait_until(lambda: not any(helpers._busy))
+    assert [thread.name for thread in threading.enumerate() if "helpers" in thread.name] == ["eventbus.helpers-0"]
+    for _ in range(3):
+        helpers.submit(barrier.wait, 5.0)
+    barrier.wait(5.0)
+    assert helpers.close(5.0) == ()
+    assert not helpers.submit(print)

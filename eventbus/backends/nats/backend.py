@@ -15,13 +15,14 @@ from .in_hand import NatsInHand
 from .js_session import JetStreamSession
 from .reach import any_speaks
 from .session import NatsSession
+from .streams import Place
 
 
 class NatsBackend:
     """Makes sessions on a NATS server or cluster; ConfigError for a server that is malformed.
 
     It holds configuration, and the one thing that sessions learn for each other: which servers the cluster
-    has announced or is taking down (and which streams were complained about, to do so once).
+    has announced or is taking down, which streams take which topics, and which were complained about, to do so once.
     """
 
     name = "nats"
@@ -31,6 +32,7 @@ class NatsBackend:
         self._config = config
         self._pool = ServerPool(config.servers)
         self._warned: set[str] = set()
+        self._places: dict[str, Place] = {}
         self._instance = secrets.token_hex(8)
         self.features = Features(
             durable=config.jetstream,
@@ -73,5 +75,5 @@ class NatsBackend:
 
     def _session(self, link: Link, context: SessionContext) -> NatsSession:
         if self._config.jetstream:
-            return JetStreamSession(link, self._config, context, self._pool, self._warned, self._instance)
+            return JetStreamSession(link, self._config, context, self._pool, self._warned, self._instance, self._places)
         return NatsSession(link, self._config, context, self._pool)

@@ -1,69 +1,67 @@
 """Publishing on JetStream: every record is answered by name, and sent again until it is.
 
-Records of one stream (one first part of the topic) share a lane. When one must be sent again the lane
-closes: later ones wait behind it, the oldest goes alone until it is answered, then the rest in order.
+What must wait for order's sake waits with its stream, and no further: see `StreamQueue`.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import repeat
-
-from attrs import define, field
+from itertools import repeat, takewhile
 
 from ... import log
-from ...errors import NotConnectedError, PublishRejectedError
+from ...errors import EventBusError, NotConnectedError, PublishRejectedError
 from ...publishing.port import Answers, Confirmation
 from ...publishing.records import Batch, Record, number_of, topic_of
 from . import wire
 from .connection import Connection
 from .encoding import JetStreamEncoder
-from .pubacks import PubAck, Verdict, parse_ack
+from .pubacks import Acks, Answer, PubAck, Verdict, parse_ack
 from .publisher import Publisher
+from .routes import Routes
+from .sendings import Sendings
+from .stream_queue import State, StreamQueue
+from .streams import Place
 
 logger = log.get(__name__)
 
 UNANSWERED = 5.0
 """Seconds after which a record without an answer is sent again."""
-FIRST_PAUSE = 0.02
-LONGEST_PAUSE = 1.0
+SETTLING = 0.25
+"""Seconds that answers to what is on the wire have to come in before anything is sent again, for order's sake."""
 LOST_AFTER = 2.0
 """Seconds without a stream that answers, after which it is looked for."""
+LOOKUPS = 8
+"""Streams that are looked for at a time, of topics with the same first token."""
 _LOOK_EVERY = 0.5
-_PIECE = 512
 _STORED = Verdict.STORED  # by its own name a global, by that of its class twice as long a way
 
-Ensure = Callable[[str], None]
-"""`ensure(topic)`: find or make the topic's stream; PublishRejectedError, NotConnectedError. May block."""
-
-
-@define(eq=False)
-class Lane:
-    """Records of one first token that may not go out yet, and the one that is tried for them."""
-
-    token: str
-    held: list[Record] = field(factory=list)
-    closed: bool = True
-    ensured: bool = False
-    looking: bool = False
-    scheduled: bool = False
-    probe: int | None = None
-    pause: float = 0.0
-    looked_at: float = 0.0
+Ensure = Callable[[str], Place | None]
+"""`ensure(topic)`: find or make the topic's stream, None where we may not look; PublishRejectedError: there is none
+and none can be made; NotConnectedError: nobody knows. May block."""
 
 
 class JetStreamPublisher(Publisher):
-    """A record is queued, in the ledger (on the wire) or held in its lane; never in two.
+    """A record is queued, in the ledger (on the wire) or held by the queue of its stream; never in two.
 
-    submit(call, *args): runs blocking work elsewhere.
+    submit(call, *args): runs blocking work elsewhere, side by side with other such work. places: streams that are known
+    from earlier sessions, by name; one that is gone, or has changed, is found out by its answers.
     """
 
-    def __init__(self, connection: Connection, answers: Answers, ensure: Ensure, submit: Callable[..., object]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        answers: Answers,
+        ensure: Ensure,
+        submit: Callable[..., object],
+        places: dict[str, Place],
+    ) -> None:
         self._ledger: dict[int, tuple[Record, float]] = {}
-        self._lanes: dict[str, Lane] = {}
-        self._shut: set[str] = set()
-        self._probes: dict[int, Lane] = {}
+        self._routes = Routes(places)
+        self._released: deque[Batch] = deque()
+        """What goes on the wire before all that is queued."""
+        self._sendings = Sendings(answers)
         self._timer = connection.timer
         self._ensure = ensure
         self._submit = submit
@@ -71,13 +69,13 @@ class JetStreamPublisher(Publisher):
         inbox = f"{connection.inbox}.p"
         encoder = JetStreamEncoder(answers.origin, inbox)
         super().__init__(connection.writer, answers, encoder, connection.max_payload)
-        connection.subscribe(f"{inbox}.*", _Acks(connection, len(inbox) + 1, self._answered))
+        connection.subscribe(f"{inbox}.*", Acks(connection.dirty, len(inbox) + 1, self._answered))
         self._timer.every(_LOOK_EVERY, self._resend_old)
 
     def take(self) -> bytes:
         """The next chunk as frames, noted as being on the wire; b"" when there is none."""
-        while self._queue:
-            records = self._hold_back(self._queue.popleft())
+        while self._released or self._queue:
+            records = self._released.popleft() if self._released else self._admit(self._queue.popleft())
             if records:
                 entries = zip(records, repeat(time.monotonic()), strict=False)
                 self._ledger.update(zip(records.numbers, entries, strict=True))
@@ -88,288 +86,315 @@ class JetStreamPublisher(Publisher):
         """The server refused the oldest message on its way with this topic. Reader thread."""
         with self._lock:
             found = next((record for record, _ in self._ledger.values() if topic_of(record) == topic), None)
-            if self._retired:
-                found = None
-            if found is not None:
-                self._settle(found)
-                self._has_answer(number_of(found), stored=False)
-        if found is not None:
-            self._reject([found], text)
+            if self._retired or found is None:
+                return
+            self._go_on(filter(None, (self._off_wire(found),)))
+            self._forget(number_of(found))
+        self._answers.failed(found, PublishRejectedError(text, self._id_of(found)))
 
     def oldest(self) -> float | None:
-        """When the oldest record on its way was sent (`time.monotonic`), None without one."""
+        """When the oldest record without any answer was sent first (`time.monotonic`), None without one."""
         with self._lock:
-            return next((sent for _, sent in self._ledger.values()), None)
+            on_wire = next((sent for _, sent in self._ledger.values()), None)
+            return min(filter(None, (on_wire, self._sendings.oldest)), default=None)
 
     def retire(self, patience: float = 0.0) -> None:
         """Take and send nothing more; what is on the wire is still confirmed by its answer."""
         super().retire(patience)
         with self._lock:
-            self._lanes = {}
-            self._shut = set()
-            self._probes = {}
+            self._routes.clear()
+            self._released.clear()
+
+    # -- which queue, under the lock --------------------------------------------------------------------
 
     def _let_out(self, record: Record) -> bool:
-        lane = self._lane_of(record)
-        if not lane.closed:
+        queue = self._routes.queue_of(topic_of(record))
+        if queue.state is State.OPEN:
             return super()._let_out(record)
-        lane.held.append(record)
-        if not lane.ensured:
-            self._look(lane)
+        queue.hold(record)
+        if queue.state is State.NEW:
+            self._look(queue)
         return False
 
-    def _lane_of(self, record: Record) -> Lane:
-        token = topic_of(record).partition(".")[0]
-        lane = self._lanes.get(token)
-        if lane is None:
-            lane = self._lanes[token] = Lane(token)
-            self._shut.add(token)
-        return lane
-
-    def _hold_back(self, records: Batch) -> Batch:
-        """Those that may go now; the others wait in their lanes, which were closed since."""
-        if not self._shut:
-            return records
+    def _admit(self, batch: Batch) -> Batch:
+        """Those that may go now; the others wait, for their queue has closed, or has enough on the wire."""
+        if len(batch.topics) == 1:
+            queue = self._routes.queue_of(topic_of(batch[0]))
+            if queue.state is State.OPEN and queue.flying + len(batch) <= queue.window:
+                queue.flying += len(batch)
+                return batch
         going = []
-        for record in records:
-            lane = self._lane_of(record)
-            if lane.closed and number_of(record) not in self._probes:
-                lane.held.append(record)
-            else:
+        for record in batch:
+            queue = self._routes.queue_of(topic_of(record))
+            if queue.state is State.OPEN and queue.room():
+                queue.flying += 1
                 going.append(record)
-        return records if len(going) == len(records) else Batch(going)
+            else:
+                queue.hold(record)
+                if queue.state is State.OPEN:
+                    self._close(queue, State.WINDOW)
+                elif queue.state is State.NEW:
+                    self._look(queue)
+        return Batch(going)
 
-    def _send_first(self, records: list[Record]) -> None:
-        """Queue records that are counted already, in front of what came later."""
-        pieces = [Batch(records[start : start + _PIECE]) for start in range(0, len(records), _PIECE)]
-        self._queue.extendleft(reversed(pieces))
-        self._writer.flush()
+    def _close(self, queue: StreamQueue, state: State) -> None:
+        queue.state = state
+        self._open = self._open - queue.topics
 
-    def _settle(self, record: Record) -> None:
-        """A record on the wire has its answer."""
+    def _release(self, queue: StreamQueue, most: int) -> None:
+        """Send the oldest that wait, in front of what came later, and as many as may be on the wire."""
+        records = list(filter(self._is_wanted, queue.take(min(most, queue.room()))))
+        if records:
+            queue.flying += len(records)
+            self._released.append(Batch(records))
+            self._writer.flush()
+
+    def _is_wanted(self, record: Record) -> bool:
+        """Whether a record is still to be sent: one that was refused for now may have been taken back."""
+        if self._sendings.again(record):
+            return True
+        self._forget(number_of(record))
+        return False
+
+    def _off_wire(self, record: Record) -> StreamQueue | None:
+        """A record leaves the ledger."""
         del self._ledger[number_of(record)]
+        queue = self._routes.by_topic.get(topic_of(record))
+        if queue is not None:
+            queue.flying -= 1
+            queue.probe = None if queue.probe == number_of(record) else queue.probe
+        return queue
+
+    def _flying_of(self, topic: str) -> int:
+        """How many records of a topic are on the wire."""
+        return sum(topic_of(record) == topic for record, _ in self._ledger.values())
+
+    def _forget(self, number: int) -> None:
+        """A record is answered, or is not to be sent."""
+        self._blocks.pop(number, None)
+        self._sendings.forget(number)
 
     # -- answers, on the reader thread ------------------------------------------------------------------
 
-    def _answered(self, batch: list[tuple[int, bytes | None, bytes]]) -> None:
+    def _answered(self, batch: list[Answer]) -> None:
         stored: list[Confirmation] = []
         refused: list[tuple[Record, PubAck]] = []
+        touched: set[StreamQueue] = set()
         with self._lock:
-            ledger, blocks, probes = self._ledger, self._blocks, self._probes
             for number, block, payload in batch:
-                entry = ledger.get(number)
-                if entry is None:
-                    continue
                 ack = parse_ack(block, payload)
-                verdict, stream, sequence, duplicate, _ = ack
-                if verdict is _STORED:
-                    del ledger[number]
-                    stored.append((entry[0], stream, sequence, duplicate))
-                    if blocks or probes:
-                        self._has_answer(number, stored=True)
-                elif not self._retired and self._is_refused(entry[0], ack):  # else others have the record by now
-                    refused.append((entry[0], ack))
+                record = self._land(number, ack, touched)
+                if record is None:
+                    continue
+                if ack.verdict is _STORED:
+                    stored.append((record, ack.stream, ack.sequence, ack.duplicate))
+                elif self._is_refused(record, ack, touched):
+                    refused.append((record, ack))
+            self._go_on(touched)
         if stored:
             self._answers.all_confirmed(stored)
         for record, ack in refused:
             self._answers.failed(record, PublishRejectedError(ack.text, self._id_of(record)))
 
-    def _is_refused(self, record: Record, ack: PubAck) -> bool:
+    def _land(self, number: int, ack: PubAck, touched: set[StreamQueue]) -> Record | None:
+        """The record that an answer is about, off the wire; None where it changes nothing."""
+        if ack.verdict is Verdict.NOISE:
+            self._report_noise(number, ack)
+            return None
+        entry = self._ledger.pop(number, None)
+        if entry is None:
+            return self._late(number) if ack.verdict is _STORED else None
+        record, _ = entry
+        queue = self._routes.by_topic.get(topic_of(record))
+        if queue is not None:
+            queue.flying -= 1
+            if queue.state is not State.OPEN:
+                touched.add(queue)
+                if queue.probe == number:
+                    queue.probe = None
+                    queue.answered(ack.verdict is _STORED)
+        if ack.verdict is _STORED and (self._blocks or self._sendings):
+            self._forget(number)
+        return record
+
+    def _late(self, number: int) -> Record | None:
+        """A record that waits to be sent again, and is stored after all: it waits no more."""
+        waiting = self._sendings.unsure(number)
+        queue = None if waiting is None else self._routes.by_topic.get(topic_of(waiting))
+        record = None if queue is None else queue.held.pop(number, None)
+        if record is not None:
+            self._forget(number)
+        return record
+
+    def _is_refused(self, record: Record, ack: PubAck, touched: set[StreamQueue]) -> bool:
         """Draw the consequences of an answer but "stored"; False when the record is to be sent again.
 
         Under the lock throughout: at no time is the record nowhere to be found.
         """
-        if ack.verdict is Verdict.NOISE:
-            self._report_noise(record, ack)
-            return False
-        if ack.verdict is not Verdict.REFUSED:
-            self._send_again(record, ack.text, ack.verdict is Verdict.FULL)
-            return False
-        self._settle(record)
-        self._has_answer(number_of(record), stored=False)
-        return True
+        number, queue = number_of(record), self._routes.by_topic.get(topic_of(record))
+        if self._retired or queue is None:
+            return False  # others have the record by now
+        if ack.verdict is Verdict.REFUSED or (ack.verdict is Verdict.DOUBTFUL and self._sendings.is_sure(number)):
+            self._forget(number)
+            return True
+        if ack.verdict is Verdict.SUBJECT_FULL:
+            queue = self._routes.split(queue, topic_of(record), self._flying_of(topic_of(record)))
+        elif ack.verdict is Verdict.BUSY:
+            queue.narrow()
+        self._wait(queue, record, ack.text)
+        if ack.verdict is Verdict.NO_STREAM and time.monotonic() - queue.looked_at > _LOOK_EVERY:
+            self._look(queue)
+        self._sendings.refused(record, ack.text)
+        touched.add(queue)
+        return False
 
-    def _has_answer(self, number: int, *, stored: bool) -> None:
-        """A record that left the ledger is answered: its block and its lane's probe go."""
-        self._blocks.pop(number, None)
-        self._probe_answered(number, stored)
-
-    def _report_noise(self, record: Record, ack: PubAck) -> None:
-        if not self._noise:
+    def _report_noise(self, number: int, ack: PubAck) -> None:
+        if not self._noise and number in self._ledger:
             self._noise = True
-            logger.warning("somebody answers messages on %r, but not as JetStream does: %s", topic_of(record), ack.text)
+            topic = topic_of(self._ledger[number][0])
+            logger.warning("somebody answers messages on %r, but not as JetStream does: %s", topic, ack.text)
 
     # -- sending again, under the lock ------------------------------------------------------------------
 
-    def _send_again(self, record: Record, reason: str, full: bool = False) -> None:
-        """A record in the ledger goes back to its lane, which closes."""
-        del self._ledger[number_of(record)]
-        lane = self._lane_of(record)
-        lane.held.append(record)
-        if self._probes.pop(number_of(record), None) is not None:
-            lane.probe = None
-        if not lane.closed:
-            logger.info("sending again to %r: %s", lane.token, reason)
-            self._close(lane)
-        if full:
-            lane.pause = LONGEST_PAUSE
-        if lane.probe is None and not lane.looking:
-            self._schedule(lane)
+    def _wait(self, queue: StreamQueue, record: Record, reason: str) -> None:
+        """A record that left the ledger waits to be sent again; its queue is in trouble."""
+        queue.hold(record)
+        if queue.state is not State.NEW and queue.trouble():
+            logger.info("sending again to %r: %s", queue.name, reason)
+            self._close(queue, State.TROUBLE)
+        if queue.probe is None:
+            self._schedule(queue)
 
-    def _close(self, lane: Lane) -> None:
-        lane.closed, lane.pause, lane.looked_at = True, 0.0, time.monotonic()
-        self._shut.add(lane.token)
-        self._open = {topic for topic in self._open if topic.partition(".")[0] != lane.token}
+    def _go_on(self, queues: Iterable[StreamQueue]) -> None:
+        """Answers have come in: see what may go out now."""
+        for queue in queues:
+            if queue.state is State.WINDOW:
+                if queue.flying <= queue.window // 2:
+                    queue.widen()
+                    self._release(queue, queue.window)
+                if not queue.held:
+                    queue.state = State.OPEN
+            elif queue.state is State.TROUBLE and queue.probe is None:
+                if queue.is_well:
+                    self._reopen(queue)
+                else:
+                    self._schedule(queue)
 
-    def _reopen(self, lane: Lane) -> None:
-        lane.closed, lane.pause = False, 0.0
-        self._shut.discard(lane.token)
+    def _reopen(self, queue: StreamQueue) -> None:
+        """The stream answers: what waits goes out, in order. The broker drops what it had."""
+        queue.state = State.WINDOW
+        self._release(queue, queue.window)
+        if not queue.held:
+            queue.state = State.OPEN
 
-    def _schedule(self, lane: Lane) -> None:
-        if lane.scheduled:
-            return
-        lane.scheduled = True
-        lane.pause = min(max(lane.pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
-        self._timer.after(lane.pause, lambda: self._try(lane))
+    def _schedule(self, queue: StreamQueue) -> None:
+        if not queue.scheduled:
+            queue.scheduled = True
+            self._timer.after(queue.next_pause(), lambda: self._try(queue))
 
-    def _try(self, lane: Lane) -> None:
-        """The timer: send the oldest record of a closed lane, or look for its stream."""
+    def _try(self, queue: StreamQueue) -> None:
+        """The timer: send the oldest record of a queue in trouble, or look for its stream."""
         with self._lock:
-            lane.scheduled = False
-            if self._retired or not lane.closed or lane.probe is not None or lane.looking:
+            queue.scheduled = False
+            if self._retired or queue.probe is not None:
                 return
-            if not lane.ensured or time.monotonic() - lane.looked_at > LOST_AFTER:
-                self._look(lane)
+            if queue.state is State.NEW:
+                self._look(queue)
                 return
-            waiting = self._collect(lane)
-            if not waiting:
-                self._reopen(lane)
+            if queue.state is not State.TROUBLE:
                 return
-            first = min(waiting, key=number_of)
-            lane.held = [record for record in waiting if record is not first]
-            lane.probe = number_of(first)
-            self._probes[number_of(first)] = lane
-            self._send_first([first])
+            now = time.monotonic()
+            if queue.flying and now - queue.troubled_at < SETTLING:
+                self._schedule(queue)
+                return
+            if min(now - queue.troubled_at, now - queue.looked_at) > LOST_AFTER and not queue.is_split:
+                self._look(queue)
+            self._ground(queue)
+            if not queue.held:
+                self._reopen(queue)
+                return
+            queue.probe = min(queue.held)
+            self._release(queue, 1)
+            if queue.flying == 0:  # it is not wanted any more
+                queue.probe = None
+                self._schedule(queue)
 
-    def _collect(self, lane: Lane) -> list[Record]:
-        """Take all unanswered records of a lane off the wire's ledger, and count them as held."""
-        flying = [record for record, _ in self._ledger.values() if self._lane_of(record) is lane]
-        for record in flying:
-            del self._ledger[number_of(record)]
-        lane.held += flying
-        return lane.held
-
-    def _probe_answered(self, number: int, stored: bool) -> None:
-        lane = self._probes.pop(number, None)
-        if lane is None:
-            return
-        lane.probe = None
-        lane.pause = 0.0
-        if stored:
-            self._release(lane)
-        else:
-            self._schedule(lane)
-
-    def _release(self, lane: Lane) -> None:
-        """The stream answers: everything that waits goes out, in order. The broker drops what it had."""
-        records = sorted(self._collect(lane), key=number_of)
-        lane.held = []
-        self._reopen(lane)
-        self._send_first(records)
+    def _ground(self, queue: StreamQueue) -> None:
+        """Take what is on the wire to a queue's stream off it: it is sent again."""
+        for record, sent in [entry for entry in self._ledger.values() if topic_of(entry[0]) in queue.topics]:
+            self._off_wire(record)
+            self._sendings.unanswered(record, sent)
+            queue.hold(record)
 
     def _resend_old(self) -> None:
         """The timer: what got no answer goes out again."""
         before = time.monotonic() - UNANSWERED
         with self._lock:
-            old: list[Record] = []
             if self._retired:
                 return
-            for record, sent in self._ledger.values():
-                if sent > before:
-                    break
-                old.append(record)
-            for record in old:
-                self._send_again(record, f"no answer within {UNANSWERED:g} s")
+            for record, sent in list(takewhile(lambda entry: entry[1] <= before, self._ledger.values())):
+                queue = self._off_wire(record)
+                self._sendings.unanswered(record, sent)
+                if queue is not None:
+                    self._wait(queue, record, f"no answer within {UNANSWERED:g} s")
 
-    # -- the lane's stream ------------------------------------------------------------------------------
+    # -- the queue's stream -----------------------------------------------------------------------------
 
-    def _look(self, lane: Lane) -> None:
-        if lane.looking or not lane.held:
-            return
-        lane.looking = True
-        lane.looked_at = time.monotonic()
-        self._submit(self._find_stream, lane, topic_of(min(lane.held, key=number_of)))
+    def _look(self, queue: StreamQueue) -> None:
+        """Look for the streams of topics that wait; of a known stream for that of the oldest record alone."""
+        most = LOOKUPS if queue.state is State.NEW else 1
+        for number in sorted(queue.held):
+            if len(queue.looking) >= most:
+                return
+            topic = topic_of(queue.held[number])
+            if topic not in queue.looking:
+                queue.looking.add(topic)
+                queue.looked_at = time.monotonic()
+                self._submit(self._find_stream, queue, topic)
 
-    def _find_stream(self, lane: Lane, topic: str) -> None:
-        """The helper thread."""
-        refusal: str | None = None
-        known = True
+    def _find_stream(self, queue: StreamQueue, topic: str) -> None:
+        """A helper thread."""
+        place, rejected = None, list[tuple[Record, Exception]]()
+        problem: EventBusError | None = None
         try:
-            self._ensure(topic)
-        except PublishRejectedError as error:
-            refusal = str(error)
-        except NotConnectedError as error:
-            logger.debug("the stream of %r is not known yet: %s", topic, error)
-            known = False
+            place = self._ensure(topic)
+        except (PublishRejectedError, NotConnectedError) as error:
+            problem = error
         with self._lock:
-            rejected = self._found(lane, known, refusal is not None)
-        if refusal is not None:
-            self._reject(rejected, refusal)
+            queue.looking.discard(topic)
+            queue.looked_at = time.monotonic()
+            if self._retired or self._routes.by_topic.get(topic) is not queue:
+                return  # others have the record by now, or the stream was found with another topic
+            if isinstance(problem, PublishRejectedError):
+                rejected = self._give_up(queue, topic, str(problem))
+            elif problem is not None or queue.state is State.TROUBLE:
+                self._schedule(queue)
+            else:
+                self._found(queue, topic, place)
+        for record, verdict in rejected:
+            self._answers.failed(record, verdict)
 
-    def _found(self, lane: Lane, known: bool, refused: bool) -> list[Record]:
-        lane.looking = False
-        lane.looked_at = time.monotonic()
-        if self._retired:
-            return []
-        if refused:
-            self._lanes.pop(lane.token, None)
-            self._shut.discard(lane.token)
-            return lane.held
-        if not known:
-            self._schedule(lane)
-        elif lane.ensured:
-            lane.pause = 0.0
-            self._schedule(lane)
-        else:
-            lane.ensured = True
-            self._release(lane)
-        return []
+    def _found(self, queue: StreamQueue, topic: str, place: Place | None) -> None:
+        """The stream of a new topic is known, or may not be asked for: what waits goes out."""
+        stream = self._routes.found(queue, topic, place)
+        if stream.state is State.OPEN:
+            stream.state = State.WINDOW
+            self._go_on([stream])
+        self._look(queue)
 
-    def _reject(self, records: Iterable[Record], text: str) -> None:
-        for record in records:
-            self._answers.failed(record, PublishRejectedError(text, self._id_of(record)))
-
-
-class _Acks:
-    """Where the answers to publishes arrive."""
-
-    cacheable = False
-
-    def __init__(
-        self,
-        connection: Connection,
-        prefix: int,
-        answered: Callable[[list[tuple[int, bytes | None, bytes]]], None],
-    ) -> None:
-        self._dirty = connection.dirty
-        self._prefix = prefix
-        self._answered = answered
-        self._batch: list[tuple[int, bytes | None, bytes]] = []
-
-    def adder(self, topic: str) -> wire.Add:
-        """All answers go to one place: their subjects end in the records' numbers."""
-        return self.add
-
-    def add(self, topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:
-        """Note one answer."""
-        digits = topic[self._prefix :]
-        if not digits.isdecimal():
-            return
-        if not self._batch:
-            self._dirty.append(self)
-        self._batch.append((int(digits), block, payload))
-
-    def flush(self) -> None:
-        """Hand on what one read has brought."""
-        batch, self._batch = self._batch, []
-        self._answered(batch)
+    def _give_up(self, queue: StreamQueue, topic: str, refusal: str) -> list[tuple[Record, Exception]]:
+        """There is no stream for a topic, and none can be made: what waits for it is refused, and nothing else."""
+        rejected: list[tuple[Record, Exception]] = []
+        for number, record in list(queue.held.items()):
+            if topic_of(record) == topic:
+                del queue.held[number]
+                unknown = self._sendings.unsure(number) is not None
+                verdict = EventBusError(refusal) if unknown else PublishRejectedError(refusal, self._id_of(record))
+                rejected.append((record, verdict))
+                self._forget(number)
+        self._routes.forget(topic)
+        if queue.state is State.NEW:
+            self._look(queue)
+        elif queue.held:
+            self._schedule(queue)
+        return rejected

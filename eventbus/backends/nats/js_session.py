@@ -11,6 +11,7 @@ from ...consuming.attachment import Attachment
 from ...errors import NotConnectedError, PublishRejectedError, SubscribeError
 from ...message import Delivery
 from ...threads import Deadline, StopToken
+from ...workers import Helpers
 from ..base import Prepared, SessionContext
 from . import wire
 from .addresses import ServerPool
@@ -23,7 +24,7 @@ from .jetstream import STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .js_publisher import JetStreamPublisher
 from .pulls import PullFeed
 from .session import NatsSession, Publishing
-from .streams import StreamRefused, Streams
+from .streams import Place, StreamRefused, Streams
 
 logger = log.get(__name__)
 
@@ -38,7 +39,10 @@ _REPAIR_AGAIN = 1.0
 
 
 class JetStreamSession(NatsSession):
-    """See `Session`. warned: streams that were complained about before. instance: names this process."""
+    """See `Session`. instance: names this process.
+
+    warned, places: streams that were complained about, or published to, in earlier sessions.
+    """
 
     def __init__(
         self,
@@ -48,8 +52,11 @@ class JetStreamSession(NatsSession):
         pool: ServerPool,
         warned: set[str],
         instance: str,
+        places: dict[str, Place],
     ) -> None:
+        self._places = places
         self._targets: dict[Attachment, list[Target]] = {}
+        self._lookups = Helpers(f"eventbus.{context.bus}.nats-lookup", self._report_failure)
         self._renew_every = config.ack_wait / 3
         super().__init__(link, config, context, pool)
         self._api = JetStreamApi(self._connection)
@@ -63,7 +70,7 @@ class JetStreamSession(NatsSession):
 
     def _make_publisher(self) -> Publishing:
         return JetStreamPublisher(
-            self._connection, self._context.answers, self._ensure_for_publish, self._helper.submit
+            self._connection, self._context.answers, self._ensure_for_publish, self._lookups.submit, self._places
         )
 
     def prove(self, timeout: float, stop: StopToken) -> None:
@@ -122,6 +129,11 @@ class JetStreamSession(NatsSession):
             frames = [wire.pub(f"$JS.API.CONSUMER.DELETE.{one.stream}.{one.consumer}") for one in targets]
             self._connection.writer.write(b"".join(frames))
 
+    def close(self, timeout: float) -> tuple[str, ...]:
+        """End the link and its threads within `timeout` seconds, and name those that did not end. Idempotent."""
+        deadline = Deadline(timeout)
+        return super().close(timeout) + self._lookups.close(deadline.remaining())
+
     def _probe_more(self, deadline: Deadline, stop: StopToken) -> None:
         self._api.info(deadline, stop)
 
@@ -150,15 +162,16 @@ class JetStreamSession(NatsSession):
             streams = [stream for stream in streams if stream.is_public]
         return [self._durables.ensure(attachment, stream, deadline) for stream in streams]
 
-    def _ensure_for_publish(self, topic: str) -> None:
-        """The helper thread: find or make the stream of a topic. PublishRejectedError, NotConnectedError."""
+    def _ensure_for_publish(self, topic: str) -> Place | None:
+        """A helper thread: find or make the stream of a topic. PublishRejectedError, NotConnectedError."""
         deadline = Deadline(ERRAND)
         try:
-            for name in self._streams.ensure(topic, deadline):
-                self._streams.adopt(name, deadline)
+            found = [self._streams.adopt(name, deadline) for name in self._streams.ensure(topic, deadline)]
+            return Place(found[0].name, found[0].subjects) if found else None
         except Forbidden as error:
             # Whoever may only publish has to rely on the stream being there.
             logger.info("the stream of %r cannot be looked for: %s", topic, error)
+            return None
         except (StreamRefused, ApiError) as error:
             raise PublishRejectedError(str(error)) from error
 

@@ -11,7 +11,8 @@ from ...config import NatsConfig
 from ...consuming.attachment import Attachment
 from ...errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
 from ...message import Delivery
-from ...threads import Deadline, OrderedWorker, StopToken
+from ...threads import Deadline, StopToken
+from ...workers import OrderedWorker
 from ..base import Prepared, SessionContext
 from . import wire
 from .addresses import ServerPool

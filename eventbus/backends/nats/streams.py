@@ -44,6 +44,14 @@ class Stream:
         )
 
 
+@frozen
+class Place:
+    """Where a topic is stored. subjects: all that the stream takes."""
+
+    stream: str
+    subjects: tuple[str, ...]
+
+
 class Streams:
     """The streams as one session sees them. warned: names complained about before, in any session."""
 

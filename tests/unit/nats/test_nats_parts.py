@@ -150,16 +150,27 @@ def test_where_a_broadcast_goes_on():
 # -- answers to publishes -------------------------------------------------------------------------
 
 
+SUBJECT = Verdict.SUBJECT_FULL
+
+
 @pytest.mark.parametrize(
     ("block", "payload", "verdict"),
     [
         (None, b'{"stream":"orders","seq":7}', Verdict.STORED),
         (None, b'{"stream":"orders", "seq":7,"duplicate": true}', Verdict.STORED),
         (None, b'{"stream":"orders","domain":"hub","seq":7}', Verdict.STORED),
-        (b"NATS/1.0 503\r\n\r\n", b"", Verdict.AGAIN),
+        (b"NATS/1.0 503\r\n\r\n", b"", Verdict.NO_STREAM),
         (None, b'{"error":{"code":503,"err_code":10008,"description":"x"}}', Verdict.AGAIN),
         (None, b'{"error":{"code":500,"err_code":99999}}', Verdict.AGAIN),
-        (None, b'{"error":{"code":503,"err_code":10077}}', Verdict.FULL),
+        (None, b'{"error":{"code":503,"err_code":10077}}', Verdict.AGAIN),
+        (
+            None,
+            b'{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"}}',
+            SUBJECT,
+        ),
+        (None, b'{"error":{"code":400,"err_code":10002}}', Verdict.AGAIN),
+        (None, b'{"error":{"code":429,"err_code":10167}}', Verdict.BUSY),
+        (None, b'{"error":{"code":400,"err_code":99999}}', Verdict.DOUBTFUL),
         (None, b'{"error":{"code":400,"err_code":10054,"description":"too large"}}', Verdict.REFUSED),
         (None, b'{"error":{"code":400,"err_code":10071}}', Verdict.REFUSED),
         (None, b"hello", Verdict.NOISE),
@@ -229,7 +240,8 @@ def test_frames_are_what_was_published(records):
 def test_frames_column_by_column_are_what_was_published(record, count, gaps):
     records = [record._replace(number=record.number + index) for index in range(count) if index not in gaps] or [record]
     for encoder, reply in ((CoreEncoder("origin"), False), (JetStreamEncoder("origin", "_INBOX.x"), True)):
-        assert sent(encoder, records, reply) == [frame for one in records for frame in sent(encoder, [one], reply)]
+        few = [records[start : start + 7] for start in range(0, len(records), 7)]
+        assert sent(encoder, records, reply) == [frame for part in few for frame in sent(encoder, part, reply)]
 
 
 @given(st.lists(plain, min_size=1, max_size=10, unique_by=lambda record: record.number), st.data())

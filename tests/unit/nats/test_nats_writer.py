@@ -70,6 +70,12 @@ class Answers:
     def sent(self, records: Any) -> None:
         self.was_sent += records
 
+    def returned(self, record: Record, cause: str) -> None:
+        pass
+
+    def given(self, record: Record) -> bool:
+        return True
+
     def failed(self, record: Record, error: Exception) -> None:
         self.was_failed.append((record, error))
 

@@ -1,0 +1,93 @@
+"""Which topic's records wait with which others: one queue for a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...publishing.records import topic_of
+from .publisher import MAX_KNOWN_TOPICS
+from .stream_queue import State, StreamQueue
+from .streams import Place
+
+
+class Routes:
+    """The queues of a publisher. A topic is in one of them. Not locked: their owner does that.
+
+    places: streams that are known from earlier sessions, by name; one that is gone, or has changed, is found out by its
+    answers.
+    """
+
+    def __init__(self, places: dict[str, Place]) -> None:
+        self.by_topic: dict[str, StreamQueue] = {}
+        self._places = places
+        self._streams = {
+            place.stream: StreamQueue(place.stream, place.subjects, State.OPEN) for place in places.copy().values()
+        }
+        self._new: dict[str, StreamQueue] = {}
+        """Of topics whose streams are not known, by first token: of those that may share one none overtakes another."""
+
+    def queue_of(self, topic: str) -> StreamQueue:
+        """The queue of a topic."""
+        queue = self.by_topic.get(topic)
+        if queue is None:
+            if len(self.by_topic) >= MAX_KNOWN_TOPICS:
+                self._forget_idle()
+            token = topic.partition(".")[0]
+            queue = next((one for one in self._streams.values() if one.covers(topic)), None)
+            queue = queue or self._new.setdefault(token, StreamQueue(token))
+            self._put([topic], queue)
+        return queue
+
+    def found(self, queue: StreamQueue, topic: str, place: Place | None) -> StreamQueue:
+        """The stream of a new topic is known, or may not be asked for: the queue that it is in now.
+
+        So are all the others of its queue that the stream takes.
+        """
+        name = f"?{topic}" if place is None else place.stream
+        if place is not None:
+            self._places[name] = place
+        stream = self._streams.setdefault(name, StreamQueue(name, state=State.OPEN))
+        stream.subjects = () if place is None else place.subjects
+        self._move(queue, stream, {one for one in queue.topics if one == topic or stream.covers(one)})
+        return stream
+
+    def split(self, queue: StreamQueue, topic: str, flying: int) -> StreamQueue:
+        """The limit of a topic is reached: what waits for that waits for itself, beside the others of its stream.
+
+        flying: how many of its records are on the wire.
+        """
+        if queue.is_split or queue.state is State.NEW:
+            return queue
+        own = StreamQueue(topic, state=State.OPEN)
+        own.is_split = True
+        self._move(queue, own, {topic})
+        own.flying = flying
+        queue.flying -= flying
+        return own
+
+    def forget(self, topic: str) -> None:
+        """Look again for the queue of a topic when it is needed."""
+        queue = self.by_topic.pop(topic, None)
+        if queue is not None:
+            queue.topics.discard(topic)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.by_topic, self._streams, self._new = {}, {}, {}
+
+    def _forget_idle(self) -> None:
+        for topic, queue in list(self.by_topic.items()):
+            if queue.state is State.OPEN and not queue.flying:
+                self.forget(topic)
+
+    def _put(self, topics: Iterable[str], queue: StreamQueue) -> None:
+        for topic in topics:
+            self.by_topic[topic] = queue
+            queue.topics.add(topic)
+
+    def _move(self, queue: StreamQueue, other: StreamQueue, topics: set[str]) -> None:
+        """Bring topics, and what waits for them, from one queue to another."""
+        queue.topics -= topics
+        self._put(topics, other)
+        for number in [number for number, record in queue.held.items() if topic_of(record) in topics]:
+            other.hold(queue.held.pop(number))

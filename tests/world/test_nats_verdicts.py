@@ -1,0 +1,172 @@
+"""Beside, on JetStream: a publish that is refused holds up, fails or repeats nothing but itself."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from nats_operator import Operator
+from rounds import limit, rounds
+from world_support import Seen, end
+
+from eventbus import EventBus, Message, PublishNotSentError, PublishRejectedError, PublishUnknownError
+from eventbus.backends.nats.streams import Place
+from eventbus.testing import NatsServer, TcpProxy, wait_until
+
+pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
+
+
+@pytest.fixture
+def operator(nats_server: NatsServer) -> Iterator[Operator]:
+    with Operator(nats_server.address) as made:
+        yield made
+
+
+@pytest.fixture
+def bus(nats_server: NatsServer) -> Iterator[EventBus]:
+    made = EventBus({"url": nats_server.url, "max_in_flight": 5000})
+    made.open()
+    yield made
+    end(made)
+
+
+def test_a_full_stream_holds_up_itself_and_is_not_sent_with_its_reason(bus: EventBus, operator: Operator) -> None:
+    operator.make_stream("EU", "orders.eu.>", discard="new", max_msgs=1)
+    operator.make_stream("US", "orders.us.>")
+    bus.publish("orders.eu.new", b"fills it")
+    waiting = bus.publish_async("orders.eu.new", b"waits")
+    with pytest.raises(PublishNotSentError, match=r"maximum messages exceeded \(10077\) within 0.3 s"):
+        bus.publish("orders.eu.new", b"full", timeout=0.3)
+    started = time.monotonic()
+    assert bus.publish("orders.us.new", b"x", timeout=3.0).partition == "US"
+    assert time.monotonic() - started < 1.0
+    assert waiting.cancel()
+    assert bus.flush(5.0).unanswered == 0
+    operator.call("STREAM.PURGE.EU")
+    assert bus.publish("orders.eu.new", b"there is room again").confirmed
+    assert operator.stored("EU") == 1, "what was not sent, or taken back, is not stored"
+
+
+def test_a_full_subject_holds_up_itself(bus: EventBus, operator: Operator) -> None:
+    operator.make_stream("jobs", "jobs.>", discard="new", discard_new_per_subject=True, max_msgs_per_subject=1)
+    bus.publish("jobs.a", b"first")
+    second = bus.publish_async("jobs.a", b"second")
+    for topic in ("jobs.b", "jobs.c"):
+        assert bus.publish(topic, b"x", timeout=3.0).confirmed
+    assert not second.done()
+    operator.call("STREAM.PURGE.jobs", filter="jobs.a")
+    assert second.result(5.0).confirmed
+
+
+def test_a_topic_without_a_stream_is_rejected_alone(bus: EventBus, operator: Operator) -> None:
+    operator.make_stream("EU", "orders.eu.>")
+    results = [bus.publish_async(f"orders.eu.{number % 3}", str(number)) for number in range(300)]
+    with pytest.raises(PublishRejectedError, match=r"no stream holds 'orders\.us\.new'"):
+        bus.publish("orders.us.new", b"x", timeout=5.0)
+    assert all(result.result(5.0).partition == "EU" for result in results)
+    assert operator.stored("EU") == 300
+
+
+def test_new_topics_of_a_stream_keep_their_order(bus: EventBus, operator: Operator) -> None:
+    for number in range(200):
+        bus.publish_nowait(f"orders.{number % 20}", str(number))
+    assert bus.flush(5.0).unanswered == 0
+    seen = Seen()
+    bus.subscribe("orders.*", seen, group="reader")
+    assert seen.wait(200) == [str(number).encode() for number in range(200)]
+
+
+def test_a_stream_that_is_deleted_is_made_again_and_nothing_overtakes(bus: EventBus, operator: Operator) -> None:
+    bus.publish("orders.new", b"first")
+    operator.call("STREAM.DELETE.orders")
+    for number in range(1000):
+        bus.publish_nowait("orders.new", str(number))
+    assert bus.flush(10.0).unanswered == 0
+    seen = Seen()
+    bus.subscribe("orders.*", seen, group="reader")
+    assert seen.wait(1000) == [str(number).encode() for number in range(1000)]
+
+
+def test_a_busy_stream_has_everything_in_the_end() -> None:
+    with tempfile.TemporaryDirectory() as store:
+        limits = f"store_dir: '{store}', max_buffered_msgs: 20, max_file_store: 1GB, max_memory_store: 100MB"
+        with NatsServer(jetstream=False, config=f"jetstream {{ {limits} }}") as server, EventBus(server.url) as bus:
+            number = rounds(2000, 20_000)
+            receipts = bus.publish_many([Message("orders.new", str(one)) for one in range(number)], timeout=60.0)
+            assert len({receipt.offset for receipt in receipts}) == number
+            with Operator(server.address) as operator:
+                assert operator.stored("orders") == number
+
+
+def test_an_answer_that_comes_late_is_believed(nats_server: NatsServer, operator: Operator) -> None:
+    """The resend is held up by a stream that has no room any more: the first sending was stored all the same."""
+    operator.make_stream("late", "late.>", discard="new", max_msgs=2)
+    with TcpProxy(*nats_server.address) as proxy:
+        bus = EventBus({"url": nats_server.url_at(*proxy.address), "ping_interval": 60.0})
+        try:
+            bus.open(10.0)
+            bus.publish("late.x", b"1")
+            proxy.delay(3.0)
+            stored = bus.publish_async("late.x", b"2")
+            assert stored.result(20.0).offset == 2
+            assert operator.stored("late") == 2
+        finally:
+            end(bus)
+
+
+def test_a_publish_without_any_answer_makes_the_bus_unhealthy(
+    nats_server: NatsServer, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its age counts from the first sending, however often it is sent again."""
+    monkeypatch.setattr("eventbus.backends.nats.session.STUCK", 3.0)
+    monkeypatch.setattr("eventbus.backends.nats.js_publisher.UNANSWERED", 0.5)
+    operator.make_stream("mute", "mute.>", no_ack=True)
+    operator.make_stream("other", "other.>")
+    bus = EventBus({"url": nats_server.url, "health_check": {"interval": 0.2}, "reconnect": {"failure_threshold": 100}})
+    try:
+        bus.open()
+        bus._backend._places["mute"] = Place("mute", ("mute.>",))  # type: ignore[attr-defined]
+        bus.reconnect(5.0)  # the next session knows of the stream, and does not look at its settings
+        with pytest.raises(PublishUnknownError):
+            bus.publish("mute.x", b"x", timeout=0.5)
+        assert bus.publish("other.x", b"x", timeout=2.0).confirmed
+        wait_until(lambda: not bus.get_health_status().is_healthy, 10.0)
+        assert "publish" in bus.get_health_status().detail
+    finally:
+        end(bus)
+
+
+def test_several_publishers_of_one_stream_lose_nothing_and_keep_their_order(nats_server: NatsServer) -> None:
+    number, seen = rounds(5_000, 60_000), Seen()
+    buses = [EventBus({"url": nats_server.url, "name": f"publisher-{one}"}) for one in range(4)]
+    try:
+        for bus in buses:
+            bus.open()
+
+        def publish(index: int) -> None:
+            for one in range(number):
+                while True:
+                    try:
+                        buses[index].publish_nowait("orders.new", f"{index}/{one}")
+                        break
+                    except PublishNotSentError:
+                        buses[index].flush(5.0)
+
+        threads = [threading.Thread(target=publish, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [bus.flush(60.0).unanswered for bus in buses] == [0] * 4
+        assert sum(bus.get_statistics().rejected for bus in buses) == 0
+        buses[0].subscribe("orders.new", seen, group="reader")
+        seen.wait(4 * number, 60.0)
+        for index in range(4):
+            mine = [int(payload.split(b"/")[1]) for payload in seen.payloads if payload.startswith(b"%d/" % index)]
+            assert mine == list(range(number))
+    finally:
+        for bus in buses:
+            end(bus)
