@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import repeat, takewhile
+from itertools import islice, repeat, takewhile
 
 from ... import log
 from ...errors import EventBusError, NotConnectedError, PublishRejectedError
@@ -342,15 +342,15 @@ class JetStreamPublisher(Publisher):
 
     def _look(self, queue: StreamQueue) -> None:
         """Look for the streams of topics that wait; of a known stream for that of the oldest record alone."""
-        most = LOOKUPS if queue.state is State.NEW else 1
-        for number in sorted(queue.held):
-            if len(queue.looking) >= most:
-                return
-            topic = topic_of(queue.held[number])
-            if topic not in queue.looking:
-                queue.looking.add(topic)
-                queue.looked_at = time.monotonic()
-                self._submit(self._find_stream, queue, topic)
+        if queue.state is State.NEW:
+            unknown = (topic for topic in queue.topics if topic not in queue.looking)
+            wanted = list(islice(unknown, LOOKUPS - len(queue.looking)))
+        else:
+            wanted = [topic_of(queue.held[min(queue.held)])] if queue.held and not queue.looking else []
+        for topic in wanted:
+            queue.looking.add(topic)
+            queue.looked_at = time.monotonic()
+            self._submit(self._find_stream, queue, topic)
 
     def _find_stream(self, queue: StreamQueue, topic: str) -> None:
         """A helper thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from enum import Enum
+from itertools import islice
 
 from ...message import matches
 from ...publishing.records import Record, number_of
@@ -54,6 +55,8 @@ class StreamQueue:
         self.is_split = False
         """Whether it is one topic's, whose own limit was reached."""
         self._tries = 0
+        self._in_order, self._latest = True, 0
+        """Whether `held` is sorted, so far, and its greatest number."""
         self.is_well = False
         """Whether the one that was tried last is stored."""
 
@@ -63,7 +66,10 @@ class StreamQueue:
 
     def hold(self, record: Record) -> None:
         """Let a record wait."""
-        self.held[number_of(record)] = record
+        number = number_of(record)
+        self._in_order = self._in_order and number > self._latest
+        self._latest = max(self._latest, number)
+        self.held[number] = record
 
     def room(self) -> int:
         """How many more may go on the wire."""
@@ -71,8 +77,10 @@ class StreamQueue:
 
     def take(self, most: int) -> list[Record]:
         """The oldest that wait, in order; they wait no more."""
-        chosen = sorted(self.held)[:most]
-        return [self.held.pop(number) for number in chosen]
+        if not self._in_order:
+            self.held = dict(sorted(self.held.items()))
+            self._in_order = True
+        return [self.held.pop(number) for number in list(islice(self.held, most))]
 
     def trouble(self) -> bool:
         """Something was refused for now, or has no answer; whether that is news."""
