@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import UnsupportedError
-from .wire import MAX_INFO, ProtocolError
+from .wire import MAX_LINE, ProtocolError
 
 VERSION = "0.9.0"
 _MEMBERS = (
@@ -166,8 +166,8 @@ class Dial(_pynats2.NATSNoSubscribeClient):  # type: ignore[misc, name-defined]
         parts = [self._socket_buffer]
         length = len(self._socket_buffer)
         while b"\n" not in parts[-1]:
-            if length > MAX_INFO:
-                raise ProtocolError(f"a line of more than {MAX_INFO} bytes")
+            if length > MAX_LINE:
+                raise ProtocolError(f"a line of more than {MAX_LINE} bytes")
             self._socket.settimeout(self._remaining())
             data = self._socket.recv(65536)
             if not data:

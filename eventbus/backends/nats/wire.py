@@ -6,10 +6,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+from ... import log
 from ...fields import RawHeaders, shown
 
-MAX_LINE = 4096
-MAX_INFO = 1024 * 1024
+logger = log.get(__name__)
+
+MAX_LINE = 1024 * 1024
+"""INFO of a large cluster, and what a server lets clients make of a subject (`max_control_line`), a reply behind it."""
 MAX_FRAME = 64 * 1024 * 1024 + 64 * 1024
 """The most that a server can be set to, and room for headers. Its present `max_payload` says nothing about
 messages that it stored before."""
@@ -23,6 +26,8 @@ KEY_HEADER = "Eventbus-Key"
 
 _CACHED_LINES = 2048
 _KEY_LINE = b"\r\nEventbus-Key:"
+_OTHER_SPACE = re.compile(rb"[\x0b\x0c\r]")
+"""What `split` takes for space, and the protocol for a part of a subject."""
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _SUBJECT = re.compile(rb"[^\s\x00-\x1f\x7f]+\Z")
 
@@ -169,6 +174,7 @@ class Parser:
         self._parts: list[bytes] = []
         self._missing = 0
         self._line_length = 0
+        self._complained = False
 
     def forget(self) -> None:
         """The routes have changed. Any thread."""
@@ -222,12 +228,19 @@ class Parser:
             if head:
                 body = start + head
                 block = data[start:body]
-                if block[:8] != b"NATS/1.0" or block[-4:] != b"\r\n\r\n":
-                    raise ProtocolError(f"bad header block {block!r:.80}")
+                if block[:8] != b"NATS/1.0":
+                    block = self._mended(topic, block)
                 add(topic, reply, block, data[body:end])
             else:
                 add(topic, reply, None, data[start:end])
             position = end + 2
+
+    def _mended(self, topic: str, block: bytes) -> bytes:
+        """A header block that is none, which the server let pass: what is in it can be read."""
+        if not self._complained:
+            self._complained = True
+            logger.warning("a message on %r has a header block that is none: %r", topic, block[:80])
+        return b"%b\r\n%b" % (VERSION, block)
 
     def _keep_line(self, rest: bytes) -> None:
         self._parts = [rest]
@@ -238,15 +251,12 @@ class Parser:
         first = self._parts[0]
         if b"\n" in first:
             raise ProtocolError(f"a line feed without a carriage return: {first!r:.80}")
-        if len(first) < 5 and self._line_length >= 5:
-            self._parts = [first := b"".join(self._parts)]
-        most = MAX_INFO if first[:5].upper() == b"INFO " else MAX_LINE
-        if self._line_length > most:
-            raise ProtocolError(f"a line of more than {most} bytes: {first!r:.80}")
+        if self._line_length > MAX_LINE:
+            raise ProtocolError(f"a line of more than {MAX_LINE} bytes: {first!r:.80}")
 
     def _operation(self, line: bytes) -> tuple[Add, str, bytes | None, int, int] | None:
         """What a line announces; None for a control line, which is handled here."""
-        fields = line.split()
+        fields = line.split() if _OTHER_SPACE.search(line) is None else re.split(rb"[ \t]+", line.strip(b" \t"))
         name = fields[0] if fields else b""
         if name == b"MSG":
             if not 4 <= len(fields) <= 5:
@@ -260,7 +270,7 @@ class Parser:
             self._control(line)
             return None
         size = self._number(fields[-1], line)
-        if size > MAX_FRAME or head > size or (name == b"HMSG" and head < len(VERSION) + 4):
+        if size > MAX_FRAME or head > size:
             raise ProtocolError(f"impossible sizes in {line!r:.80}")
         return self._entry(line, fields, head, size)
 

@@ -114,17 +114,36 @@ def test_damaged_frames(frame, where, damage):
         b"MSG a 1 1_0\r\n",
         b"MSG a 1 %d\r\n" % (wire.MAX_FRAME + 1),
         b"HMSG a 1 5 3\r\n",
-        b"HMSG a 1 0 3\r\nabc\r\n",
-        b"HMSG a 1 12 12\r\nHTTP/1.0\r\n\r\n\r\n",
-        b"HMSG a 1 12 12\r\nNATS/1.0abcd\r\n",
         b"x" * (wire.MAX_LINE + 1),
-        b"INFO " + b"x" * (wire.MAX_INFO + 1),
+        b"INFO " + b"x" * (wire.MAX_LINE + 1),
         b"PING\n",
     ],
 )
 def test_what_breaks_the_protocol(data):
     with pytest.raises(ProtocolError):
         parse(data)
+
+
+@pytest.mark.parametrize(
+    ("frame", "topic", "headers", "payload"),
+    [
+        (b"HMSG a 1 0 3\r\nabc\r\n", "a", [], b"abc"),
+        (b"HMSG a 1 5 10\r\nhelloworld\r\n", "a", [], b"world"),
+        (b"HMSG a 1 14 17\r\nX-Trace: 1\r\n\r\nabc\r\n", "a", [("X-Trace", b"1")], b"abc"),
+        (b"HMSG a 1 12 12\r\nHTTP/1.0\r\n\r\n\r\n", "a", [], b""),
+        (b"HMSG a 1 12 12\r\nNATS/1.0abcd\r\n", "a", [], b""),
+        (b"HMSG a 1 14 14\r\nNATS/1.0\r\nA: 1\r\n", "a", [("A", b"1")], b""),
+        (b"MSG a\x0bb 1 3\r\nabc\r\n", "a\x0bb", [], b"abc"),
+        (b"MSG\ta\x0c\rb\t 1 3\r\nabc\r\n", "a\x0c\rb", [], b"abc"),
+        (b"MSG a\x7f\x01b 1 3\r\nabc\r\n", "a\x7f\x01b", [], b"abc"),
+        (b"MSG %b 1 3\r\nabc\r\n" % (b"a" * 10_000), "a" * 10_000, [], b"abc"),
+    ],
+)
+def test_what_a_stranger_may_send_costs_no_link(frame, topic, headers, payload):
+    for pieces in ((frame,), (frame[:9], frame[9:])):
+        ((seen, reply, block, body),) = parse(*pieces)
+        assert (seen, reply, body) == (topic, None, payload)
+        assert list(wire.parse_raw_headers(block or b"")) == headers
 
 
 def test_a_long_info_in_many_pieces():
