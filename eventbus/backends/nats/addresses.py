@@ -81,7 +81,7 @@ class ServerPool:
         return sorted(known, key=lambda server: (server.host, server.port) in leaving)
 
     def learn(self, urls: object, source: Server) -> None:
-        """Add what `source` announces as `connect_urls`; what is malformed is left out."""
+        """Note what `source` announces as `connect_urls`, all that there are now; what is malformed is left out."""
         if not isinstance(urls, list):
             return
         found = []
@@ -95,8 +95,8 @@ class ServerPool:
             found.append(evolve(credentials, verify_as=name if server.is_address else None))
         with self._lock:
             given = {(server.host, server.port) for server in self._configured}
-            fresh = {(server.host, server.port): server for server in [*self._announced, *found]}
-            self._announced = [server for place, server in fresh.items() if place not in given][-_MAX_ANNOUNCED:]
+            fresh = {(server.host, server.port): server for server in found}
+            self._announced = [server for place, server in fresh.items() if place not in given]
 
     def leave(self, server: Server, leaving: bool) -> None:
         """Note whether this server said that it is about to end: it is tried last."""

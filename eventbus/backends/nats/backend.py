@@ -47,11 +47,27 @@ class NatsBackend:
         )
 
     def connect(self, context: SessionContext) -> NatsSession:
-        """Dial a server, proven by the handshake's PONG and with JetStream its `INFO`, within the context's time."""
-        deadline = Deadline(context.timeout)
+        """Dial a server, proven by the handshake's PONG and with JetStream its `INFO`, within the context's time.
+
+        What one of them answers to that is no answer of the others.
+        """
+        deadline, servers, failures = Deadline(context.timeout), self._pool.in_order(), list[ConnectFailedError]()
         client_name = self._config.client_name or f"eventbus-{context.bus}@{socket.gethostname()}"
         dialer = Dialer(self._config, client_name)
-        link = dialer.dial(self._pool.in_order(), deadline.remaining(), context.stop)
+        while servers and not (failures and deadline.over):
+            try:
+                link = dialer.dial(servers, deadline.remaining(), context.stop)
+            except ConnectFailedError as error:
+                failures.append(error)
+                break
+            try:
+                return self._proven(link, context, deadline)
+            except ConnectFailedError as error:
+                failures.append(error)
+                servers = [server for server in servers if server != link.server]
+        raise failures[0]
+
+    def _proven(self, link: Link, context: SessionContext, deadline: Deadline) -> NatsSession:
         session = self._session(link, context)
         try:
             if isinstance(session, JetStreamSession):

@@ -11,6 +11,7 @@ import ssl
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -21,12 +22,15 @@ from ...errors import AuthenticationError, ConnectFailedError
 from ...threads import Deadline, StopToken, spawn
 from .addresses import Server
 from .pynats import Dial, Refused
+from .race import Race
 from .wire import ProtocolError
 
 logger = log.get(__name__)
 
 _LOOK_EVERY = 0.05
 """Seconds between looks at the stop token where no socket can be shut down to wake the wait."""
+_SAYING = 0.05
+"""Seconds in which each that had no success can still say why."""
 _AUTHENTICATION = ("authorization violation", "authentication expired", "authentication revoked")
 
 Address = tuple[int, Any]
@@ -64,11 +68,6 @@ class Attempt:
             raise TimeoutError("timed out")
         return left
 
-    @property
-    def over(self) -> bool:
-        """Whether all time is used up."""
-        return self._overall.over
-
     def use(self, sock: socket.socket | None) -> None:
         """This is the socket that a stop must shut down."""
         with self._lock:
@@ -92,36 +91,35 @@ class Dialer:
         self._client_name = client_name
 
     def dial(self, servers: Sequence[Server], timeout: float, stop: StopToken) -> Link:
-        """The first server that takes us; ConnectFailedError, AuthenticationError or Stopped."""
-        attempt = Attempt(timeout, stop)
-        failures: list[ConnectFailedError] = []
-        with stop.interrupts(attempt.interrupt):
-            for position, server in enumerate(servers):
-                attempt.part(len(servers) - position)
-                try:
-                    return self._connect(server, attempt)
-                except ConnectFailedError as error:
-                    logger.debug("%s", error)
-                    failures.append(error)
-                stop.check()
-                if attempt.over:
-                    break
-        raise _summary(failures)
+        """The first address of a server that takes us; ConnectFailedError, AuthenticationError or Stopped.
 
-    def _connect(self, server: Server, attempt: Attempt) -> Link:
+        They are tried in order, the next one beside those before it, and none is cut off before the time is up.
+        """
+        deadline, own = Deadline(timeout), Deadline(timeout - min(_SAYING, 0.1 * timeout))
+        race: Race[Link] = Race("eventbus.nats-dialing", lambda link: link.sock.close())
+        race.add([partial(self._enter, race, server, own) for server in servers])
+        link, failures = race.run(deadline, stop)
+        if link is None:
+            raise _summary([error for error in failures if isinstance(error, ConnectFailedError)], timeout)
+        return link
+
+    def _enter(self, race: Race[Link], server: Server, deadline: Deadline, stop: StopToken) -> Link:
+        """Try the first address of a server; the others are tried beside it."""
+        attempt = Attempt(deadline.remaining(), stop)
         try:
             addresses = resolve(server, attempt)
         except OSError as error:
             raise ConnectFailedError(f"{server}: {error}") from error
-        failure = ConnectFailedError(f"{server}: the name has no address")
-        for address in addresses:
-            try:
-                return self._handshake(server, address, attempt)
-            except ConnectFailedError as error:
-                failure = error
-                if error.server_spoke or attempt.over:
-                    break
-        raise failure
+        if not addresses:
+            raise ConnectFailedError(f"{server}: the name has no address")
+        ways = [partial(self._connect, server, address, deadline) for address in addresses]
+        race.add(ways[1:])
+        return ways[0](stop)
+
+    def _connect(self, server: Server, address: Address, deadline: Deadline, stop: StopToken) -> Link:
+        attempt = Attempt(deadline.remaining(), stop)
+        with stop.interrupts(attempt.interrupt):
+            return self._handshake(server, address, attempt)
 
     def _handshake(self, server: Server, address: Address, attempt: Attempt) -> Link:
         dial: Dial | None = None
@@ -275,12 +273,11 @@ def _typed(server: Server, error: BaseException, spoke: bool) -> BaseException:
     return error
 
 
-def _summary(failures: Sequence[ConnectFailedError]) -> ConnectFailedError:
-    """One error for all servers; wrong credentials weigh most: they are the ones to mend."""
-    for error in failures:
-        if isinstance(error, AuthenticationError):
-            return error
-    if len(failures) == 1:
+def _summary(failures: Sequence[ConnectFailedError], timeout: float) -> ConnectFailedError:
+    """One error for all servers: wrong credentials only where all say so, for one's answer is not the others'."""
+    if not failures:
+        return ConnectFailedError(f"no server answered within {timeout:g} s")
+    if len(failures) == 1 or all(isinstance(error, AuthenticationError) for error in failures):
         return failures[0]
-    text = "; ".join(str(error) for error in failures) or "no server was tried in time"
+    text = "; ".join(dict.fromkeys(str(error) for error in failures))
     return ConnectFailedError(text, server_spoke=any(error.server_spoke for error in failures))
