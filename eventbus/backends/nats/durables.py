@@ -30,13 +30,20 @@ _CODES = {"_": "__", ".": "_d", "*": "_s", ">": "_g"}
 
 @frozen
 class Target:
-    """What a subscription reads from: a consumer of a stream. ack_wait in seconds, as the server has it."""
+    """What a subscription reads from: a consumer of a stream, with the limits that the server has for it.
+
+    ack_wait, max_expires: seconds. window: messages that may be unacknowledged. max_batch, max_bytes: of one request.
+    Of these 0 is for none.
+    """
 
     stream: str
     incarnation: str
     consumer: str
     ack_wait: float
     window: int
+    max_batch: int = 0
+    max_expires: float = 0.0
+    max_bytes: int = 0
 
 
 def encode(text: str) -> str:
@@ -74,9 +81,18 @@ class Durables:
         else:
             answer = self._shared(attachment, stream, name, deadline)
         config = answer.get("config") or {}
-        ack_wait = float(config.get("ack_wait") or self._ack_wait * SECOND) / SECOND
         window = int(config.get("max_ack_pending") or 0)
-        return Target(stream.name, stream.incarnation, name, ack_wait, window if window > 0 else MAX_ACK_PENDING)
+        return Target(
+            stream.name,
+            stream.incarnation,
+            name,
+            # Where there is a backoff its parts count, and ack_wait does not.
+            min(map(float, config.get("backoff") or [config.get("ack_wait") or self._ack_wait * SECOND])) / SECOND,
+            window if window > 0 else MAX_ACK_PENDING,
+            max_batch=int(config.get("max_batch") or 0),
+            max_expires=float(config.get("max_expires") or 0) / SECOND,
+            max_bytes=int(config.get("max_bytes") or 0),
+        )
 
     def name_of(self, attachment: Attachment) -> str:
         """The consumer's name, the same in every session."""
@@ -163,6 +179,8 @@ def conflicts(existing: Mapping[str, Any], pattern: str) -> list[str]:
         found.append(f"filter is {', '.join(map(str, filters))!r}, not {pattern!r}")
     if existing.get("deliver_subject"):
         found.append("it is a push consumer")
+    if existing.get("headers_only"):
+        found.append("headers_only is set: it leaves the payloads out")
     if (existing.get("max_deliver") or -1) > 0:
         found.append(f"max_deliver is {existing['max_deliver']}: it gives up on messages")
     return found

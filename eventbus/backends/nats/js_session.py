@@ -34,6 +34,8 @@ PATIENCE = 1.0
 """Seconds that a link has to answer a PING when subscriptions were not ready in time: else it is the link."""
 _WATCH_EVERY = 1.0
 _LOOK_EVERY = 2.0
+_RENEW_EVERY = 0.25
+"""Seconds between two looks at what is in hand: a durable may have an `ack_wait` of its own."""
 _REPAIR_FIRST = 0.1
 _REPAIR_AGAIN = 1.0
 
@@ -57,7 +59,6 @@ class JetStreamSession(NatsSession):
         self._places = places
         self._targets: dict[Attachment, list[Target]] = {}
         self._lookups = Helpers(f"eventbus.{context.bus}.nats-lookup", self._report_failure)
-        self._renew_every = config.ack_wait / 3
         super().__init__(link, config, context, pool)
         self._api = JetStreamApi(self._connection)
         servers = len(set(self._connection.info.get("connect_urls") or ()))
@@ -65,7 +66,7 @@ class JetStreamSession(NatsSession):
         self._durables = Durables(self._api, config, instance)
         timer = self._connection.timer
         timer.every(_WATCH_EVERY, self._watch)
-        timer.every(self._renew_every, self._renew)
+        timer.every(min(_RENEW_EVERY, config.ack_wait / 6), self._renew)
         timer.every(_LOOK_EVERY, self._look_for_streams)
 
     def _make_publisher(self) -> Publishing:

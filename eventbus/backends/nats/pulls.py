@@ -71,6 +71,7 @@ class PullFeed(Feed):
         self.seen: set[str] = set()
         """Streams that matched when they were last looked for."""
         self._repair = repair
+        self._renew_at = 0.0
         self._lock = threading.Lock()
 
     def read(self, targets: Iterable[Target]) -> None:
@@ -82,6 +83,7 @@ class PullFeed(Feed):
                 if key not in self.pulls and not self.closed:
                     self.pulls[key] = Pull(self, self._connection, target)
             pulls = list(self.pulls.values())
+            self._renew_at = 0.0
         for pull in gone:
             pull.close()
         for pull in pulls:
@@ -116,6 +118,11 @@ class PullFeed(Feed):
         if self.hand_over(batch, self.in_hand.lease):
             self._top_up()
 
+    def is_original(self, block: bytes | None) -> bool:
+        """Whether a message is not a copy, in a stream that gathers others, of one that comes from its own stream."""
+        source = None if block is None else wire.source_in(block)
+        return source is None or all(source != pull.target.stream for pull in list(self.pulls.values()))
+
     def collect(self, delivery: Delivery) -> None:
         """One message has arrived. Reader thread."""
         if not self._batch:
@@ -131,7 +138,10 @@ class PullFeed(Feed):
         self._say(deliveries, _nak(delay) if delay else _NAK)
 
     def renew(self) -> None:
-        """Tell the server that everything in hand is still being worked on. Timer thread."""
+        """Tell the server that everything in hand is still being worked on, where that is due. Timer thread."""
+        if time.monotonic() < self._renew_at:
+            return
+        self._renew_at = time.monotonic() + self.ack_wait / 3
         held = self.in_hand.snapshot()
         self._say(held, _RENEW)
         if held and self._connection.lost is None:
@@ -174,7 +184,9 @@ class Pull:
         self.target = target
         self._feed = feed
         self._connection = connection
-        self._batch = min(BATCH, target.window)
+        self._batch = min(BATCH, target.window, target.max_batch or BATCH)
+        self._expires = min(EXPIRES, target.max_expires or EXPIRES)
+        self._heartbeat = min(HEARTBEAT, 0.4 * self._expires)
         self._inbox = f"{connection.inbox}.m{next(_numbers)}"
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{target.stream}.{target.consumer}"
         self._lock = threading.Lock()
@@ -211,7 +223,7 @@ class Pull:
         delivery._block = block
         delivery.identity = (self._incarnation, sequence)
         delivery.token = reply
-        if self._wild and not self._feed.wants(topic):
+        if self._wild and not (self._feed.wants(topic) and self._feed.is_original(block)):
             self._feed.acknowledge((delivery,))
             return
         self._feed.collect(delivery)
@@ -225,6 +237,7 @@ class Pull:
             if missing < 0:  # a request that was given up was answered after all
                 self._asked, missing = self._arrived, 0
             most = 0 if self._is_too_large else self._feed.attachment.room_bytes // len(self._feed.pulls or (self,))
+            most = min(most, self.target.max_bytes or most)
             if not most and (missing or self._feed.attachment.hold()):
                 return
             size = min(self._batch - missing, max(1, self._feed.attachment.room - missing)) if most else 1
@@ -234,8 +247,8 @@ class Pull:
         self._active = time.monotonic()
         request = {
             "batch": size,
-            "expires": int(EXPIRES * SECOND),
-            "idle_heartbeat": int(HEARTBEAT * SECOND),
+            "expires": int(self._expires * SECOND),
+            "idle_heartbeat": int(self._heartbeat * SECOND),
         }
         if most:  # else nothing is in hand: one message may come, however large it is
             request["max_bytes"] = most
@@ -254,7 +267,7 @@ class Pull:
         if self._heard:
             self._heard, self._active = False, now
         silent = now - self._active
-        if self._asked > self._arrived and silent > HEARTBEAT * MISSED:
+        if self._asked > self._arrived and silent > max(1.0, self._heartbeat * MISSED):
             logger.info("no heartbeat from %s for %.0f s: pulling anew", self.target.consumer, silent)
             self.restart()
 

@@ -26,6 +26,7 @@ KEY_HEADER = "Eventbus-Key"
 
 _CACHED_LINES = 2048
 _KEY_LINE = b"\r\nEventbus-Key:"
+_SOURCE_LINE = b"\r\nNats-Stream-Source:"
 _OTHER_SPACE = re.compile(rb"[\x0b\x0c\r]")
 """What `split` takes for space, and the protocol for a part of a subject."""
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -146,10 +147,20 @@ def shown_name(name: str) -> str:
 
 def key_in(block: bytes) -> bytes | None:
     """The key in a header block, found at a fraction of the cost of reading all."""
-    start = block.find(_KEY_LINE)
+    return _value_of(_KEY_LINE, block)
+
+
+def source_in(block: bytes) -> str | None:
+    """The stream that a message was copied from; None where it was not."""
+    source = _value_of(_SOURCE_LINE, block)
+    return None if source is None else source.split(b" ", 1)[0].partition(b":")[0].decode(errors="replace")
+
+
+def _value_of(line: bytes, block: bytes) -> bytes | None:
+    start = block.find(line)
     if start < 0:
         return None
-    start += len(_KEY_LINE)
+    start += len(line)
     return block[start : block.find(CRLF, start)].strip(b" \t")
 
 
