@@ -70,6 +70,21 @@ def test_a_topic_without_a_stream_is_rejected_alone(bus: EventBus, operator: Ope
     assert operator.stored("EU") == 300
 
 
+def test_an_id_is_one_messages_inside_one_topic(bus: EventBus, operator: Operator) -> None:
+    seen = Seen()
+    bus.subscribe("orders.*", seen, group="reader")
+    first = bus.publish("orders.created", b"created", id="order-42")
+    assert not bus.publish("orders.paid", b"paid", id="order-42").duplicate
+    assert bus.publish("orders.created", b"again", id="order-42").duplicate
+    minted = bus.publish("orders.created", b"minted")
+    assert bus.publish("orders.created", b"as after an unknown one", id=minted.id).duplicate
+    assert not bus.publish("orders.copied", b"forwarded", id=minted.id).duplicate
+    seen.wait(4)
+    assert [message.id for message in seen.messages] == [first.id, first.id, minted.id, minted.id]
+    assert bus.publish_many(seen.messages)[0].duplicate
+    assert operator.stored("orders") == 4
+
+
 def test_new_topics_of_a_stream_keep_their_order(bus: EventBus, operator: Operator) -> None:
     for number in range(200):
         bus.publish_nowait(f"orders.{number % 20}", str(number))

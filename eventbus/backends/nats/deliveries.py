@@ -109,6 +109,12 @@ class JetStreamDelivery(NatsDelivery):
     __slots__ = ("identity", "token")
 
     @property
+    def id(self) -> str | None:  # type: ignore[override]
+        """The `Nats-Msg-Id`, without the topic that our own have behind it; None where its publisher gave it none."""
+        id = self._fields().id
+        return None if id is None else id.removesuffix(f"/{self.topic}")
+
+    @property
     def attempt(self) -> int:  # type: ignore[override]
         """How often the consumer has delivered it, this time included; 1 where the server does not say."""
         return self._number(4) or 1

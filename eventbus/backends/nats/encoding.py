@@ -1,17 +1,22 @@
 """Frames for accepted records, many at once: the part of publishing that is done once per message.
 
-Ids are `origin-` and twelve digits, so that for messages of one topic and size only three digits change.
+Ids are `origin-` and twelve digits, so that for messages of one topic and size only three digits change. What a stream
+drops as a duplicate goes by `Nats-Msg-Id`, and a stream may hold many topics: there it is the id and the topic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ...message import MAX_TOPIC
 from ...publishing.records import Batch, Record, key_of, number_of, payload_of, topic_of
 from . import wire
 
 _FEW = 8
 """So few records are not worth a look at what they have in common."""
+_LONG_RUN = 256
+"""Records of one topic for which it is worth while to make all endings beforehand; and for so many topics."""
+_FEW_TOPICS = 64
 _ENDINGS = [b"%03d" % number for number in range(1000)]
 _LAST_DIGITS = [b"%03d\r\n\r\n" % number for number in range(1000)]
 
@@ -27,7 +32,7 @@ class CoreEncoder:
 
     def __init__(self, origin: str) -> None:
         self._origin = origin
-        self.overhead = len(wire.header_block(f"{origin}-{0:012d}", None, None))
+        self.overhead = len(wire.header_block(self.stored_id(f"{origin}-{0:012d}", "t" * MAX_TOPIC), None, None))
         self._topic, self._size, self._first = "", -1, 0
         self._heads: tuple[bytes, ...] = ()
 
@@ -43,6 +48,10 @@ class CoreEncoder:
                 known_topic, known_size, first = topic, self._size, self._first
             parts += (head, _LAST_DIGITS[number - first], payload)
         return parts
+
+    def stored_id(self, id: str, topic: str) -> str:
+        """What stands in `Nats-Msg-Id`."""
+        return id
 
     @staticmethod
     def _are_alike(records: Batch) -> bool:
@@ -82,9 +91,13 @@ class CoreEncoder:
             self._topic, self._size, self._first = topic, size, first
             digits = f"{first // 1000:09d}"
             start = f"NATS/1.0\r\nNats-Msg-Id: {self._origin}-{digits}"
-            length = len(start) + len(_LAST_DIGITS[0])
+            length = len(start) + len(self._last_digits(topic, 0))
             self._heads = self._new_heads(digits, f" {length} {length + size}\r\n{start}")
         return self._heads
+
+    def _last_digits(self, topic: str, last: int) -> bytes:
+        """The changing end of a header block that has only the minted id."""
+        return _LAST_DIGITS[last]
 
     def _new_heads(self, digits: str, rest: str) -> tuple[bytes, ...]:
         return (f"\r\nHPUB {self._topic}{rest}".encode(),)
@@ -98,7 +111,8 @@ class CoreEncoder:
             if block is None:
                 key = key_of(record)
                 last = f"Eventbus-Key: {key}\r\n" if isinstance(key, str) else ""
-                block = f"NATS/1.0\r\nNats-Msg-Id: {self._origin}-{number:012d}\r\n{last}\r\n".encode()
+                id = self.stored_id(f"{self._origin}-{number:012d}", topic)
+                block = f"NATS/1.0\r\nNats-Msg-Id: {id}\r\n{last}\r\n".encode()
             head = len(block)
             line = f"\r\nHPUB {self._address(topic, number)} {head} {head + len(payload)}\r\n"
             parts += (line.encode(), block, payload)
@@ -114,6 +128,23 @@ class JetStreamEncoder(CoreEncoder):
     def __init__(self, origin: str, inbox: str) -> None:
         super().__init__(origin)
         self._inbox = inbox
+        self._endings: dict[str, list[bytes]] = {}
+        """What `_last_digits` returns, for topics of long runs."""
+
+    def stored_id(self, id: str, topic: str) -> str:
+        """What stands in `Nats-Msg-Id`: an id is one message's inside one topic."""
+        return f"{id}/{topic}"
+
+    def _last_digits(self, topic: str, last: int) -> bytes:
+        return b"%03d/%b\r\n\r\n" % (last, topic.encode())
+
+    def _endings_of(self, topic: str) -> list[bytes]:
+        known = self._endings.get(topic)
+        if known is None:
+            if len(self._endings) >= _FEW_TOPICS:
+                self._endings.clear()
+            known = self._endings[topic] = [self._last_digits(topic, last) for last in range(1000)]
+        return known
 
     def encode(self, records: Batch) -> list[bytes]:
         """Parts to be joined; each frame begins with the end of the one before. For records without a key."""
@@ -126,12 +157,16 @@ class JetStreamEncoder(CoreEncoder):
                 head, middle = self._heads_of(topic, len(payload), number)
                 known_topic, known_size, first = topic, self._size, self._first
             last = number - first
-            parts += (head, _ENDINGS[last], middle, _LAST_DIGITS[last], payload)
+            parts += (head, _ENDINGS[last], middle, self._last_digits(topic, last), payload)
         return parts
 
     def _columns(self, heads: tuple[bytes, ...], start: int, end: int, payloads: list[bytes]) -> list[list[bytes]]:
         count = len(payloads)
-        return [[heads[0]] * count, _ENDINGS[start:end], [heads[1]] * count, _LAST_DIGITS[start:end], payloads]
+        if count < _LONG_RUN:
+            endings = [self._last_digits(self._topic, last) for last in range(start, end)]
+        else:
+            endings = self._endings_of(self._topic)[start:end]
+        return [[heads[0]] * count, _ENDINGS[start:end], [heads[1]] * count, endings, payloads]
 
     def _new_heads(self, digits: str, rest: str) -> tuple[bytes, ...]:
         return f"\r\nHPUB {self._topic} {self._inbox}.{digits}".encode(), rest.encode()

@@ -153,7 +153,7 @@ class Publisher(ABC):
         key, headers, given = extras_of(record) or NO_EXTRAS
         if key is None and not headers and given is None:
             return None
-        return wire.header_block(self._id_of(record), key, headers)
+        return wire.header_block(self._encoder.stored_id(self._id_of(record), topic_of(record)), key, headers)
 
     def _let_out(self, record: Record) -> bool:
         """Whether a checked record may go out now; its topic is noted as open then."""

@@ -233,6 +233,7 @@ def test_frames_are_what_was_published(records):
     for record, message, other in zip(records, core, stored, strict=True):
         block = header_block(f"origin-{record.number:012d}", None, None)
         assert (message[0], message[2], message[3]) == (record.topic, block, record.payload)
+        block = header_block(f"origin-{record.number:012d}/{record.topic}", None, None)
         assert other == (record.topic, f"_INBOX.x.{record.number:012d}".encode(), block, record.payload)
 
 
@@ -255,7 +256,8 @@ def test_the_long_way_gives_the_same(records, data):
         usual = sent(encoder, records, reply)
         for record, one, other in zip(records, mixed, usual, strict=True):
             assert (one[:2], one[3]) == (other[:2], other[3])
-            block = header_block(f"o-{record.number:012d}", key_of(record), None)
+            id = encoder.stored_id(f"o-{record.number:012d}", record.topic)
+            block = header_block(id, key_of(record), None)
             assert one[2] == blocks.get(record.number, block)
 
 
@@ -299,10 +301,10 @@ def test_deliveries_say_where_they_are_stored():
 def test_an_odd_token_makes_no_attribute_raise(token):
     delivery = JetStreamDelivery.__new__(JetStreamDelivery)
     delivery.token, delivery._block = token, b"NATS/1.0\r\nEventbus-Key: \xff\r\nNats-Msg-Id: \xff\r\n\r\n"
+    delivery.topic, delivery.payload = "t", b""
     assert delivery.timestamp is None
     assert delivery.attempt in (1, 3)
     assert (delivery.key, delivery.id, delivery.raw_key) == ("\\xff", "\\xff", b"\xff")
-    delivery.topic, delivery.payload = "t", b""
     assert pickle.loads(pickle.dumps(delivery)).raw_key == b"\xff"
 
 
