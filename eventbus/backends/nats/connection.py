@@ -194,9 +194,24 @@ class Connection:
         waiting = self._shared_ping
         if waiting is None or waiting.done:
             self._shared_ping = waiting = Waiting()
-            self._pings.add(waiting)
-            self._check_lost()
-            self.writer.ping(waiting.answer)
+            self._send_ping(waiting)
+        self._await_pong(waiting, timeout, stop)
+
+    def barrier(self, timeout: float) -> None:
+        """Wait until the server has read all that was sent before, and what it answered has been seen; as `ping`.
+
+        A PING of its own: one that somebody else has sent may be before what is waited for.
+        """
+        waiting = Waiting()
+        self._send_ping(waiting)
+        self._await_pong(waiting, timeout, None)
+
+    def _send_ping(self, waiting: Waiting) -> None:
+        self._pings.add(waiting)
+        self._check_lost()
+        self.writer.ping(waiting.answer)
+
+    def _await_pong(self, waiting: Waiting, timeout: float, stop: StopToken | None) -> None:
         try:
             self._wait(waiting, timeout, stop, "PING")
         finally:

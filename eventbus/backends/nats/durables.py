@@ -14,6 +14,7 @@ from ... import log
 from ...config import NatsConfig
 from ...consuming.attachment import Attachment
 from ...threads import Deadline
+from .connection import Forbidden
 from .in_hand import in_hand_of
 from .jetstream import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, SECOND, ApiError, JetStreamApi
 from .streams import Stream, StreamRefused
@@ -105,10 +106,15 @@ class Durables:
         wanted = {**self._common(attachment), "durable_name": name, "name": name, "deliver_policy": policy}
         try:
             return self._create(wanted, stream.name, deadline)
+        except Forbidden as error:
+            logger.debug("durable %r of stream %r has to be there: %s", name, stream.name, error)
         except ApiError as error:
             if error.number != CONSUMER_EXISTS:
                 raise
-        answer = self._find(stream.name, name, deadline)
+        try:
+            answer = self._find(stream.name, name, deadline)
+        except Forbidden:
+            return {}  # whether it is there, and how it is set, shows when it is pulled from
         if answer is None:  # deleted in this moment
             return self._create(wanted, stream.name, deadline)
         existing = answer.get("config") or {}

@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ... import log
 from ...errors import ConnectFailedError, NotConnectedError
 from ...threads import Deadline, StopToken
-from .connection import Connection, NoAnswer, NoResponders
+from .connection import Connection, Forbidden, NoAnswer, NoResponders
+
+logger = log.get(__name__)
 
 SECOND = 1_000_000_000
 """Times in the API are nanoseconds."""
@@ -105,6 +108,8 @@ class JetStreamApi:
             if error.number in _DISABLED:
                 text = f"JetStream is not enabled for this account: {error}"
             raise ConnectFailedError(text, server_spoke=True) from error
+        except Forbidden:
+            return  # an answer: we may not ask that, and what we may do will show
         except NoResponders as error:
             text = "JetStream is not enabled on the server; enable it, or set jetstream=False for core NATS"
             if not alone:
@@ -119,3 +124,5 @@ class JetStreamApi:
             self._once("$JS.API.INFO", b"", deadline, stop)
         except ApiError as error:
             raise NotConnectedError(f"JetStream is not available: {error}") from error
+        except Forbidden as error:
+            logger.debug("the probe may not ask JetStream itself: %s", error)

@@ -168,7 +168,7 @@ class JetStreamSession(NatsSession):
         deadline = Deadline(ERRAND)
         try:
             found = [self._streams.adopt(name, deadline) for name in self._streams.ensure(topic, deadline)]
-            return Place(found[0].name, found[0].subjects) if found else None
+            return Place(found[0].name, found[0].subjects) if found and found[0].subjects else None
         except Forbidden as error:
             # Whoever may only publish has to rely on the stream being there.
             logger.info("the stream of %r cannot be looked for: %s", topic, error)

@@ -50,8 +50,8 @@ class NatsSession:
         """Detached or drained, with messages in hand."""
         self._abandoned_feeds: list[Feed] = []
         """The server sends to them until the link is closed."""
-        self._refused: set[str] | None = None
-        """Topics that `prepare` learns it may not read."""
+        self._refused: dict[int, set[str]] = {}
+        """Topics that calls of `prepare` learn they may not read: a set for each that is under way, by its identity."""
         self._told: set[str] = set()
         hooks = Hooks(said=self._said, info=self._take_info, ended=self._ended)
         self._connection = Connection(link, context.bus, hooks)
@@ -86,13 +86,14 @@ class NatsSession:
     def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
         """Ask the server, within `timeout` seconds, whether we may read these topics."""
         self._check_lost()
-        refused = self._refused = set()
+        refused: set[str] = set()
+        self._refused[id(refused)] = refused
         sids = [self._connection.subscribe(one.topic, _Nowhere()) for one in attachments]
         self._connection.unsubscribe(*sids)
         try:
-            self._connection.ping(timeout)
+            self._connection.barrier(timeout)
         finally:
-            self._refused = None
+            del self._refused[id(refused)]
             self._connection.forget(*sids)
         return Prepared(
             refused={
@@ -199,7 +200,7 @@ class NatsSession:
     def _settle(self, timeout: float) -> None:
         """Wait until the server has read whatever was sent to it, acknowledgements included."""
         try:
-            self._connection.ping(timeout)
+            self._connection.barrier(timeout)
         except NotConnectedError as error:
             logger.debug("the server did not answer in time: %s", error)
 
@@ -226,9 +227,10 @@ class NatsSession:
         if topic is not None:
             self._publisher.refused(topic, text)
         topic = refused_subject(text, "subscription")
-        refused = self._refused
-        if topic is not None and refused is not None:
-            refused.add(topic)
+        asking = self._refused.copy()
+        if topic is not None and asking:
+            for refused in asking.values():
+                refused.add(topic)
         elif text not in self._told and len(self._told) < _MOST_TOLD:
             self._told.add(text)
             self._context.on_error(EventBusError(f"the server said: {text}"))

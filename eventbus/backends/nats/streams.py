@@ -12,6 +12,7 @@ from ... import log
 from ...config import NatsConfig
 from ...errors import EventBusError
 from ...threads import Deadline
+from .connection import Forbidden
 from .jetstream import NO_PEERS, SECOND, STREAM_EXISTS, SUBJECTS_OVERLAP, ApiError, JetStreamApi
 
 logger = log.get(__name__)
@@ -67,8 +68,13 @@ class Streams:
 
         StreamRefused; NotConnectedError. A first part that is a wildcard makes nothing.
         """
-        names = self.find(topic, deadline)
         token = topic.partition(".")[0]
+        try:
+            names = self.find(topic, deadline)
+        except Forbidden:
+            if token in ("*", ">"):
+                raise
+            return [token]  # the name that it has where we made it
         if not names and token not in ("*", ">"):
             names = self._make(token, topic, deadline)
         return names
@@ -82,7 +88,11 @@ class Streams:
 
     def adopt(self, name: str, deadline: Deadline) -> Stream:
         """A stream that may be used; warns once of settings that lose messages. StreamRefused, ApiError."""
-        answer = self._api.call(f"STREAM.INFO.{name}", None, deadline)
+        try:
+            answer = self._api.call(f"STREAM.INFO.{name}", None, deadline)
+        except Forbidden as error:
+            logger.debug("stream %r is used as it is: %s", name, error)
+            return Stream(name, f"{name}@", 0)
         config = answer.get("config") or {}
         for setting, reason in (("no_ack", "confirms no publish"), ("sealed", "takes no messages")):
             if config.get(setting):

@@ -1,0 +1,94 @@
+"""Narrow, on NATS: accounts that may do little; what they may do works, and what is refused is said of itself alone."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from rounds import limit, rounds
+from world_support import Seen, end
+
+from eventbus import EventBus, PublishRejectedError, SubscribeError, Subscription, SubscriptionState
+from eventbus.testing import NatsServer, wait_until
+
+pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
+
+READS_INBOX = {"subscribe": {"allow": ["_INBOX.>"]}}
+PUBLISHER = {"publish": {"allow": ["orders.>"]}, **READS_INBOX}
+DURABLE = ("$JS.API.CONSUMER.INFO.orders.*", "$JS.API.CONSUMER.MSG.NEXT.orders.*", "$JS.ACK.orders.>")
+WORKER = {"publish": {"allow": ["$JS.API.INFO", *DURABLE]}, **READS_INBOX}
+BARE = {"publish": {"allow": ["$JS.API.CONSUMER.MSG.NEXT.orders.*", "$JS.ACK.orders.>"]}, **READS_INBOX}
+DENIED = {"subscribe": {"deny": ["secret.>"]}}
+
+
+def users(**permissions: dict[str, Any]) -> str:
+    """The configuration of a server with the user `admin` and one more for each argument."""
+    others = [{"user": name, "password": "pw", "permissions": rules} for name, rules in permissions.items()]
+    return f"authorization {{ users: {json.dumps([{'user': 'admin', 'password': 'pw'}, *others])} }}"
+
+
+@pytest.fixture
+def server() -> Iterator[NatsServer]:
+    config = users(publisher=PUBLISHER, worker=WORKER, bare=BARE, denied=DENIED)
+    with NatsServer(config=config) as made:
+        yield made
+
+
+def bus_of(server: NatsServer, user: str, **settings: object) -> EventBus:
+    return EventBus({"url": f"nats://{user}:pw@{server.address[0]}:{server.address[1]}", **settings})
+
+
+def test_who_may_only_publish_publishes(server: NatsServer) -> None:
+    with bus_of(server, "admin") as admin:
+        admin.publish("orders.new", b"so that the stream is there")
+        with bus_of(server, "publisher", health_check={"interval": 0.1}) as bus:
+            assert bus.publish("orders.new", b"x").confirmed
+            bus.reconnect(5.0)
+            assert [receipt.confirmed for receipt in bus.publish_many([])] == []
+            assert bus.publish("orders.new", b"y").confirmed
+            with pytest.raises(PublishRejectedError, match="Permissions Violation"):
+                bus.publish("other.topic", b"x", timeout=5.0)
+            wait_until(lambda: bus.get_health_status().last_success_time is not None)
+            assert bus.get_health_status().is_healthy
+
+
+@pytest.mark.parametrize("user", ["worker", "bare"])
+def test_who_may_only_read_its_durable_reads_it(server: NatsServer, user: str) -> None:
+    with bus_of(server, "admin") as admin:
+        admin.unsubscribe(admin.subscribe("orders.*", print, group="billing"))
+        with bus_of(server, user) as bus:
+            seen = Seen()
+            bus.subscribe("orders.*", seen, group="billing")
+            for number in range(50):
+                admin.publish("orders.new", str(number))
+            assert seen.wait(50) == [str(number).encode() for number in range(50)]
+            server.restart()
+            admin.publish("orders.new", b"after the restart", timeout=10.0)
+            wait_until(lambda: b"after the restart" in seen.payloads, 10.0)
+
+
+def test_denied_topics_raise_however_many_ask_at_a_time(server: NatsServer) -> None:
+    bus = bus_of(server, "denied", jetstream=False)
+    bus.open()
+    made: list[Subscription] = []
+
+    def subscribe(topic: str) -> None:
+        with suppress(SubscribeError):
+            made.append(bus.subscribe(topic, lambda message: None, group="g"))
+
+    try:
+        for turn in range(rounds(10, 100)):
+            topics = [f"secret.t{turn}-{number}" for number in range(4)] + [f"open.t{turn}"]
+            threads = [threading.Thread(target=subscribe, args=(topic,)) for topic in topics]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert {sub.topic.partition(".")[0] for sub in made} == {"open"}
+        assert all(sub.state is SubscriptionState.ACTIVE for sub in made)
+    finally:
+        end(bus)
