@@ -114,7 +114,8 @@ class Durables:
         try:
             answer = self._find(stream.name, name, deadline)
         except Forbidden:
-            return {}  # whether it is there, and how it is set, shows when it is pulled from
+            self._api.see_consumer(stream.name, name, deadline)
+            return {}  # how it is set shows when it is pulled from
         if answer is None:  # deleted in this moment
             return self._create(wanted, stream.name, deadline)
         existing = answer.get("config") or {}

@@ -83,6 +83,19 @@ class JetStreamApi:
             raise ApiError(code, number, str(refusal.get("description")))
         return answer
 
+    def see_consumer(self, stream: str, consumer: str, deadline: Deadline) -> None:
+        """See that there is a consumer that we may pull from, where we may not ask for it; ApiError, Forbidden.
+
+        By a request that is no request: it is answered, and takes no message.
+        """
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        try:
+            self._connection.request(subject, b"{", min(_ONE_TRY, deadline.remaining()), None)
+        except NoResponders as error:
+            raise ApiError(
+                404, CONSUMER_NOT_FOUND, f"consumer {consumer!r} not found, and it may not be made"
+            ) from error
+
     def names(self, subject: str, deadline: Deadline) -> Iterator[str]:
         """The streams with a subject that overlaps this one."""
         offset = 0
