@@ -58,6 +58,9 @@ class Work(Protocol):
     def flush(self) -> None:
         """Acknowledge what is done so far."""
 
+    def hindered(self, error: Exception) -> None:
+        """Show and tell what the broker does not let it do."""
+
 
 class Attachment:
     """One subscription on one session: the way in for deliveries, the way back for acknowledgements.
@@ -111,6 +114,10 @@ class Attachment:
         nothing is redelivered, dropped and counted).
         """
         return self._work.take(self, batch, lease)
+
+    def hindered(self, error: Exception) -> None:
+        """The broker does not let it do something: that is shown and told, once for each `error` text."""
+        self._work.hindered(error)
 
     def flush(self) -> None:
         """Acknowledge what is done so far: what is not, comes again where the lease ends."""

@@ -140,6 +140,12 @@ class Consumption:
         """Acknowledge what is done so far."""
         self._lanes.flush()
 
+    def hindered(self, error: Exception) -> None:
+        """Show and tell what the broker does not let it do, once for each text."""
+        if str(self.sub.error) != str(error):
+            self.sub.error = self._last_error = error
+            self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
+
     # -- what others ask -------------------------------------------------------------------------
 
     @property

@@ -78,7 +78,8 @@ class Subscription:
     """A handler on a topic or pattern. Made by `EventBus.subscribe`; it outlives every connection.
 
     topic: the topic or pattern. group: None is a broadcast copy. concurrency: how many handlers run at once.
-    start: where a new group begins. state: how it stands. error: why it is FAILED.
+    start: where a new group begins. state: how it stands. error: why it is FAILED, or what the broker does not let an
+    ACTIVE one do (acknowledge, say).
     """
 
     def __init__(self, topic: str, *, group: str | None, concurrency: int, start: str, owner: object = None) -> None:

@@ -116,6 +116,7 @@ class Inbox:
         self.acknowledging = True
         self.has_room = True
         self.room, self.room_bytes = 1024, 1 << 30
+        self.hindrances: list[Exception] = []
         self.session: Any = None
 
     def attach(self, session: Any) -> Inbox:
@@ -132,6 +133,9 @@ class Inbox:
 
     def hold(self) -> bool:
         return False
+
+    def hindered(self, error: Exception) -> None:
+        self.hindrances.append(error)
 
     def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:
         if batch[0].identity is None:

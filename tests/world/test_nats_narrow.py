@@ -22,6 +22,7 @@ PUBLISHER = {"publish": {"allow": ["orders.>"]}, **READS_INBOX}
 DURABLE = ("$JS.API.CONSUMER.INFO.orders.*", "$JS.API.CONSUMER.MSG.NEXT.orders.*", "$JS.ACK.orders.>")
 WORKER = {"publish": {"allow": ["$JS.API.INFO", *DURABLE]}, **READS_INBOX}
 BARE = {"publish": {"allow": ["$JS.API.CONSUMER.MSG.NEXT.orders.*", "$JS.ACK.orders.>"]}, **READS_INBOX}
+MUTE = {"publish": {"deny": ["$JS.ACK.>"]}}
 DENIED = {"subscribe": {"deny": ["secret.>"]}}
 
 
@@ -33,7 +34,7 @@ def users(**permissions: dict[str, Any]) -> str:
 
 @pytest.fixture
 def server() -> Iterator[NatsServer]:
-    config = users(publisher=PUBLISHER, worker=WORKER, bare=BARE, denied=DENIED)
+    config = users(publisher=PUBLISHER, worker=WORKER, bare=BARE, denied=DENIED, mute=MUTE)
     with NatsServer(config=config) as made:
         yield made
 
@@ -69,6 +70,19 @@ def test_who_may_only_read_its_durable_reads_it(server: NatsServer, user: str) -
             server.restart()
             admin.publish("orders.new", b"after the restart", timeout=10.0)
             wait_until(lambda: b"after the restart" in seen.payloads, 10.0)
+
+
+def test_who_may_not_acknowledge_is_told_so(server: NatsServer) -> None:
+    with bus_of(server, "admin") as admin, bus_of(server, "mute", ack_wait=1.0) as bus:
+        admin.unsubscribe(admin.subscribe("orders.*", print, group="billing"))
+        told: list[str] = []
+        bus.register_error_callback(lambda event: told.append(event.source))
+        sub = bus.subscribe("orders.*", lambda message: None, group="billing")
+        for number in range(3):
+            admin.publish("orders.new", str(number))
+        wait_until(lambda: sub.error is not None)
+        assert "takes no acknowledgements" in str(sub.error) and "takes no acknowledgements" in str(sub.status().error)
+        wait_until(lambda: "subscription" in told)
 
 
 def test_denied_topics_raise_however_many_ask_at_a_time(server: NatsServer) -> None:

@@ -15,7 +15,7 @@ from ...workers import Helpers
 from ..base import Prepared, SessionContext
 from . import wire
 from .addresses import ServerPool
-from .connection import Forbidden
+from .connection import Forbidden, refused_subject
 from .dialing import Link
 from .durables import Durables, Target
 from .feeds import Feed
@@ -137,6 +137,18 @@ class JetStreamSession(NatsSession):
 
     def _probe_more(self, deadline: Deadline, stop: StopToken) -> None:
         self._api.info(deadline, stop)
+
+    def _said(self, text: str) -> None:
+        subject = refused_subject(text, "publish") or ""
+        if not subject.startswith("$JS.ACK."):
+            super()._said(text)
+            return
+        for feed in self._pull_feeds():
+            name = feed.acknowledges_on(subject)
+            if name:
+                feed.attachment.hindered(
+                    SubscribeError(f"the server takes no acknowledgements for {name}: not permitted")
+                )
 
     def _feed_of(self, attachment: Attachment) -> PullFeed:
         """Its feed; one that is detached may still acknowledge."""

@@ -123,6 +123,11 @@ class PullFeed(Feed):
         source = None if block is None else wire.source_in(block)
         return source is None or all(source != pull.target.stream for pull in list(self.pulls.values()))
 
+    def acknowledges_on(self, subject: str) -> str:
+        """The stream and the consumer that an acknowledgement with this subject is about, "" if they are not its own."""
+        names = [f"{pull.target.stream}.{pull.target.consumer}" for pull in list(self.pulls.values())]
+        return next((name for name in names if f".{name}." in subject), "")
+
     def collect(self, delivery: Delivery) -> None:
         """One message has arrived. Reader thread."""
         if not self._batch:
