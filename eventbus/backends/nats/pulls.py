@@ -124,7 +124,7 @@ class PullFeed(Feed):
         return source is None or all(source != pull.target.stream for pull in list(self.pulls.values()))
 
     def acknowledges_on(self, subject: str) -> str:
-        """The stream and the consumer that an acknowledgement with this subject is about, "" if they are not its own."""
+        """The stream and consumer that an acknowledgement with this subject is about; "" if they are not its own."""
         names = [f"{pull.target.stream}.{pull.target.consumer}" for pull in list(self.pulls.values())]
         return next((name for name in names if f".{name}." in subject), "")
 
