@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 from drivers import Driver, not_applicable
+from outages_base import GROUP
 
 from eventbus import EventBus, EventBusConfig, NatsConfig, Subscription
 from eventbus.backends.nats.core_publisher import CorePublisher
@@ -167,7 +168,11 @@ class NatsDriver(Driver):
         permissions: dict[str, Any] = {}
         if self._denied:
             if self._jetstream:
-                permissions["publish"] = {"deny": [f"$JS.API.CONSUMER.CREATE.*.*.{topic}" for topic in self._denied]}
+                # Without the last two it goes on with the durable that is there.
+                denied = [f"$JS.API.CONSUMER.CREATE.*.*.{topic}" for topic in self._denied]
+                for name in (durable_name(GROUP, topic) for topic in self._denied):
+                    denied += [f"$JS.API.CONSUMER.INFO.*.{name}", f"$JS.API.CONSUMER.MSG.NEXT.*.{name}"]
+                permissions["publish"] = {"deny": denied}
             else:
                 permissions["subscribe"] = {"deny": sorted(self._denied)}
         user = {"user": USER, "password": self._password, "permissions": permissions}
