@@ -188,20 +188,21 @@ class Pending:
         self.ledger.told(taken)
 
     def returned(self, record: Record, cause: str) -> None:
-        """Each sending of this one was refused for now: whoever waits may take it back."""
+        """Each sending by this session was refused for now: if no other had it, whoever waits may take it back."""
         waiter, number = waiter_of(record), number_of(record)
         self._causes[number] = cause
-        self.sender.ungiven.add(number)
-        if waiter is not None:
-            waiter.give_back()
+        if number not in self.sender.carried:
+            self.sender.ungiven.add(number)
+            if waiter is not None:
+                waiter.give_back()
 
     def given(self, record: Record) -> bool:
         """It is to be sent again; False: it was taken back."""
         waiter, number = waiter_of(record), number_of(record)
-        wanted = number in self.ledger.records and (waiter is None or waiter.claim())
-        if wanted:
-            self.sender.ungiven.discard(number)
-        return wanted
+        if number in self.sender.ungiven and waiter is not None and not waiter.claim():
+            return False
+        self.sender.ungiven.discard(number)
+        return number in self.ledger.records
 
     def cause_of(self, record: Record) -> str:
         """Why the broker takes this one not for now, "" when it said no such thing."""
@@ -384,8 +385,7 @@ class Pending:
             self.failed(record, error)
         else:
             id = self.id_of(record)
-            cause = self.cause_of(record)
-            text = f"the bus was closed while it was waiting{cause and ': ' + cause}"
+            text = f"the bus was closed while it was waiting {self.cause_of(record)}".rstrip()
             self._fail_unsent(record, PublishNotSentError(text, id))
 
     def _fail_unsent(self, record: Record, error: Exception) -> None:

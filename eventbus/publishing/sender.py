@@ -54,6 +54,8 @@ class Sender:
         """Records in the ledger that the port of now is still to be given."""
         self.ungiven: set[int] = set()
         """Numbers of records in the ledger that were never given to a client."""
+        self.carried: set[int] = set()
+        """Numbers of records that an earlier session had and did not answer: they may be stored."""
         self.ended = False
         """Nothing is taken out of the inbox any more."""
         self._stopping = False
@@ -146,6 +148,7 @@ class Sender:
         much is unanswered, and whatever publishers do. SessionRetired: the port died; all is for the next one.
         """
         self.let_go()
+        self.carried = self._ledger.records.keys() - self.ungiven
         self._again.extend(self._ledger.records.values())
         self._give_again(port)
         self.port = port

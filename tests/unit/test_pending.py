@@ -602,3 +602,23 @@ def test_a_sender_that_ends_while_it_is_asked_for_something_holds_up_nobody(monk
         assert time.monotonic() - started < 2.0
         assert done == [True]
         assert pending.inbox.is_empty
+
+
+def test_what_was_refused_for_now_may_be_taken_back_unless_an_earlier_session_had_it(pending: Pending) -> None:
+    """That one may have stored it: its publisher is told "unknown", never "not sent"."""
+    first, second = FakeSink(), FakeSink()
+    pending.swap(first)
+    carried, fresh = Waiter(), Waiter()
+    old = put(pending, carried)
+    wait_until(lambda: first.taken)
+    pending.retire(first)
+    pending.swap(second)
+    new = put(pending, fresh)
+    wait_until(lambda: len(second.taken) == 2)
+    for record in (old, new):
+        pending.returned(record, "full")
+    assert (pending.cause_of(old), pending.cause_of(new)) == ("full", "full")
+    assert not pending.withdraw(carried)
+    assert pending.given(old)
+    assert pending.withdraw(fresh)
+    assert not pending.given(new)

@@ -19,7 +19,7 @@ from attrs import frozen
 from ... import log
 from ...config import NatsConfig, TlsConfig
 from ...errors import AuthenticationError, ConnectFailedError
-from ...threads import Deadline, StopToken, spawn
+from ...threads import Deadline, Stopped, StopToken, spawn
 from .addresses import Server
 from .pynats import Dial, Refused
 from .race import Race
@@ -99,6 +99,9 @@ class Dialer:
         race: Race[Link] = Race("eventbus.nats-dialing", lambda link: link.sock.close())
         race.add([partial(self._enter, race, server, own) for server in servers])
         link, failures = race.run(deadline, stop)
+        for error in failures if link is None else ():
+            if not isinstance(error, (ConnectFailedError, Stopped)):
+                raise error  # no server's answer: a bug of ours, or the system's last resort
         if link is None:
             raise _summary([error for error in failures if isinstance(error, ConnectFailedError)], timeout)
         return link

@@ -61,8 +61,10 @@ class JetStreamApi:
                 if deadline.remaining() <= _PAUSE:
                     raise
             except ApiError as error:
-                if error.number not in _TEMPORARY or deadline.remaining() <= _PAUSE:
+                if error.number not in _TEMPORARY:
                     raise
+                if deadline.remaining() <= _PAUSE:  # it passes, only not in time: nothing is refused
+                    raise NotConnectedError(f"{subject}: {error}") from error
             if stop is not None:
                 stop.check()
             if self._connection.ended.wait(_PAUSE):

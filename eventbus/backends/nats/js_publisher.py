@@ -45,8 +45,7 @@ and none can be made; NotConnectedError: nobody knows. May block."""
 class JetStreamPublisher(Publisher):
     """A record is queued, in the ledger (on the wire) or held by the queue of its stream; never in two.
 
-    submit(call, *args): runs blocking work elsewhere, side by side with other such work. places: streams that are known
-    from earlier sessions, by name; one that is gone, or has changed, is found out by its answers.
+    submit(call, *args): runs blocking work elsewhere, side by side with other such work. places: see `Routes`.
     """
 
     def __init__(
@@ -111,10 +110,13 @@ class JetStreamPublisher(Publisher):
         queue = self._routes.queue_of(topic_of(record))
         if queue.state is State.OPEN:
             return super()._let_out(record)
+        self._hold(queue, record)
+        return False
+
+    def _hold(self, queue: StreamQueue, record: Record) -> None:
         queue.hold(record)
         if queue.state is State.NEW:
             self._look(queue)
-        return False
 
     def _admit(self, batch: Batch) -> Batch:
         """Those that may go now; the others wait, for their queue has closed, or has enough on the wire."""
@@ -130,11 +132,9 @@ class JetStreamPublisher(Publisher):
                 queue.flying += 1
                 going.append(record)
             else:
-                queue.hold(record)
+                self._hold(queue, record)
                 if queue.state is State.OPEN:
                     self._close(queue, State.WINDOW)
-                elif queue.state is State.NEW:
-                    self._look(queue)
         return Batch(going)
 
     def _close(self, queue: StreamQueue, state: State) -> None:
@@ -151,10 +151,10 @@ class JetStreamPublisher(Publisher):
 
     def _is_wanted(self, record: Record) -> bool:
         """Whether a record is still to be sent: one that was refused for now may have been taken back."""
-        if self._sendings.again(record):
-            return True
-        self._forget(number_of(record))
-        return False
+        wanted = self._sendings.again(record)
+        if not wanted:
+            self._forget(number_of(record))
+        return wanted
 
     def _off_wire(self, record: Record) -> StreamQueue | None:
         """A record leaves the ledger."""
@@ -164,10 +164,6 @@ class JetStreamPublisher(Publisher):
             queue.flying -= 1
             queue.probe = None if queue.probe == number_of(record) else queue.probe
         return queue
-
-    def _flying_of(self, topic: str) -> int:
-        """How many records of a topic are on the wire."""
-        return sum(topic_of(record) == topic for record, _ in self._ledger.values())
 
     def _forget(self, number: int) -> None:
         """A record is answered, or is not to be sent."""
@@ -238,7 +234,9 @@ class JetStreamPublisher(Publisher):
             self._forget(number)
             return True
         if ack.verdict is Verdict.SUBJECT_FULL:
-            queue = self._routes.split(queue, topic_of(record), self._flying_of(topic_of(record)))
+            topic = topic_of(record)
+            flying = sum(topic_of(one) == topic for one, _ in self._ledger.values())
+            queue = self._routes.split(queue, topic, flying)
         elif ack.verdict is Verdict.BUSY:
             queue.narrow()
         self._wait(queue, record, ack.text)
@@ -309,7 +307,7 @@ class JetStreamPublisher(Publisher):
                 return
             if min(now - queue.troubled_at, now - queue.looked_at) > LOST_AFTER and not queue.is_split:
                 self._look(queue)
-            self._ground(queue)
+            self._ground(queue, queue.topics)
             if not queue.held:
                 self._reopen(queue)
                 return
@@ -319,9 +317,9 @@ class JetStreamPublisher(Publisher):
                 queue.probe = None
                 self._schedule(queue)
 
-    def _ground(self, queue: StreamQueue) -> None:
-        """Take what is on the wire to a queue's stream off it: it is sent again."""
-        for record, sent in [entry for entry in self._ledger.values() if topic_of(entry[0]) in queue.topics]:
+    def _ground(self, queue: StreamQueue, topics: set[str]) -> None:
+        """Take what is on the wire with these topics of a queue off it: it waits."""
+        for record, sent in [entry for entry in self._ledger.values() if topic_of(entry[0]) in topics]:
             self._off_wire(record)
             self._sendings.unanswered(record, sent)
             queue.hold(record)
@@ -384,6 +382,7 @@ class JetStreamPublisher(Publisher):
 
     def _give_up(self, queue: StreamQueue, topic: str, refusal: str) -> list[tuple[Record, Exception]]:
         """There is no stream for a topic, and none can be made: what waits for it is refused, and nothing else."""
+        self._ground(queue, {topic})
         rejected: list[tuple[Record, Exception]] = []
         for number, record in list(queue.held.items()):
             if topic_of(record) == topic:
