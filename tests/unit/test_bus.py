@@ -26,6 +26,7 @@ from eventbus import (
     PublishRejectedError,
     PublishUnknownError,
 )
+from eventbus.consuming.consumers import Consumers
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
 from eventbus.threads import Pauses
@@ -268,3 +269,20 @@ def test_a_forked_child_says_why_it_does_not_work_and_the_parent_goes_on() -> No
         """
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("timeout", "least"), [(10.0, 8.5), (2.0, 1.1)])
+def test_close_leaves_handlers_its_time_but_what_the_steps_behind_them_need(
+    timeout: float, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, bus = list[float](), EventBus("memory://time-of-handlers")
+    bus.open()
+    finish = Consumers.finish
+
+    def noting(self: Consumers, seconds: float) -> tuple[str, ...]:
+        given.append(seconds)
+        return finish(self, seconds)
+
+    monkeypatch.setattr(Consumers, "finish", noting)
+    assert bus.close(timeout).unfinished_threads == ()
+    assert least < given[0] < timeout

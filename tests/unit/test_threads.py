@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 import threading
 import time
 import weakref
@@ -399,3 +400,23 @@ def test_helpers_work_side_by_side_on_as_few_threads_as_that_takes() -> None:
     barrier.wait(5.0)
     assert helpers.close(5.0) == ()
     assert not helpers.submit(print)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_a_call_forks_ends_with_it_and_makes_none_of_the_calls_behind_it() -> None:
+    reader, writer = os.pipe()
+    worker, queued, children = OrderedWorker("eventbus.forks", print), threading.Event(), list[int]()
+
+    def fork() -> None:
+        queued.wait(5.0)
+        children.append(os.fork())
+
+    worker.submit(fork)
+    worker.submit(os.write, writer, b"x")
+    queued.set()
+    wait_until(lambda: children)
+    wait_until(lambda: os.waitpid(children[0], os.WNOHANG)[0] == children[0])
+    assert worker.close(5.0) == ()
+    os.close(writer)
+    assert os.read(reader, 10) == b"x"
+    os.close(reader)
