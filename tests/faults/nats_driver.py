@@ -14,11 +14,11 @@ from drivers import Driver, not_applicable
 from outages_base import GROUP
 
 from eventbus import EventBus, EventBusConfig, NatsConfig, Subscription
-from eventbus.backends.nats.core_publisher import CorePublisher
-from eventbus.backends.nats.durables import durable_name
-from eventbus.backends.nats.js_publisher import JetStreamPublisher
-from eventbus.backends.nats.js_session import JetStreamSession
-from eventbus.backends.nats.session import NatsSession
+from eventbus.backends.nats.core.publisher import CorePublisher
+from eventbus.backends.nats.core.session import NatsSession
+from eventbus.backends.nats.jetstream.durables import durable_name
+from eventbus.backends.nats.jetstream.publisher import JetStreamPublisher
+from eventbus.backends.nats.jetstream.session import JetStreamSession
 from eventbus.testing import NatsServer, TcpProxy, wait_until
 
 USER = "tester"

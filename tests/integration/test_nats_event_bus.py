@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 import pytest
 
 import eventbus
-from eventbus.backends.nats.session import NatsSession
+from eventbus.backends.nats.core.session import NatsSession
 from eventbus.testing import NatsCluster, NatsServer, wait_until
 
 pytestmark = pytest.mark.nats

@@ -11,7 +11,7 @@ from typing import Any
 
 from eventbus.backends.base import SessionContext
 from eventbus.backends.nats import NatsBackend
-from eventbus.backends.nats.in_hand import NatsInHand
+from eventbus.backends.nats.jetstream.in_hand import NatsInHand
 from eventbus.config import NatsConfig
 from eventbus.consuming.attachment import Attachment
 from eventbus.consuming.lease import Lease

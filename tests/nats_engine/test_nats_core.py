@@ -289,7 +289,7 @@ def test_probes_of_a_slow_server_do_not_pile_up(bus, serve, connect, tcp_proxy):
 
 
 def test_a_stuck_publish_fails_the_probe(bus, session, monkeypatch):
-    monkeypatch.setattr("eventbus.backends.nats.session.STUCK", 0.0)
+    monkeypatch.setattr("eventbus.backends.nats.core.session.STUCK", 0.0)
     monkeypatch.setattr(session._publisher, "oldest", lambda: time.monotonic() - 1.0)
     with pytest.raises(NotConnectedError, match="no answer for"):
         session.probe(2.0, bus.stop)

@@ -11,7 +11,7 @@ import pytest
 from engine_support import FakeBus, Inbox
 
 from eventbus.backends.nats import NatsBackend
-from eventbus.backends.nats.jetstream import SECOND, ApiError, JetStreamApi
+from eventbus.backends.nats.jetstream.api import SECOND, ApiError, JetStreamApi
 from eventbus.config import NatsConfig
 from eventbus.errors import PublishRejectedError, SubscribeError
 from eventbus.publishing.records import key_of
@@ -529,7 +529,7 @@ def test_a_cut_link_is_no_answer_twice(bus, nats_server, connect, tcp_proxy):
 
 def test_unanswered_publishes_are_sent_again(bus, nats_server, connect, monkeypatch):
     """Without a loss of the link: messages that the server never stored."""
-    monkeypatch.setattr("eventbus.backends.nats.js_publisher.UNANSWERED", 0.3)
+    monkeypatch.setattr("eventbus.backends.nats.jetstream.publisher.UNANSWERED", 0.3)
     session = connect(nats_server)
     bus.publish_all(session, "orders.x", 1)
     confirmed(bus, 1)

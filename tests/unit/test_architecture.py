@@ -78,7 +78,7 @@ def test_what_is_named_is_there(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(PATHS))
 def test_each_path_is_there(path: str) -> None:
-    folders = (ROOT.parent, ROOT, ROOT / "backends", ROOT / "publishing", ROOT / "recovery")
+    folders = (ROOT.parent, ROOT, ROOT / "backends", ROOT / "backends" / "nats", ROOT / "publishing", ROOT / "recovery")
     assert any((folder / path).exists() for folder in folders)
 
 

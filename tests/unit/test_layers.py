@@ -48,11 +48,15 @@ MAY_IMPORT = {
 """Design section 4. "package" is `eventbus/__init__.py`."""
 HOME_OF = {
     "tenacity": {"eventbus.recovery.backoff"},
-    "pynats2": {"eventbus.backends.nats.pynats"},
-    "pynats": {"eventbus.backends.nats.pynats"},
+    "pynats2": {"eventbus.backends.nats.link.pynats"},
+    "pynats": {"eventbus.backends.nats.link.pynats"},
     "confluent_kafka": {name for name in MODULES if name.startswith("eventbus.backends.kafka.")},
     "nats": set(),
 }
+ROOMS = {
+    "eventbus.backends.nats": ["link", "core", "jetstream", "backend"],
+}
+"""Inside a backend: each room imports from itself and those in front of it."""
 CIRCLES_TO_COME = "eventbus.backends.kafka."
 """Where modules may still import each other in a circle: they are put in order in a change of their own."""
 LONGEST_MODULE = 400
@@ -120,6 +124,16 @@ def imports_go_one_way(module: str, text: str) -> list[str]:
     allowed = MAY_IMPORT[layer_of(module)]
     ours = {name for name in imports_of(module, text) if name in MODULES and name != "eventbus"}
     return [f"{name} is not below {module}" for name in sorted(ours) if layer_of(name) not in allowed]
+
+
+def rooms_go_one_way(module: str, text: str) -> list[str]:
+    """Inside a backend as in the house: a link knows of no session, and core NATS of no JetStream."""
+    for house, rooms in ROOMS.items():
+        here = module.removeprefix(f"{house}.").partition(".")[0]
+        if module.startswith(f"{house}.") and here in rooms:
+            later = tuple(f"{house}.{room}" for room in rooms[rooms.index(here) + 1 :])
+            return [f"{module} imports {name}" for name in sorted(imports_of(module, text)) if name.startswith(later)]
+    return []
 
 
 def a_library_is_imported_in_one_place(module: str, text: str) -> list[str]:
@@ -210,6 +224,7 @@ def loggers_come_from_one_place(module: str, text: str) -> list[str]:
 
 RULES: list[Rule] = [
     imports_go_one_way,
+    rooms_go_one_way,
     a_library_is_imported_in_one_place,
     nothing_sleeps,
     backends_do_not_try_again,
@@ -241,7 +256,7 @@ RETRY = "while True:\n    try:\n        session = {call}()\n    except OSError:\
         (imports_go_one_way, "eventbus.publishing.pending", "from ..consuming import lanes"),
         (imports_go_one_way, "eventbus.consuming.lanes", "def late():\n    from ..backends.base import Session"),
         (imports_go_one_way, "eventbus.backends.base", "from ..recovery import backoff"),
-        (imports_go_one_way, "eventbus.backends.nats.wire", "from ...recovery.backoff import retrying"),
+        (imports_go_one_way, "eventbus.backends.nats.link.wire", "from ....recovery.backoff import retrying"),
         (imports_go_one_way, "eventbus.backends", "from ..recovery.health import HealthMonitor"),
         (imports_go_one_way, "eventbus.recovery.health", "from ..bus import EventBus"),
         (imports_go_one_way, "eventbus.bus", "from . import globals"),
@@ -251,15 +266,21 @@ RETRY = "while True:\n    try:\n        session = {call}()\n    except OSError:\
         (imports_go_one_way, "eventbus.state", "if TYPE_CHECKING:\n    pass\nelse:\n    from .bus import EventBus"),
         (a_library_is_imported_in_one_place, "eventbus.recovery.health", "import tenacity"),
         (a_library_is_imported_in_one_place, "eventbus.testing.faults", "from tenacity.stop import stop_base"),
-        (a_library_is_imported_in_one_place, "eventbus.backends.nats.session", "from pynats2 import NATSClient"),
+        (rooms_go_one_way, "eventbus.backends.nats.link.wire", "from ..core.session import NatsSession"),
+        (rooms_go_one_way, "eventbus.backends.nats.core.session", "from ..jetstream.pulls import Pull"),
+        (a_library_is_imported_in_one_place, "eventbus.backends.nats.core.session", "from pynats2 import NATSClient"),
         (a_library_is_imported_in_one_place, "eventbus.bus", "__import__('nats')"),
         (a_library_is_imported_in_one_place, "eventbus.bus", "def late():\n    import confluent_kafka.admin"),
         (a_library_is_imported_in_one_place, "eventbus.backends.kafka", "from confluent_kafka import Producer"),
-        (a_library_is_imported_in_one_place, "eventbus.backends.nats.wire", "from confluent_kafka import Producer"),
+        (
+            a_library_is_imported_in_one_place,
+            "eventbus.backends.nats.link.wire",
+            "from confluent_kafka import Producer",
+        ),
         (nothing_sleeps, "eventbus.recovery.health", "import time\ntime.sleep(1)"),
         (nothing_sleeps, "eventbus.threads", "from time import sleep as pause"),
-        (backends_do_not_try_again, "eventbus.backends.nats.session", RETRY.format(call="self._backend.connect")),
-        (backends_do_not_try_again, "eventbus.backends.nats.session", RETRY.format(call="connect")),
+        (backends_do_not_try_again, "eventbus.backends.nats.core.session", RETRY.format(call="self._backend.connect")),
+        (backends_do_not_try_again, "eventbus.backends.nats.core.session", RETRY.format(call="connect")),
         (backends_do_not_try_again, "eventbus.backends.memory.session", "class A:\n    def reconnect(self): ..."),
         (backends_do_not_try_again, "eventbus.backends.memory.session", "self.failures += 1"),
         (backends_do_not_try_again, "eventbus.backends.memory.session", "def f(max_backoff): ..."),
@@ -290,13 +311,13 @@ def test_a_rule_sees_what_breaks_it(rule: Rule, module: str, bad: str) -> None:
         (imports_go_one_way, "eventbus.errors", "if TYPE_CHECKING:\n    from .bus import EventBus"),
         (imports_go_one_way, "eventbus.errors", "if typing.TYPE_CHECKING:\n    from .bus import EventBus"),
         (imports_go_one_way, "eventbus.recovery.health", "from ..backends.base import Session"),
-        (imports_go_one_way, "eventbus.backends.nats.wire", "import json\nfrom ...errors import ConfigError"),
+        (imports_go_one_way, "eventbus.backends.nats.link.wire", "import json\nfrom ....errors import ConfigError"),
         (imports_go_one_way, "eventbus.testing.memory", "from eventbus.backends.memory.broker import broker_named"),
         (nothing_sleeps, "eventbus.testing.wait", "import time\ntime.sleep(1)"),
         (nothing_sleeps, "eventbus.recovery.health", "stop.wait(1)"),
         (backends_do_not_try_again, "eventbus.recovery.supervisor", RETRY.format(call="self._backend.connect")),
-        (backends_do_not_try_again, "eventbus.backends.nats.dialing", RETRY.format(call="next_server.dial")),
-        (backends_do_not_try_again, "eventbus.backends.nats.dialing", "for one in all:\n    one.connect()"),
+        (backends_do_not_try_again, "eventbus.backends.nats.link.dialing", RETRY.format(call="next_server.dial")),
+        (backends_do_not_try_again, "eventbus.backends.nats.link.dialing", "for one in all:\n    one.connect()"),
         (modules_and_functions_are_small, "eventbus.bus", "x = 1\n" * 400),
         (modules_and_functions_are_small, "eventbus.bus", "def f():\n" + "    x = 1\n" * 39),
         (
@@ -371,7 +392,7 @@ def test_the_walk_sees_the_modules_and_what_they_import() -> None:
     assert len(MODULES) > 50
     assert {layer_of(module) for module in MODULES} <= set(MAY_IMPORT)
     assert "eventbus.recovery.supervisor" in seen("eventbus.recovery.health")
-    assert "pynats2" in seen("eventbus.backends.nats.pynats"), "by name"
+    assert "pynats2" in seen("eventbus.backends.nats.link.pynats"), "by name"
     assert "tenacity" in seen("eventbus.recovery.backoff")
     assert "eventbus.backends.memory" in seen("eventbus.backends"), "an import within a function"
 

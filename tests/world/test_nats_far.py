@@ -13,7 +13,7 @@ from rounds import limit
 from world_support import Seen, end
 
 from eventbus import ConnectFailedError, EventBus
-from eventbus.backends.nats.addresses import ServerPool, parse_server
+from eventbus.backends.nats.link.addresses import ServerPool, parse_server
 from eventbus.testing import NatsServer, TcpProxy, wait_until
 
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]

@@ -12,7 +12,7 @@ from rounds import limit
 from world_support import Seen, end
 
 from eventbus import EventBus, Message, SubscribeError
-from eventbus.backends.nats.durables import durable_name
+from eventbus.backends.nats.jetstream.durables import durable_name
 from eventbus.testing import NatsServer, wait_until
 
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]

@@ -138,8 +138,8 @@ MUTE = {"publish": {"allow": [">"]}, "subscribe": {"allow": [">"], "deny": ["_IN
 
 def test_a_publish_without_any_answer_makes_the_bus_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its age counts from the first sending, however often it is sent again."""
-    monkeypatch.setattr("eventbus.backends.nats.session.STUCK", 3.0)
-    monkeypatch.setattr("eventbus.backends.nats.js_publisher.UNANSWERED", 0.5)
+    monkeypatch.setattr("eventbus.backends.nats.core.session.STUCK", 3.0)
+    monkeypatch.setattr("eventbus.backends.nats.jetstream.publisher.UNANSWERED", 0.5)
     user = json.dumps([{"user": "app", "password": "pw", "permissions": MUTE}])
     with NatsServer(config=f"authorization {{ users: {user} }}") as server:
         url = f"nats://app:pw@{server.address[0]}:{server.address[1]}"

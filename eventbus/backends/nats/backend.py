@@ -9,13 +9,13 @@ from ...config import NatsConfig
 from ...errors import ConnectFailedError, NotConnectedError
 from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
-from .addresses import ServerPool
-from .dialing import Dialer, Link
-from .in_hand import NatsInHand
-from .js_session import JetStreamSession
-from .reach import any_speaks
-from .session import NatsSession
-from .streams import Place
+from .core.session import NatsSession
+from .jetstream.in_hand import NatsInHand
+from .jetstream.session import JetStreamSession
+from .jetstream.streams import Place
+from .link.addresses import ServerPool
+from .link.dialing import Dialer, Link
+from .link.reachability import any_speaks
 
 
 class NatsBackend:

@@ -12,18 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus.backends.nats.addresses import Server, ServerPool, parse_server
-from eventbus.backends.nats.deliveries import JetStreamDelivery, NatsDelivery, read_fields, sequence_of
-from eventbus.backends.nats.durables import MAX_NAME, conflicts, durable_name, first_wanted
-from eventbus.backends.nats.encoding import CoreEncoder, JetStreamEncoder
-from eventbus.backends.nats.feeds import CoreBatch
-from eventbus.backends.nats.in_hand import NatsInHand
-from eventbus.backends.nats.pubacks import Verdict, parse_ack
-from eventbus.backends.nats.pulls import answers
-from eventbus.backends.nats.pynats import missing_names
-from eventbus.backends.nats.streams import Stream, doubts
-from eventbus.backends.nats.timer import Timer
-from eventbus.backends.nats.wire import Parser, header_block
+from eventbus.backends.nats.core.deliveries import NatsDelivery, read_fields
+from eventbus.backends.nats.core.encoding import CoreEncoder
+from eventbus.backends.nats.core.feeds import CoreBatch
+from eventbus.backends.nats.jetstream.deliveries import JetStreamDelivery, sequence_of
+from eventbus.backends.nats.jetstream.durables import MAX_NAME, conflicts, durable_name, first_wanted
+from eventbus.backends.nats.jetstream.encoding import JetStreamEncoder
+from eventbus.backends.nats.jetstream.in_hand import NatsInHand
+from eventbus.backends.nats.jetstream.pubacks import Verdict, parse_ack
+from eventbus.backends.nats.jetstream.pulls import answers
+from eventbus.backends.nats.jetstream.streams import Stream, doubts
+from eventbus.backends.nats.link.addresses import Server, ServerPool, parse_server
+from eventbus.backends.nats.link.pynats import missing_names
+from eventbus.backends.nats.link.timer import Timer
+from eventbus.backends.nats.link.wire import Parser, header_block
 from eventbus.consuming.attachment import Attachment
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.errors import ConfigError
@@ -359,7 +361,7 @@ def run(code: str) -> str:
 
 
 def test_the_client_library_is_imported_when_it_is_needed():
-    code = "import sys, eventbus.backends.nats, eventbus.backends.nats.wire; print('pynats2' in sys.modules)"
+    code = "import sys, eventbus.backends.nats, eventbus.backends.nats.link.wire; print('pynats2' in sys.modules)"
     assert run(code) == "False"
 
 
@@ -371,7 +373,7 @@ del sys.modules['pkg_resources']
 import importlib.util as u
 find = u.find_spec
 u.find_spec = lambda name, *a: None if name == 'pkg_resources' else find(name, *a)
-import eventbus.backends.nats.pynats as p
+import eventbus.backends.nats.link.pynats as p
 print('pkg_resources' in sys.modules, p.Dial.__mro__[1].__name__)
 """
     assert run(code) == "False NATSNoSubscribeClient"

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from eventbus.backends.nats import race as race_module
-from eventbus.backends.nats.race import Race
+from eventbus.backends.nats.link import race as race_module
+from eventbus.backends.nats.link.race import Race
 from eventbus.testing import wait_until
 from eventbus.threads import Deadline, Stopped, StopToken
 

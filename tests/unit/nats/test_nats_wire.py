@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus.backends.nats import wire
-from eventbus.backends.nats.deliveries import read_fields
-from eventbus.backends.nats.wire import Parser, ProtocolError
+from eventbus.backends.nats.core.deliveries import read_fields
+from eventbus.backends.nats.link import wire
+from eventbus.backends.nats.link.wire import Parser, ProtocolError
 
 
 class Sink:

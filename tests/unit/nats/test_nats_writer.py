@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus.backends.nats.core_publisher import CorePublisher
-from eventbus.backends.nats.wire import Parser
-from eventbus.backends.nats.writer import Writer
+from eventbus.backends.nats.core.publisher import CorePublisher
+from eventbus.backends.nats.link.wire import Parser
+from eventbus.backends.nats.link.writer import Writer
 from eventbus.errors import PublishRejectedError
 from eventbus.publishing.records import Extras, Record
 from eventbus.testing import wait_until

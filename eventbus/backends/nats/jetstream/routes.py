@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ...publishing.records import topic_of
-from .publisher import MAX_KNOWN_TOPICS
+from ....publishing.records import topic_of
+from ..core.publishing import MAX_KNOWN_TOPICS
 from .stream_queue import State, StreamQueue
 from .streams import Place
 

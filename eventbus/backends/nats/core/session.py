@@ -6,21 +6,21 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from ... import log
-from ...config import NatsConfig
-from ...consuming.attachment import Attachment
-from ...errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
-from ...message import Delivery
-from ...threads import Deadline, StopToken
-from ...workers import OrderedWorker
-from ..base import Prepared, SessionContext
-from . import wire
-from .addresses import ServerPool
-from .connection import Connection, Hooks, refused_subject
-from .core_publisher import CorePublisher
-from .dialing import Link
+from .... import log
+from ....config import NatsConfig
+from ....consuming.attachment import Attachment
+from ....errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
+from ....message import Delivery
+from ....threads import Deadline, StopToken
+from ....workers import OrderedWorker
+from ...base import Prepared, SessionContext
+from ..link import wire
+from ..link.addresses import ServerPool
+from ..link.connection import Connection, Hooks, refused_subject
+from ..link.dialing import Link
 from .feeds import CoreFeed, Feed
-from .js_publisher import JetStreamPublisher
+from .publisher import CorePublisher
+from .publishing import NatsPublisher
 
 logger = log.get(__name__)
 
@@ -29,8 +29,6 @@ _LAST_SHARE = 0.5
 """Seconds that a replaced link has for what the server has sent to it: one that is well needs a millisecond."""
 STUCK = 30.0
 """Seconds after which an unanswered publish is a failed probe."""
-
-Publishing = CorePublisher | JetStreamPublisher
 
 
 class NatsSession:
@@ -60,7 +58,7 @@ class NatsSession:
         self._take_info(self._connection.info)
         self._connection.start(config.ping_interval, config.max_pings_out)
 
-    def _make_publisher(self) -> Publishing:
+    def _make_publisher(self) -> NatsPublisher:
         return CorePublisher(self._connection.writer, self._context.answers, self._connection.max_payload)
 
     def __repr__(self) -> str:
@@ -79,7 +77,7 @@ class NatsSession:
         return self._connection.lost
 
     @property
-    def publisher(self) -> Publishing:
+    def publisher(self) -> NatsPublisher:
         """What publishes on this link."""
         return self._publisher
 

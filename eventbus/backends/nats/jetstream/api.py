@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ... import log
-from ...errors import ConnectFailedError, NotConnectedError
-from ...threads import Deadline, StopToken
-from .connection import Connection, Forbidden, NoAnswer, NoResponders
+from .... import log
+from ....errors import ConnectFailedError, NotConnectedError
+from ....threads import Deadline, StopToken
+from ..link.connection import Connection, Forbidden, NoAnswer, NoResponders
 
 logger = log.get(__name__)
 

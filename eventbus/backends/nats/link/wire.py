@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from ... import log
-from ...fields import RawHeaders, shown
+from .... import log
+from ....fields import RawHeaders, shown
 
 logger = log.get(__name__)
 

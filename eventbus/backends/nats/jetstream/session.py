@@ -5,25 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ... import log
-from ...config import NatsConfig
-from ...consuming.attachment import Attachment
-from ...errors import NotConnectedError, PublishRejectedError, SubscribeError
-from ...message import Delivery
-from ...threads import Deadline, StopToken
-from ...workers import Helpers
-from ..base import Prepared, SessionContext
-from . import wire
-from .addresses import ServerPool
-from .connection import Forbidden, refused_subject
-from .dialing import Link
+from .... import log
+from ....config import NatsConfig
+from ....consuming.attachment import Attachment
+from ....errors import NotConnectedError, PublishRejectedError, SubscribeError
+from ....message import Delivery
+from ....threads import Deadline, StopToken
+from ....workers import Helpers
+from ...base import Prepared, SessionContext
+from ..core.feeds import Feed
+from ..core.publishing import NatsPublisher
+from ..core.session import NatsSession
+from ..link import wire
+from ..link.addresses import ServerPool
+from ..link.connection import Forbidden, refused_subject
+from ..link.dialing import Link
+from .api import STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .durables import Durables, Target
-from .feeds import Feed
 from .in_hand import in_hand_of
-from .jetstream import STREAM_NOT_FOUND, ApiError, JetStreamApi
-from .js_publisher import JetStreamPublisher
+from .publisher import JetStreamPublisher
 from .pulls import PullFeed
-from .session import NatsSession, Publishing
 from .streams import Place, StreamRefused, Streams
 
 logger = log.get(__name__)
@@ -69,7 +70,7 @@ class JetStreamSession(NatsSession):
         timer.every(min(_RENEW_EVERY, config.ack_wait / 6), self._renew)
         timer.every(_LOOK_EVERY, self._look_for_streams)
 
-    def _make_publisher(self) -> Publishing:
+    def _make_publisher(self) -> NatsPublisher:
         return JetStreamPublisher(
             self._connection, self._context.answers, self._ensure_for_publish, self._lookups.submit, self._places
         )

@@ -6,9 +6,9 @@ import time
 from enum import Enum
 from itertools import islice
 
-from ...message import matches
-from ...publishing.records import Record, number_of
-from ...threads import Pauses
+from ....message import matches
+from ....publishing.records import Record, number_of
+from ....threads import Pauses
 
 WINDOW = 2048
 """Records on the wire to one stream. A server takes up to 10,000 from all publishers together, and refuses more (429):

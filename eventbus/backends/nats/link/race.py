@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
-from ...threads import Deadline, StopToken, spawn
+from ....threads import Deadline, StopToken, spawn
 
 STAGGER = 0.25
 """Seconds that one has alone before the next one starts beside it; it goes on all the same."""

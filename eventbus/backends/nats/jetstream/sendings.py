@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from ...publishing.port import Answers
-from ...publishing.records import Record, number_of
+from ....publishing.port import Answers
+from ....publishing.records import Record, number_of
 
 DOUBTED = 10.0
 """Seconds for which a refusal that we do not know is taken for one that passes."""

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any
 
-from ... import log
-from ...consuming.attachment import Attachment
-from ...message import Delivery
-from . import wire
-from .connection import Connection
+from .... import log
+from ....consuming.attachment import Attachment
+from ....message import Delivery
+from ..core.feeds import Feed
+from ..link import wire
+from ..link.connection import Connection
+from .api import SECOND
 from .deliveries import JetStreamDelivery, sequence_of
 from .durables import Target
-from .feeds import Feed
 from .in_hand import in_hand_of
-from .jetstream import SECOND
 
 logger = log.get(__name__)
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from attrs import frozen
 
-from ... import log
-from ...config import NatsConfig, TlsConfig
-from ...errors import AuthenticationError, ConnectFailedError
-from ...threads import Deadline, Stopped, StopToken, spawn
+from .... import log
+from ....config import NatsConfig, TlsConfig
+from ....errors import AuthenticationError, ConnectFailedError
+from ....threads import Deadline, Stopped, StopToken, spawn
 from .addresses import Server
 from .pynats import Dial, Refused
 from .race import Race

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 
-from ...errors import PublishRejectedError
-from ...message import check_topic
-from ...publishing.port import Answers
-from ...publishing.records import (
+from ....errors import PublishRejectedError
+from ....message import check_topic
+from ....publishing.port import Answers
+from ....publishing.records import (
     NO_EXTRAS,
     Batch,
     Record,
@@ -20,9 +20,9 @@ from ...publishing.records import (
     payload_of,
     topic_of,
 )
-from . import wire
+from ..link import wire
+from ..link.writer import Writer
 from .encoding import CoreEncoder
-from .writer import Writer
 
 MAX_KNOWN_TOPICS = 10_000
 CHUNK = 1024 * 1024
@@ -34,7 +34,7 @@ _SHORT_KEY = 256
 _KEY_ROOM = 4 * _SHORT_KEY + 32
 
 
-class Publisher(ABC):
+class NatsPublisher(ABC):
     """A PublishingPort that makes frames and hands them to the writer, under the session's one lock.
 
     A topic is in `_open` when records for it may go out at once: checked, not held back.
@@ -84,6 +84,14 @@ class Publisher(ABC):
     @abstractmethod
     def take(self) -> bytes:
         """The next frames, for the writer."""
+
+    @abstractmethod
+    def refused(self, topic: str, text: str) -> None:
+        """The server refused a message that is on its way, with this topic. Reader thread."""
+
+    @abstractmethod
+    def oldest(self) -> float | None:
+        """When the oldest unanswered record was sent (`time.monotonic`), None without one."""
 
     def _are_plain(self, batch: Batch) -> bool:
         """Whether none of these needs a look of its own; asked without a step of Python for each."""

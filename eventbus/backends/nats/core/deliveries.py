@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from ...fields import NO_HEADERS, RawHeaders, shown, shown_headers
-from ...message import Delivery
-from . import wire
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_SHORT_REPLY = 9
-"""Parts of `$JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<time>.<pending>`.
-
-Newer servers may put `<domain>.<account>` behind `$JS.ACK`, and more at the end.
-"""
+from ....fields import NO_HEADERS, RawHeaders, shown, shown_headers
+from ....message import Delivery
+from ..link import wire
 
 
 class Fields(NamedTuple):
@@ -101,55 +94,3 @@ class NatsDelivery(Delivery):
     def timestamp(self) -> datetime | None:  # type: ignore[override]
         """When it arrived here: core NATS does not stamp messages."""
         return datetime.fromtimestamp(self._arrived, timezone.utc)
-
-
-class JetStreamDelivery(NatsDelivery):
-    """A message from a stream. token: the reply subject that acknowledges it."""
-
-    __slots__ = ("identity", "token")
-
-    @property
-    def id(self) -> str | None:  # type: ignore[override]
-        """The `Nats-Msg-Id`, without the topic that our own have behind it; None where its publisher gave it none."""
-        id = self._fields().id
-        return None if id is None else id.removesuffix(f"/{self.topic}")
-
-    @property
-    def attempt(self) -> int:  # type: ignore[override]
-        """How often the consumer has delivered it, this time included; 1 where the server does not say."""
-        return self._number(4) or 1
-
-    @property
-    def timestamp(self) -> datetime | None:  # type: ignore[override]
-        """When the stream stored it; None where the server does not say."""
-        nanoseconds = self._number(7)
-        try:
-            return None if nanoseconds is None else _EPOCH + timedelta(microseconds=nanoseconds // 1000)
-        except OverflowError:
-            return None
-
-    @property
-    def partition(self) -> str | None:  # type: ignore[override]
-        """The stream."""
-        part = self._part(2)
-        return None if part is None else shown(part)
-
-    @property
-    def offset(self) -> int | None:  # type: ignore[override]
-        """The stream sequence."""
-        return self._number(5)
-
-    def _part(self, position: int) -> bytes | None:
-        parts = self.token.split(b".")
-        place = position if len(parts) <= _SHORT_REPLY else position + 2
-        return parts[place] if place < len(parts) else None
-
-    def _number(self, position: int) -> int | None:
-        part = self._part(position)
-        return int(part) if part is not None and part.isdigit() else None
-
-
-def sequence_of(reply: bytes) -> int:
-    """The stream sequence in an acknowledgement's subject; ValueError or IndexError if it is none."""
-    parts = reply.split(b".")
-    return int(parts[5 if len(parts) <= _SHORT_REPLY else 7])

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from attrs import define, field, frozen
 
-from ... import log
-from ...errors import NotConnectedError
-from ...threads import Deadline, StopToken, join_all, spawn
+from .... import log
+from ....errors import NotConnectedError
+from ....threads import Deadline, StopToken, join_all, spawn
 from . import wire
 from .dialing import Link
 from .timer import Timer

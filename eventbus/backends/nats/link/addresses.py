@@ -10,9 +10,9 @@ from urllib.parse import unquote
 
 from attrs import evolve, field, frozen
 
-from ...config import DEFAULT_NATS_PORT, NATS_SCHEMES
-from ...config_fields import server_url
-from ...errors import ConfigError
+from ....config import DEFAULT_NATS_PORT, NATS_SCHEMES
+from ....config_fields import server_url
+from ....errors import ConfigError
 
 _MAX_ANNOUNCED = 64
 

@@ -17,7 +17,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...errors import UnsupportedError
+from ....errors import UnsupportedError
 from .wire import MAX_LINE, ProtocolError
 
 VERSION = "0.9.0"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple
 
-from . import wire
+from ..link import wire
 
 _STORED = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d{1,19})(, ?"duplicate":true)?\}')
 _BUSY = {10167}

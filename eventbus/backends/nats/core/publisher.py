@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from ...errors import PublishRejectedError
-from ...publishing.port import Answers
-from ...publishing.records import Batch, Record, topic_of
-from . import wire
+from ....errors import PublishRejectedError
+from ....publishing.port import Answers
+from ....publishing.records import Batch, Record, topic_of
+from ..link import wire
+from ..link.writer import Writer
 from .encoding import CoreEncoder
-from .publisher import Publisher
-from .writer import Writer
+from .publishing import NatsPublisher
 
 _END = wire.CRLF + wire.PING
 
 
-class CorePublisher(Publisher):
+class CorePublisher(NatsPublisher):
     """The ledger is chunks of records in the order of the wire, each with a PING behind it."""
 
     def __init__(self, writer: Writer, answers: Answers, max_payload: int) -> None:

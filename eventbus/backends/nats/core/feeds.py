@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ...consuming.attachment import Attachment
-from ...consuming.batches import LazyBatch
-from ...consuming.lease import Lease
-from ...message import Delivery, matches
-from . import wire
-from .connection import Connection
+from ....consuming.attachment import Attachment
+from ....consuming.batches import LazyBatch
+from ....consuming.lease import Lease
+from ....message import Delivery, matches
+from ..link import wire
+from ..link.connection import Connection
 from .deliveries import NatsDelivery
 
 _new = NatsDelivery.__new__

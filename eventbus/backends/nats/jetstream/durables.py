@@ -10,13 +10,13 @@ from typing import Any
 
 from attrs import frozen
 
-from ... import log
-from ...config import NatsConfig
-from ...consuming.attachment import Attachment
-from ...threads import Deadline
-from .connection import Forbidden
+from .... import log
+from ....config import NatsConfig
+from ....consuming.attachment import Attachment
+from ....threads import Deadline
+from ..link.connection import Forbidden
+from .api import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, SECOND, ApiError, JetStreamApi
 from .in_hand import in_hand_of
-from .jetstream import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, SECOND, ApiError, JetStreamApi
 from .streams import Stream, StreamRefused
 
 logger = log.get(__name__)

@@ -10,15 +10,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice, repeat, takewhile
 
-from ... import log
-from ...errors import EventBusError, NotConnectedError, PublishRejectedError
-from ...publishing.port import Answers, Confirmation
-from ...publishing.records import Batch, Record, number_of, topic_of
-from . import wire
-from .connection import Connection
+from .... import log
+from ....errors import EventBusError, NotConnectedError, PublishRejectedError
+from ....publishing.port import Answers, Confirmation
+from ....publishing.records import Batch, Record, number_of, topic_of
+from ..core.publishing import NatsPublisher
+from ..link import wire
+from ..link.connection import Connection
 from .encoding import JetStreamEncoder
 from .pubacks import Acks, Answer, PubAck, Verdict, parse_ack
-from .publisher import Publisher
 from .routes import Routes
 from .sendings import Sendings
 from .stream_queue import State, StreamQueue
@@ -42,7 +42,7 @@ Ensure = Callable[[str], Place | None]
 and none can be made; NotConnectedError: nobody knows. May block."""
 
 
-class JetStreamPublisher(Publisher):
+class JetStreamPublisher(NatsPublisher):
     """A record is queued, in the ledger (on the wire) or held by the queue of its stream; never in two.
 
     submit(call, *args): runs blocking work elsewhere, side by side with other such work. places: see `Routes`.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...consuming.attachment import Attachment
-from ...consuming.in_hand import InHandByIdentity
+from ....consuming.attachment import Attachment
+from ....consuming.in_hand import InHandByIdentity
 
 
 class NatsInHand(InHandByIdentity):

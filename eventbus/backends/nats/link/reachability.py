@@ -7,8 +7,8 @@ import socket
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
-from ...config import NatsConfig
-from ...threads import Deadline, Stopped, StopToken
+from ....config import NatsConfig
+from ....threads import Deadline, Stopped, StopToken
 from .addresses import Server
 from .dialing import Attempt, Dialer, open_socket, resolve
 

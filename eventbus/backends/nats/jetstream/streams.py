@@ -8,12 +8,12 @@ from typing import Any
 
 from attrs import frozen
 
-from ... import log
-from ...config import NatsConfig
-from ...errors import EventBusError
-from ...threads import Deadline
-from .connection import Forbidden
-from .jetstream import NO_PEERS, SECOND, STREAM_EXISTS, SUBJECTS_OVERLAP, ApiError, JetStreamApi
+from .... import log
+from ....config import NatsConfig
+from ....errors import EventBusError
+from ....threads import Deadline
+from ..link.connection import Forbidden
+from .api import NO_PEERS, SECOND, STREAM_EXISTS, SUBJECTS_OVERLAP, ApiError, JetStreamApi
 
 logger = log.get(__name__)
 

@@ -1,0 +1,1 @@
+"""Core NATS, and what JetStream has in common with it."""

@@ -1,0 +1,1 @@
+"""JetStream: streams, durables, pulls, publishes that are answered."""

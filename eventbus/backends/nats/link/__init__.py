@@ -1,0 +1,1 @@
+"""One live link to a NATS server: addresses, dialing, frames, threads."""
