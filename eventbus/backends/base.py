@@ -48,7 +48,10 @@ class SessionContext:
 
     bus: name for thread names. timeout: seconds for the whole connect. stop: ends a connect at once
     (`Stopped` is raised). on_lost: `on_lost(session, cause)`, called once, from a session thread, when the
-    link is known to be gone; it never blocks. on_error: something the user should hear of.
+    link is known to be gone; it never blocks. on_error: something the user should hear of. on_served: the broker
+    has taken these subscriptions; said once for each that was attached. on_refused: it will not, or not any more,
+    serve this one, and why: the session has let go of it, and it will be prepared and attached again. Both on any
+    thread, within `attach` too; they never block.
     """
 
     bus: str
@@ -57,6 +60,8 @@ class SessionContext:
     answers: Answers
     on_lost: Callable[[Session, BaseException], None]
     on_error: Callable[[Exception], None]
+    on_served: Callable[[Sequence[Attachment]], None]
+    on_refused: Callable[[Attachment, Exception], None]
 
 
 @frozen(kw_only=True)
@@ -94,7 +99,8 @@ class Session(Protocol):
     def attach(self, attachments: Sequence[Attachment]) -> None:
         """Start delivering prepared subscriptions, all at once. Local and bounded; SessionRetired if it is too late.
 
-        Each is noted as its subscription's before: from here on deliveries may come, and be acknowledged.
+        What the broker says to each is told by `SessionContext.on_served` or `on_refused`, now or later. Each
+        is noted as its subscription's before: from here on deliveries may come, and be acknowledged.
         """
 
     def detach(self, attachment: Attachment, timeout: float) -> None:

@@ -81,7 +81,8 @@ class SubscriptionMap:
         """Let a session deliver these, all at once and each exactly once; what was removed meanwhile is left out.
 
         Each is noted before the session knows of it, so that nothing it delivers is acknowledged to nobody. A
-        session that has ended raises `SessionRetired`; what was noted waits for the next one.
+        session that has ended raises `SessionRetired`; what was noted waits for the next one. Each is ACTIVE once
+        the session says that it is `served`.
         """
         with self.lock:
             consumptions = {
@@ -95,11 +96,33 @@ class SubscriptionMap:
             for one, consumption in consumptions.items():
                 consumption.flush()  # through the session before: it may be gone after this
                 consumption.attachment = one
-            session.attach(list(consumptions))
-            for one in consumptions:
                 one.attached = True
-                one.sub.state = SubscriptionState.ACTIVE
-                one.sub.error = None
+            try:
+                session.attach(list(consumptions))
+            except BaseException:
+                for one in consumptions:
+                    one.attached = False
+                raise
+
+    def served(self, attachments: Iterable[Attachment]) -> None:
+        """The broker has taken these: what is still wanted through them is ACTIVE."""
+        with self.lock:
+            for one in attachments:
+                if self._is_current(one):
+                    one.sub.state = SubscriptionState.ACTIVE
+                    one.sub.error = None
+
+    def refused(self, attachment: Attachment, error: Exception) -> bool:
+        """The broker does not serve this any more; True when this is news. What is finished is still acknowledged."""
+        with self.lock:
+            if not self._is_current(attachment):
+                return False
+            attachment.attached = False
+            return self._fail(attachment.sub, error)
+
+    def _is_current(self, attachment: Attachment) -> bool:
+        consumption = self._consumptions.get(attachment.sub)
+        return consumption is not None and consumption.attachment is attachment and attachment.attached
 
     def fail(self, sub: Subscription, error: Exception) -> bool:
         """Mark one that cannot be prepared; True when this is news."""
@@ -107,11 +130,15 @@ class SubscriptionMap:
             consumption = self._consumptions.get(sub)
             if consumption is None or sub.state is SubscriptionState.CLOSED:
                 return False
-            news = sub.state is not SubscriptionState.FAILED or str(sub.error) != str(error)
             consumption.attachment = None
-            sub.state = SubscriptionState.FAILED
-            sub.error = error
-            return news
+            return self._fail(sub, error)
+
+    @staticmethod
+    def _fail(sub: Subscription, error: Exception) -> bool:
+        news = sub.state is not SubscriptionState.FAILED or str(sub.error) != str(error)
+        sub.state = SubscriptionState.FAILED
+        sub.error = error
+        return news
 
     def lose(self, session: object, only: Collection[Attachment] | None = None) -> None:
         """The session is gone: what it delivered, all or these, waits for the next one."""

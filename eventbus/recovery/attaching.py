@@ -72,8 +72,9 @@ class Attaching:
                 subscriptions.lose(session, ready)
                 raise
         for attachment, error in news:
-            self._tell(attachment, error)
+            self.tell(attachment, error)
 
-    def _tell(self, attachment: Attachment, error: Exception) -> None:
+    def tell(self, attachment: Attachment, error: Exception) -> None:
+        """The broker does not serve this one: to the log and the error callbacks. Any thread."""
         logger.error("%s: %r failed: %s", self._bus, attachment.sub, error)
         self._report(ErrorEvent(source="subscription", error=error, topic=attachment.topic))

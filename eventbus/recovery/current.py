@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
 from .. import log
 from ..backends.base import Backend, Session, SessionContext
 from ..config import EventBusConfig
+from ..consuming.attachment import Attachment
 from ..consuming.subscription_map import SubscriptionMap
 from ..consuming.subscriptions import Subscription, SubscriptionState
 from ..errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
@@ -41,6 +42,7 @@ class CurrentSession:
         pending: Pending,
         report: Callable[[ErrorEvent], object],
         on_lost: Callable[[BaseException], object],
+        on_refused: Callable[[], object],
     ) -> None:
         self._config = config
         self._backend = backend
@@ -48,10 +50,13 @@ class CurrentSession:
         self._pending = pending
         self._report = report
         self._on_lost = on_lost
+        self._on_refused = on_refused
         self._attaching = Attaching(config.name, subscriptions, report)
         self.session: Session | None = None
         """It may be lost already; None before the first one, and when one was given up without a successor."""
         self._closers: list[threading.Thread] = []
+        self._subscribing: dict[Subscription, threading.Event] = {}
+        """Those whose `subscribe()` waits for what the broker says to them, and what ends the wait."""
 
     @property
     def lost(self) -> BaseException | None:
@@ -82,6 +87,8 @@ class CurrentSession:
             answers=self._pending,
             on_lost=self.note_lost,
             on_error=self._note_error,
+            on_served=self._note_served,
+            on_refused=self._note_refused,
         )
         candidate = self._backend.connect(context)
         try:
@@ -139,6 +146,18 @@ class CurrentSession:
 
         Without a connection it waits for the next session. Stopped: nobody wants it any more.
         """
+        self._subscribing[sub] = told = threading.Event()
+        try:
+            with stop.interrupts(told.set):
+                self._activate(sub, stop, is_connected, told)
+            if sub.state is SubscriptionState.FAILED:
+                raise SubscribeError(_naming(sub.topic, sub.error)) from sub.error
+        finally:
+            del self._subscribing[sub]
+
+    def _activate(
+        self, sub: Subscription, stop: StopToken, is_connected: Callable[[], bool], told: threading.Event
+    ) -> None:
         timeout = self._config.connect_timeout
         while is_connected() and sub.state is SubscriptionState.PENDING:
             stop.check()
@@ -154,9 +173,10 @@ class CurrentSession:
                 self._attaching.complete(arrival, lambda session=session: session is self.session)  # type: ignore[misc]
                 if not arrival.is_whole:
                     return
-                if not self._backend.features.replays:
-                    # Nothing is kept for it: what others publish after this call must find it on the server.
-                    session.probe(timeout, stop)
+                # Where nothing is kept for it, what others publish after this call must find it on the server.
+                if not told.wait(timeout):
+                    return
+                told.clear()
             except (SessionRetired, NotConnectedError, OSError) as cause:
                 logger.info("%s: %r waits for the next session: %s", self._config.name, sub, cause)
                 if session is self.session:
@@ -195,13 +215,33 @@ class CurrentSession:
         if session is not self.session:
             return
         self._subscriptions.lose(session)
+        for told in list(self._subscribing.values()):
+            told.set()
         self._on_lost(cause)
+
+    def _note_served(self, attachments: Sequence[Attachment]) -> None:
+        self._subscriptions.served(attachments)
+        for one in attachments:
+            self._wake(one.sub)
+
+    def _note_refused(self, attachment: Attachment, error: Exception) -> None:
+        news = self._subscriptions.refused(attachment, error)
+        if not self._wake(attachment.sub) and news:
+            self._attaching.tell(attachment, error)
+            self._on_refused()
+
+    def _wake(self, sub: Subscription) -> bool:
+        """End the wait of its `subscribe()`; whether there was one."""
+        told = self._subscribing.get(sub)
+        if told is not None:
+            told.set()
+        return told is not None
 
     def _note_error(self, error: Exception) -> None:
         self._report(ErrorEvent(source="connection", error=error))
 
 
-def _naming(topic: str, error: Exception) -> str:
+def _naming(topic: str, error: object) -> str:
     """An error's text with the topic in it once: some backends name it, others do not."""
     text = str(error)
     return text if topic in re.split(r"[\s'\":,;()]+", text) else f"{topic}: {text}"

@@ -63,6 +63,7 @@ class Lifecycle:
             callbacks,
             on_lost=self._lost,
             on_connected=self._connected,
+            on_refused=self._bring_late,
         )
         self.phases = self.supervisor.phases
         self.monitor = HealthMonitor(config, backend.retry_interval, self.supervisor, callbacks.report, self._stop)

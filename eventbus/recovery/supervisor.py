@@ -58,6 +58,7 @@ class Supervisor:
         callbacks: Callbacks,
         on_lost: Callable[[BaseException], object],
         on_connected: Callable[[str], object],
+        on_refused: Callable[[], object],
     ) -> None:
         self._config = config
         self._backend = backend
@@ -68,7 +69,9 @@ class Supervisor:
         self._on_connected = on_connected
         self._healing = Healing(backend.features.heals_itself)
         self.phases = Phases(config.name, callbacks.moved)
-        self.current = CurrentSession(config, backend, subscriptions, pending, callbacks.report, self._session_lost)
+        self.current = CurrentSession(
+            config, backend, subscriptions, pending, callbacks.report, self._session_lost, on_refused
+        )
         self._turn = threading.Lock()
         self._in_episode = False
         self._was_connected = False

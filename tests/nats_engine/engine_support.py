@@ -37,6 +37,8 @@ class FakeBus:
         self.was_failed: list[tuple[Record, Exception]] = []
         self.losses: list[tuple[Any, BaseException]] = []
         self.errors: list[Exception] = []
+        self.served: list[Attachment] = []
+        self.refusals: list[tuple[Attachment, Exception]] = []
 
     # -- Answers ---------------------------------------------------------------------------------
 
@@ -71,6 +73,8 @@ class FakeBus:
             answers=self,
             on_lost=lambda session, cause: self.losses.append((session, cause)),
             on_error=self.errors.append,
+            on_served=self.served.extend,
+            on_refused=lambda attachment, error: self.refusals.append((attachment, error)),
         )
 
     # -- publishing ------------------------------------------------------------------------------

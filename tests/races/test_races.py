@@ -75,6 +75,10 @@ class Subscribed:
     def restore(self) -> None:
         self.map.attach(self.session, self.waiting)
 
+    def restore_and_serve(self) -> None:
+        self.restore()
+        self.map.served(self.waiting)
+
     def remove(self) -> None:
         attachment = self.map.remove(self.sub)
         if attachment is not None:
@@ -121,7 +125,7 @@ def test_restored_by_two_at_once_it_is_delivered_once() -> None:
 def test_the_loss_of_the_old_session_does_not_undo_the_new_one() -> None:
     explore(
         Subscribed,
-        Subscribed.restore,
+        Subscribed.restore_and_serve,
         Subscribed.lose_old,
         invariant=lambda made: made.session_of_now is made.session and made.sub.state is SubscriptionState.ACTIVE,
     )
@@ -336,7 +340,7 @@ class Episode:
         quiet = dict.fromkeys(("moved", "reconnected", "report"), lambda self, event: None)
         callbacks = type("Quiet", (), quiet)()
         pending = Pending(10, 1000, lambda record, error: None)
-        self.supervisor = kind(EventBusConfig(), self, SubscriptionMap(), pending, callbacks, print, print)  # type: ignore[arg-type]
+        self.supervisor = kind(EventBusConfig(), self, SubscriptionMap(), pending, callbacks, print, print, print)  # type: ignore[arg-type]
         self.supervisor._run_episode = self._run_episode  # type: ignore[method-assign]
         for phase in (Phase.CONNECTING, Phase.CONNECTED, Phase.RECONNECTING):
             self.supervisor.phases.move(phase)

@@ -136,6 +136,8 @@ class FakeSession(FakeSink):
         if self.retired:
             raise SessionRetired
         self.attached.extend(one.sub for one in attachments)
+        if self.context is not None:
+            self.context.on_served(attachments)
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
         self.attached.remove(attachment.sub)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -146,7 +147,8 @@ def release() -> Iterator[threading.Event]:
 
 
 def context(timeout: float, stop: StopToken) -> SessionContext:
-    return SessionContext(bus="x", timeout=timeout, stop=stop, answers=None, on_lost=print, on_error=print)  # type: ignore[arg-type]
+    told: Any = {"answers": None, **dict.fromkeys(("on_lost", "on_error", "on_served", "on_refused"), print)}
+    return SessionContext(bus="x", timeout=timeout, stop=stop, **told)
 
 
 def test_connect_and_reachable_keep_to_the_contract(broker: MemoryOutages) -> None:

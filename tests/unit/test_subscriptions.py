@@ -49,6 +49,8 @@ def test_attached_once_however_often_it_is_asked_for() -> None:
     assert subs_of(waiting) == subs
     for _ in range(3):
         made.attach(session, waiting)
+    assert all(sub.state is SubscriptionState.PENDING for sub in subs)
+    made.served(waiting)
     assert session.attached == subs
     assert made.unattached(session) == []
     assert all(sub.state is SubscriptionState.ACTIVE and session_of(made, sub) is session for sub in subs)
@@ -99,6 +101,7 @@ def test_one_that_was_removed_meanwhile_is_left_out() -> None:
     waiting = made.unattached(session)
     assert made.remove(subs[0]) is None
     made.attach(session, waiting)
+    made.served(waiting)
     assert session.attached == [subs[1]]
     assert subs[0].state is SubscriptionState.CLOSED
     assert made.remove(subs[1]) is waiting[1]
@@ -130,17 +133,56 @@ def test_a_failure_is_news_once_and_undone_by_attaching() -> None:
     )
     made.lose(session)
     assert sub.state is SubscriptionState.FAILED
-    made.attach(session, made.unattached(session)[:1])
+    waiting = made.unattached(session)[:1]
+    made.attach(session, waiting)
+    assert sub.state is SubscriptionState.FAILED, "until the broker has said something else"
+    made.served(waiting)
     assert (sub.state, sub.error) == (SubscriptionState.ACTIVE, None)
     made.remove(sub)
     assert not made.fail(sub, ValueError("late"))
     assert sub.state is SubscriptionState.CLOSED
 
 
+def test_what_is_refused_after_it_was_attached_is_failed_and_waits_for_another_try() -> None:
+    made, (sub, other) = filled()
+    session = Session()
+    waiting = made.unattached(session)
+    made.attach(session, waiting)
+    made.served(waiting)
+    assert made.refused(waiting[0], ValueError("taken away"))
+    assert not made.refused(waiting[0], ValueError("taken away")), "told once"
+    assert (sub.state, str(sub.error), other.state) == (
+        SubscriptionState.FAILED,
+        "taken away",
+        SubscriptionState.ACTIVE,
+    )
+    assert session_of(made, sub) is session, "what its handler finishes is still acknowledged"
+    assert subs_of(made.unattached(session)) == [sub]
+    made.served(waiting)  # said before, heard after
+    assert sub.state is SubscriptionState.FAILED
+    made.attach(session, made.unattached(session))
+    assert not made.refused(waiting[0], ValueError("taken away")), "still no news"
+
+
+def test_what_a_session_of_before_says_is_not_heard() -> None:
+    made, (sub, _) = filled()
+    before, now = Session(), Session()
+    old, new = made.unattached(before), made.unattached(now)
+    made.attach(before, old)
+    made.attach(now, new)
+    made.served(old)
+    assert sub.state is SubscriptionState.PENDING
+    made.served(new)
+    assert not made.refused(old[0], ValueError("late"))
+    assert sub.state is SubscriptionState.ACTIVE
+
+
 def test_losing_another_session_changes_nothing() -> None:
     made, subs = filled()
     session = Session()
-    made.attach(session, made.unattached(session))
+    waiting = made.unattached(session)
+    made.attach(session, waiting)
+    made.served(waiting)
     made.lose(Session())
     assert all(sub.state is SubscriptionState.ACTIVE for sub in subs)
 

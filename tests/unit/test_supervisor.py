@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from unittest import mock
 
+import attrs
 import pytest
 from fakes import FakeBackend
 
@@ -248,7 +249,7 @@ def test_subscriptions_deliver_before_pending_publishes_go_out(make: Make, backe
 
     def connect(context):
         session = original(context)
-        session.attach = lambda attachments: order.append("attach")
+        session.attach = lambda attachments: (order.append("attach"), context.on_served(attachments))
         session.publish = lambda records: order.append("publish") or len(records)
         return session
 
@@ -396,7 +397,7 @@ def test_a_refused_subscribe_names_its_topic_once(make: Make, backend: FakeBacke
 
 
 def _fields(value) -> dict:
-    return {name: getattr(value, name) for name in ("bus", "timeout", "stop", "answers", "on_lost", "on_error")}
+    return {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
 
 
 def test_what_was_not_ready_in_time_is_brought_without_a_health_check(make: Make, backend: FakeBackend) -> None:

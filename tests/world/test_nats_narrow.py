@@ -85,6 +85,44 @@ def test_who_may_not_acknowledge_is_told_so(server: NatsServer) -> None:
         wait_until(lambda: "subscription" in told)
 
 
+@pytest.mark.parametrize(
+    ("jetstream", "taken"),
+    [
+        (False, {"subscribe": {"deny": ["orders.>"]}}),
+        (True, {"publish": {"deny": ["$JS.API.CONSUMER.MSG.NEXT.>"]}}),
+        (True, {"publish": {"deny": ["$JS.API.CONSUMER.>", "$JS.API.STREAM.>"]}}),
+    ],
+)
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_permission_that_is_taken_away_fails_the_subscription_until_it_is_back(
+    jetstream: bool, taken: dict[str, Any], watched: bool
+) -> None:
+    check = {"interval": 0.2, "retry_interval": 0.2}
+    with (
+        NatsServer(config=users(app={})) as server,
+        bus_of(server, "admin", jetstream=jetstream) as admin,
+        bus_of(server, "app", jetstream=jetstream, health_check=check) as bus,
+    ):
+        seen, told = Seen(), list[str]()
+        bus.register_error_callback(lambda event: told.append(str(event.error)))
+        sub = bus.subscribe("orders.x", seen, group="g")
+        other = bus.subscribe("bills.x", seen, group="g") if not jetstream else sub
+        if not watched:
+            assert bus.stop_health_check()
+        server.reload(config=users(app=taken))
+        wait_until(lambda: sub.state is SubscriptionState.FAILED, 15.0)
+        assert "Permissions Violation" in str(sub.error)
+        assert bus.get_connection_state().is_connected
+        assert len(bus.get_health_status().not_served) == 1
+        assert other is sub or other.state is SubscriptionState.ACTIVE
+        server.reload(config=users(app={}))
+        wait_until(lambda: sub.state is SubscriptionState.ACTIVE, 15.0)
+        assert sub.error is None
+        admin.publish("orders.x", b"again")
+        wait_until(lambda: b"again" in seen.payloads)
+        assert sum("Permissions Violation" in text for text in told) == 1, told
+
+
 def test_denied_topics_raise_however_many_ask_at_a_time(server: NatsServer) -> None:
     bus = bus_of(server, "denied", jetstream=False)
     bus.open()
@@ -106,3 +144,37 @@ def test_denied_topics_raise_however_many_ask_at_a_time(server: NatsServer) -> N
         assert all(sub.state is SubscriptionState.ACTIVE for sub in made)
     finally:
         end(bus)
+
+
+def test_a_subscription_too_many_is_refused_alone() -> None:
+    with NatsServer(jetstream=False, config="max_subscriptions: 4") as server:
+        bus = EventBus({"url": f"{server.url}?jetstream=false"})
+        bus.open()
+        try:
+            seen, made = Seen(), list[Subscription]()
+            for number in range(6):
+                with suppress(SubscribeError):
+                    made.append(bus.subscribe(f"orders.x{number}", seen))
+            assert 0 < len(made) < 6
+            bus.reconnect(5.0)
+            assert [sub.state for sub in made] == [SubscriptionState.ACTIVE] * len(made)
+            for sub in made:
+                bus.publish(sub.topic, sub.topic)
+            assert sorted(seen.wait(len(made))) == [sub.topic.encode() for sub in made]
+        finally:
+            end(bus)
+
+
+def test_who_may_read_in_one_queue_group_only_reads_in_it() -> None:
+    allowed = {"publish": {"allow": [">"]}, "subscribe": {"allow": ["_INBOX.>", "orders.> workers"]}}
+    with (
+        NatsServer(jetstream=False, config=users(app=allowed)) as server,
+        bus_of(server, "app", jetstream=False) as bus,
+    ):
+        seen = Seen()
+        bus.subscribe("orders.x", seen, group="workers")
+        for group in ("others", None):
+            with pytest.raises(SubscribeError, match="Permissions Violation"):
+                bus.subscribe("orders.x", seen, group=group)
+        bus.publish("orders.x", b"x")
+        assert seen.wait(1) == [b"x"]

@@ -122,6 +122,7 @@ class KafkaSession:
                     raise SubscribeError(f"{one!r} was not prepared")
             for one in attachments:
                 self._feeds[one] = Feed(one, self._shared, self._prepared[one])
+        self._context.on_served(attachments)
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
         """Ask its consumer to leave, which it does once what is in hand is done; returns at once."""

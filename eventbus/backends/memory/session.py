@@ -89,6 +89,7 @@ class MemorySession:
         self._broker = broker
         self._answers = context.answers
         self._on_lost = context.on_lost
+        self._on_served = context.on_served
         self._attached: dict[Attachment, Member] = {}
         self._unanswered: dict[int, Record] = {}
         self._retired = False
@@ -164,6 +165,7 @@ class MemorySession:
                 self._attached[one] = member = Member(one)
                 self._broker.group_of(one.sub).join(member)
             self._broker.wake()
+        self._on_served(attachments)
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
         """Fetch no more; the group is left once what is in hand is acknowledged or released."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ....consuming.attachment import Attachment
@@ -18,6 +19,10 @@ from .deliveries import NatsDelivery
 _new = NatsDelivery.__new__
 _FOR_EVER = Lease()
 """What core NATS delivers, nobody else has."""
+
+
+AnsweredFeed = Callable[["Feed", str], object]
+"""`answered(feed, text)`: what the server says to its SUB, as `Answered`."""
 
 
 class Feed(ABC):
@@ -104,11 +109,11 @@ class CoreFeed(Feed):
 
     cacheable = True
 
-    def __init__(self, connection: Connection, attachment: Attachment) -> None:
+    def __init__(self, connection: Connection, attachment: Attachment, answered: AnsweredFeed) -> None:
         super().__init__(connection, attachment)
         self._arrived = 0.0
         self._fields: list[Any] = []
-        self._sid = connection.subscribe(attachment.topic, self, attachment.group or "")
+        self._sid = connection.subscribe(attachment.topic, self, attachment.group or "", partial(answered, self))
 
     @property
     def shares(self) -> bool:

@@ -14,10 +14,10 @@ from ....message import Delivery
 from ....threads import Deadline, StopToken
 from ....workers import OrderedWorker
 from ...base import Prepared, SessionContext
-from ..link import wire
 from ..link.addresses import ServerPool
-from ..link.connection import Connection, Hooks, refused_subject
+from ..link.connection import Connection, Hooks
 from ..link.dialing import Link
+from ..link.interests import refused_subject
 from .feeds import CoreFeed, Feed
 from .publisher import CorePublisher
 from .publishing import NatsPublisher
@@ -48,8 +48,6 @@ class NatsSession:
         """Detached or drained, with messages in hand."""
         self._abandoned_feeds: list[Feed] = []
         """The server sends to them until the link is closed."""
-        self._refused: dict[int, set[str]] = {}
-        """Topics that calls of `prepare` learn they may not read: a set for each that is under way, by its identity."""
         self._told: set[str] = set()
         hooks = Hooks(said=self._said, info=self._take_info, ended=self._ended)
         self._connection = Connection(link, context.bus, hooks)
@@ -82,31 +80,16 @@ class NatsSession:
         return self._publisher
 
     def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
-        """Ask the server, within `timeout` seconds, whether we may read these topics."""
+        """Nothing needs to be made; the server says what it refuses once it is asked for it, by `attach`."""
         self._check_lost()
-        refused: set[str] = set()
-        self._refused[id(refused)] = refused
-        sids = [self._connection.subscribe(one.topic, _Nowhere()) for one in attachments]
-        self._connection.unsubscribe(*sids)
-        try:
-            self._connection.barrier(timeout)
-        finally:
-            del self._refused[id(refused)]
-            self._connection.forget(*sids)
-        return Prepared(
-            refused={
-                one: SubscribeError(f"the server does not let us read {one.topic!r}")
-                for one in attachments
-                if one.topic in refused
-            }
-        )
+        return Prepared()
 
     def attach(self, attachments: Sequence[Attachment]) -> None:
         """Subscribe to the topics on this link and deliver what comes from now on. SessionRetired: too late."""
         self._check_alive()
         with self._lock:
             for one in attachments:
-                self._feeds[one] = CoreFeed(self._connection, one)
+                self._feeds[one] = CoreFeed(self._connection, one, self._answered)
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
         """Unsubscribe, and wait up to `timeout` seconds for what was on its way."""
@@ -224,14 +207,31 @@ class NatsSession:
         topic = refused_subject(text, "publish")
         if topic is not None:
             self._publisher.refused(topic, text)
-        topic = refused_subject(text, "subscription")
-        asking = self._refused.copy()
-        if topic is not None and asking:
-            for refused in asking.values():
-                refused.add(topic)
-        elif text not in self._told and len(self._told) < _MOST_TOLD:
+        if text not in self._told and len(self._told) < _MOST_TOLD:
             self._told.add(text)
             self._context.on_error(EventBusError(f"the server said: {text}"))
+
+    def _answered(self, feed: Feed, text: str) -> None:
+        """What the server says to a subscription, now ("": it has taken it) or later."""
+        if text:
+            self._refuse(feed, text)
+        elif self._feeds.get(feed.attachment) is feed:
+            self._context.on_served([feed.attachment])
+
+    def _refuse(self, feed: Feed, text: str) -> bool:
+        """The server does not let it read: let go of it, and say so. False: that is done."""
+        with self._lock:
+            if self._feeds.get(feed.attachment) is not feed:
+                return False
+            del self._feeds[feed.attachment]
+            if len(feed.attachment.in_hand):
+                self._leaving_feeds.append(feed)
+        feed.closed = feed.gives_back
+        sids = feed.sids()
+        self._connection.unsubscribe(*sids)
+        self._connection.forget(*sids)
+        self._context.on_refused(feed.attachment, SubscribeError(f"the server does not let us read: {text}"))
+        return True
 
     def _take_info(self, info: Mapping[str, object]) -> None:
         self._publisher.limit_payload(self._connection.max_payload)
@@ -246,17 +246,3 @@ class NatsSession:
     def _report_failure(self, error: BaseException) -> None:
         """Something failed on the helper thread."""
         self._context.on_error(error if isinstance(error, Exception) else EventBusError(str(error)))
-
-
-class _Nowhere:
-    """A route that is only there to see whether the server allows it."""
-
-    cacheable = False
-
-    def adder(self, topic: str) -> wire.Add:
-        """Everything is thrown away, whatever its topic."""
-        return _drop
-
-
-def _drop(topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:
-    """A copy of a message that nobody asked for."""

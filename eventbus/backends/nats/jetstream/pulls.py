@@ -42,6 +42,8 @@ _numbers = count(1)
 
 Repair = Callable[["PullFeed", str], None]
 """`repair(feed, reason)`: a consumer seems to be gone. Must not block."""
+Refuse = Callable[["PullFeed", str], object]
+"""`refuse(feed, text)`: the server does not let us read. Must not block."""
 
 
 def answers(deliveries: Iterable[Delivery], what: bytes) -> bytes:
@@ -61,7 +63,7 @@ class PullFeed(Feed):
 
     gives_back = True
 
-    def __init__(self, connection: Connection, attachment: Attachment, repair: Repair) -> None:
+    def __init__(self, connection: Connection, attachment: Attachment, repair: Repair, refuse: Refuse) -> None:
         super().__init__(connection, attachment)
         self.in_hand = in_hand_of(attachment)
         self._batch: list[Delivery] = []
@@ -71,6 +73,7 @@ class PullFeed(Feed):
         self.seen: set[str] = set()
         """Streams that matched when they were last looked for."""
         self._repair = repair
+        self._refuse = refuse
         self._renew_at = 0.0
         self._lock = threading.Lock()
 
@@ -126,7 +129,16 @@ class PullFeed(Feed):
     def acknowledges_on(self, subject: str) -> str:
         """The stream and consumer that an acknowledgement with this subject is about; "" if they are not its own."""
         names = [f"{pull.target.stream}.{pull.target.consumer}" for pull in list(self.pulls.values())]
-        return next((name for name in names if f".{name}." in subject), "")
+        return next((name for name in names if subject.startswith("$JS.ACK.") and f".{name}." in subject), "")
+
+    def pulls_on(self, subject: str) -> bool:
+        """Whether it asks for messages on this subject."""
+        return any(pull.subject == subject for pull in list(self.pulls.values()))
+
+    def answered(self, text: str) -> None:
+        """What the server says to the inbox of one of its pulls. Reader thread."""
+        if text:
+            self._refuse(self, text)
 
     def collect(self, delivery: Delivery) -> None:
         """One message has arrived. Reader thread."""
@@ -193,7 +205,7 @@ class Pull:
         self._expires = min(EXPIRES, target.max_expires or EXPIRES)
         self._heartbeat = min(HEARTBEAT, 0.4 * self._expires)
         self._inbox = f"{connection.inbox}.m{next(_numbers)}"
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{target.stream}.{target.consumer}"
+        self.subject = f"$JS.API.CONSUMER.MSG.NEXT.{target.stream}.{target.consumer}"
         self._lock = threading.Lock()
         self._closed = False
         self._wild = feed.attachment.topic.startswith(("*", ">"))
@@ -205,7 +217,7 @@ class Pull:
         self._is_too_large = False
         """Whether the next message is larger than what was asked for: it comes when nothing else is in hand."""
         self._incarnation = target.incarnation
-        self.sid = connection.subscribe(f"{self._inbox}.*", self)
+        self.sid = connection.subscribe(f"{self._inbox}.*", self, answered=feed.answered)
 
     def adder(self, topic: str) -> wire.Add:
         """What takes a message or a status of this pull; reader thread only."""
@@ -257,7 +269,7 @@ class Pull:
         }
         if most:  # else nothing is in hand: one message may come, however large it is
             request["max_bytes"] = most
-        self._connection.writer.write(wire.pub(self._subject, json.dumps(request).encode(), reply))
+        self._connection.writer.write(wire.pub(self.subject, json.dumps(request).encode(), reply))
 
     def restart(self) -> None:
         """Forget the requests on their way and ask anew. Any thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from .... import log
 from ....config import NatsConfig
@@ -18,8 +19,9 @@ from ..core.publishing import NatsPublisher
 from ..core.session import NatsSession
 from ..link import wire
 from ..link.addresses import ServerPool
-from ..link.connection import Forbidden, refused_subject
+from ..link.connection import Forbidden
 from ..link.dialing import Link
+from ..link.interests import refused_subject
 from .api import STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .durables import Durables, Target
 from .in_hand import in_hand_of
@@ -108,11 +110,13 @@ class JetStreamSession(NatsSession):
             in_hand = in_hand_of(one)
             in_hand.ack_wait = min((target.ack_wait for target in targets), default=self._config.ack_wait)
             in_hand.look(time.monotonic())
-            feed = PullFeed(self._connection, one, self._broken)
+            feed = PullFeed(self._connection, one, self._broken, self._refuse)
             with self._lock:
                 self._feeds[one] = feed
             feed.renew()
             feed.read(targets)
+            # What the server refuses of this comes in front of the PONG.
+            self._connection.writer.ping(partial(self._answered, feed, ""))
 
     def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge to the server, on this link, also what came on an earlier one. Any thread; never blocks."""
@@ -141,22 +145,22 @@ class JetStreamSession(NatsSession):
 
     def _said(self, text: str) -> None:
         subject = refused_subject(text, "publish") or ""
-        if not subject.startswith("$JS.ACK."):
-            super()._said(text)
-            return
         for feed in self._pull_feeds():
-            name = feed.acknowledges_on(subject)
-            if name:
-                feed.attachment.hindered(
-                    SubscribeError(f"the server takes no acknowledgements for {name}: not permitted")
-                )
+            if name := feed.acknowledges_on(subject):
+                error = SubscribeError(f"the server takes no acknowledgements for {name}: not permitted")
+                feed.attachment.hindered(error)
+                return
+            if feed.pulls_on(subject):
+                self._refuse(feed, text)
+                return
+        super()._said(text)
 
     def _feed_of(self, attachment: Attachment) -> PullFeed:
         """Its feed; one that is detached may still acknowledge."""
         feed = self._feeds.get(attachment)
         if isinstance(feed, PullFeed):
             return feed
-        return PullFeed(self._connection, attachment, self._broken)
+        return PullFeed(self._connection, attachment, self._broken, self._refuse)
 
     def _resolve(self, attachment: Attachment, deadline: Deadline) -> list[Target]:
         """What a subscription reads from; SubscribeError, NotConnectedError."""

@@ -16,6 +16,7 @@ from ....errors import NotConnectedError
 from ....threads import Deadline, StopToken, join_all, spawn
 from . import wire
 from .dialing import Link
+from .interests import Answered, Interests, refused_subject
 from .timer import Timer
 from .transport import transport_of
 from .writer import Writer
@@ -24,7 +25,7 @@ logger = log.get(__name__)
 
 _LOOK_EVERY = 0.02
 """Seconds between looks at a stop token."""
-_NOT_FATAL = ("permissions violation", "invalid subject", "invalid publish subject")
+_NOT_FATAL = ("permissions violation", "invalid subject", "invalid publish subject", "maximum subscriptions exceeded")
 
 
 class NoAnswer(NotConnectedError):
@@ -107,7 +108,6 @@ class Connection:
         self.info: dict[str, Any] = dict(link.info)
         self.lost: BaseException | None = None
         self.ended = threading.Event()
-        self.routes: dict[int, wire.Route] = {}
         self.dirty: list[Batch] = []
         """Batches that the current read has filled. Reader thread only."""
         self.inbox = f"_INBOX.{secrets.token_hex(11)}"
@@ -117,8 +117,8 @@ class Connection:
         self._hooks = hooks
         self._transport = transport_of(link.sock)
         self.writer = Writer(self._transport, self.end)
-        self._parser = wire.Parser(self.routes, self._control)
-        self._next_sid = count(1).__next__
+        self._interests = Interests(self.writer)
+        self._parser = wire.Parser(self._interests.routes, self._control)
         self._next_request = count(1).__next__
         self._requests: dict[str, Waiting] = {}
         self._pings: set[Waiting] = set()
@@ -150,13 +150,9 @@ class Connection:
         self.end(NotConnectedError("the connection was closed"))
         return join_all(self._threads, timeout)
 
-    def subscribe(self, subject: str, route: wire.Route, queue: str = "") -> int:
-        """Send SUB; the messages go to the route. Returns the sid."""
-        sid = self._next_sid()
-        frame = wire.sub(subject, sid, queue)
-        self.routes[sid] = route
-        self.writer.write(frame)
-        return sid
+    def subscribe(self, subject: str, route: wire.Route, queue: str = "", answered: Answered | None = None) -> int:
+        """Send SUB; the messages go to the route. Returns the sid. `answered(text)`: see `Answered`."""
+        return self._interests.add(subject, route, queue, answered)
 
     def unsubscribe(self, *sids: int) -> None:
         """Send UNSUB; what is on its way is dropped once `forget` was called."""
@@ -164,8 +160,7 @@ class Connection:
 
     def forget(self, *sids: int) -> None:
         """Take the routes away."""
-        for sid in sids:
-            self.routes.pop(sid, None)
+        self._interests.forget(sids)
         self._parser.forget()
 
     def request(self, subject: str, payload: bytes, timeout: float, stop: StopToken | None = None) -> Reply:
@@ -335,6 +330,8 @@ class Connection:
             if self._cause is None:
                 self._cause = NotConnectedError(f"the server ended the connection: {text}")
             return
+        if self._interests.refused(text):
+            return
         subject = refused_subject(text, "publish")
         for waiting in list(self._requests.values()):
             if subject is not None and waiting.subject == subject:
@@ -350,14 +347,6 @@ class Connection:
 
     def _seen(self) -> None:
         self._pings_out = 0
-
-
-def refused_subject(text: str, kind: str) -> str | None:
-    """The subject that a permissions violation is about; None if the text is about something else."""
-    words, quote, rest = text.partition('"')
-    if not quote or "permissions violation" not in words.lower() or kind not in words.lower():
-        return None
-    return rest.partition('"')[0]
 
 
 class _Replies:

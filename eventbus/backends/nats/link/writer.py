@@ -33,8 +33,7 @@ class Writer:
         self._source: Source | None = None
         self._transport = transport
         self._failed = failed
-        self._control: list[bytes] = []
-        self._asked: list[OnPong] = []
+        self._control: list[tuple[bytes, OnPong | None]] = []
         self._rest: memoryview | None = None
         self._wake = _taken_lock()
         self._kicked = False
@@ -48,18 +47,15 @@ class Writer:
         """Whether the peer takes nothing at the moment. Under the lock."""
         return self._rest is not None
 
-    def write(self, frames: bytes) -> None:
-        """Send frames; never waits. On a link that is gone nothing happens."""
+    def write(self, frames: bytes, on_pong: OnPong | None = None) -> None:
+        """Send frames; never waits. On a link that is gone nothing happens. on_pong: for frames that end in a PING."""
         with self.lock:
-            self._control.append(frames)
+            self._control.append((frames, on_pong))
             self.flush()
 
     def ping(self, on_pong: OnPong) -> None:
         """Send a PING; `on_pong()` runs on the reader thread. On a link that is gone nothing happens."""
-        with self.lock:
-            # Slots enter `pongs` as their PINGs enter the stream, be it later: behind what is on its way.
-            self._asked.append(on_pong)
-            self.flush()
+        self.write(PING, on_pong)
 
     def flush(self) -> None:
         """Send what fits; the thread does the rest. Under the lock."""
@@ -104,11 +100,11 @@ class Writer:
             return False
 
     def _next(self) -> bytes:
-        if self._control or self._asked:
-            frames = [*self._control, *(PING for _ in self._asked)]
-            self.pongs.extend(self._asked)
-            self._control, self._asked = [], []
-            return b"".join(frames)
+        if self._control:
+            control, self._control = self._control, []
+            # Slots enter `pongs` as their PINGs enter the stream, be it later: behind what is on its way.
+            self.pongs.extend(on_pong for _, on_pong in control if on_pong is not None)
+            return b"".join(frames for frames, _ in control)
         return self._source.take() if self._source is not None else b""
 
     def _send(self, data: bytes | memoryview) -> None:
