@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -127,6 +128,32 @@ _CONSUMER_REFUSED = {
 }
 
 
+_NATS_NAME = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]{1,255}")
+"""Of a stream, a durable or a domain."""
+_NATS_PREFIX = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
+
+
+def _check_nats_name(value: object) -> str:
+    if not isinstance(value, str) or not _NATS_NAME.fullmatch(value):
+        raise ValueError(f"{value!r} is no name on NATS: 1 to 255 characters, no blanks, dots, slashes or wildcards")
+    return value
+
+
+def _check_prefix(value: object) -> str:
+    if not isinstance(value, str) or not _NATS_PREFIX.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is no beginning of a subject: parts with dots between them, no blanks or wildcards"
+        )
+    return value
+
+
+def _check_durable(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    _check_nats_name(value.replace("{group}", "g").replace("{topic}", "t"))
+    return value
+
+
 @frozen(kw_only=True)
 class NatsConfig:
     """A NATS server or cluster.
@@ -137,6 +164,11 @@ class NatsConfig:
     jetstream: durable topics with confirmed publishes; False for core NATS, which stores nothing.
     ack_wait: seconds after which the server gives an unacknowledged message to another process; it is
     renewed for everything in hand. stream, consumer: raw settings for streams and durables that are created.
+    create_streams: whether a stream is made for a topic that has none. stream_name: the one stream that all topics of
+    this bus are in; it is not looked for. durable: the name of a group's durable in place of one that follows from
+    group and topic; `{group}` and `{topic}` in it stand for them.
+    domain: the JetStream domain, or api_prefix: what the subjects of its API begin with, where it is imported under
+    another name. inbox_prefix: what the subjects begin with on which answers come.
     ping_interval, max_pings_out: the link is dropped when so many PINGs are unanswered.
     """
 
@@ -152,8 +184,21 @@ class NatsConfig:
     max_pings_out: int = integer(2)
     stream: Mapping[str, Any] = options(_STREAM_REFUSED)
     consumer: Mapping[str, Any] = options(_CONSUMER_REFUSED)
+    create_streams: bool = flag(True)
+    stream_name: str | None = checked_text(None, _check_nats_name)
+    durable: str | None = checked_text(None, _check_durable)
+    domain: str | None = checked_text(None, _check_nats_name)
+    api_prefix: str | None = checked_text(None, _check_prefix)
+    inbox_prefix: str = checked_text("_INBOX", _check_prefix)
+
+    @property
+    def jetstream_api(self) -> str:
+        """What the subjects of JetStream's API begin with."""
+        return self.api_prefix or (f"$JS.{self.domain}.API" if self.domain else "$JS.API")
 
     def __attrs_post_init__(self) -> None:
+        if self.domain and self.api_prefix:
+            raise ConfigError("set either domain or api_prefix, not both: a domain is the prefix $JS.<domain>.API")
         if self.token is not None and self.user is not None:
             raise ConfigError("set either token or user and password, not both")
         if (self.user is None) != (self.password is None):

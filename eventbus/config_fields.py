@@ -79,10 +79,10 @@ def choice(default: str, *allowed: str) -> Any:
 
 
 def checked_text(default: str | None, check: Callable[[object], str]) -> Any:
-    """None, or a str that `check` accepts (it raises ValueError)."""
+    """A str that `check` accepts (it raises ValueError), or None where that is the default."""
 
     def validate(instance: object, attribute: Attribute[str], value: object) -> None:
-        if value is None:
+        if value is None and default is None:
             return
         try:
             check(value)

@@ -49,7 +49,8 @@ class SubscriptionStatus:
     state, error: as `Subscription` has them. last_error: what its handler raised last, or what went wrong with it.
     in_hand: messages delivered to this process whose handler has not finished, those that wait for a retry included.
     oldest_in_hand: seconds since the oldest of them came, about; None without one.
-    lag: messages that wait for the group; None where the backend does not know. paused: `pause()` was called.
+    lag: messages that wait for the group, in hand or not; None where the backend does not know. On JetStream as of some
+    seconds ago. paused: `pause()` was called.
     """
 
     state: SubscriptionState

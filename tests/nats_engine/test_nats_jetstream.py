@@ -11,7 +11,8 @@ import pytest
 from engine_support import FakeBus, Inbox
 
 from eventbus.backends.nats import NatsBackend
-from eventbus.backends.nats.jetstream.api import SECOND, ApiError, JetStreamApi
+from eventbus.backends.nats.jetstream.api import SECOND, JetStreamApi
+from eventbus.backends.nats.jetstream.asking import ApiError
 from eventbus.config import NatsConfig
 from eventbus.errors import PublishRejectedError, SubscribeError
 from eventbus.publishing.records import key_of
@@ -32,7 +33,7 @@ def api(session) -> JetStreamApi:
 
 
 def call(api: JetStreamApi, operation: str, request: dict | None = None) -> dict:
-    return api.call(operation, request, Deadline(5.0))
+    return api.run(api.call(operation, request), Deadline(5.0))
 
 
 def make_stream(api: JetStreamApi, name: str, *subjects: str, **config) -> dict:
@@ -123,15 +124,26 @@ def test_a_stream_that_cannot_be_made_rejects(bus, session, api):
 
 
 @pytest.mark.parametrize("setting", ["no_ack", "sealed"])
-def test_streams_that_confirm_nothing_are_refused(bus, session, api, setting):
+def test_publishing_to_streams_that_confirm_nothing_is_refused(bus, session, api, setting):
     made = make_stream(api, "BAD", "bad.>", **({"no_ack": True} if setting == "no_ack" else {}))
     if setting == "sealed":
         call(api, "STREAM.UPDATE.BAD", {**made["config"], "sealed": True})
     session.publisher.publish([bus.record("bad.x")])
     wait_until(lambda: bus.was_failed)
     assert setting in str(bus.was_failed[0][1])
-    with pytest.raises(SubscribeError, match=setting):
-        Inbox("bad.x").attach(session)
+
+
+def test_streams_that_take_or_confirm_nothing_are_read(bus, session, api):
+    """What others have put there is as good as anything."""
+    made = make_stream(api, "OLD", "old.>")
+    bus.publish_all(session, "old.x", 3)
+    confirmed(bus, 3)
+    call(api, "STREAM.UPDATE.OLD", {**made["config"], "sealed": True})
+    assert Inbox("old.x").attach(session).wait(3) == [b"0", b"1", b"2"]
+    make_stream(api, "LOUD", "loud.>", no_ack=True)
+    inbox = Inbox("loud.x").attach(session)
+    session._connection.writer.write(b"PUB loud.x 1\r\nx\r\n")
+    assert inbox.wait(1) == [b"x"]
 
 
 def test_settings_that_lose_messages_are_warned_of_once(bus, nats_server, connect, caplog):

@@ -12,7 +12,7 @@ import pytest
 from rounds import limit
 from world_support import Seen, end
 
-from eventbus import ConnectFailedError, EventBus
+from eventbus import ConnectFailedError, EventBus, Message, SubscriptionState
 from eventbus.backends.nats.link.addresses import ServerPool, parse_server
 from eventbus.testing import NatsServer, TcpProxy, wait_until
 
@@ -96,3 +96,30 @@ def test_servers_that_are_announced_no_more_are_forgotten() -> None:
     assert {str(one) for one in pool.in_order()} == {"a:4222", "c:4222", "d:4222"}
     pool.learn(None, source)  # a server alone says nothing
     assert len(pool.in_order()) == 3
+
+
+@pytest.mark.parametrize("jetstream", [True, False])
+def test_200_subscriptions_at_100_ms_open_together_and_come_back_together(
+    nats_server: NatsServer, jetstream: bool
+) -> None:
+    """Open and attached within 2 s (a slow machine has 4), served within 3 s of the server's answer."""
+    with TcpProxy(*nats_server.address) as proxy:
+        bus, seen = EventBus({"url": nats_server.url_at(*proxy.address), "jetstream": jetstream}), Seen()
+        subs = [bus.subscribe(f"far{number % 7}.t{number}", seen, group="g") for number in range(200)]
+        proxy.delay(0.05)
+        try:
+            started = time.monotonic()
+            bus.open()
+            wait_until(lambda: {sub.state for sub in subs} == {SubscriptionState.ACTIVE})
+            assert time.monotonic() - started < 4.0
+            nats_server.kill()
+            nats_server.start()
+            restarted = time.monotonic()
+            wait_until(lambda: bus.get_connection_state().reconnect_count == 1)
+            wait_until(lambda: {sub.state for sub in subs} == {SubscriptionState.ACTIVE})
+            assert time.monotonic() - restarted < 5.0
+            with EventBus({"url": nats_server.url, "jetstream": jetstream}) as other:
+                other.publish_many([Message(sub.topic, sub.topic) for sub in subs], timeout=10.0)
+            assert sorted(seen.wait(200, 10.0)) == sorted(sub.topic.encode() for sub in subs)
+        finally:
+            end(bus)

@@ -12,7 +12,7 @@ from ..base import Features, SessionContext
 from .core.session import NatsSession
 from .jetstream.in_hand import NatsInHand
 from .jetstream.session import JetStreamSession
-from .jetstream.streams import Place
+from .jetstream.streams import Learned
 from .link.addresses import ServerPool
 from .link.dialing import Dialer, Link
 from .link.reachability import any_speaks
@@ -31,8 +31,7 @@ class NatsBackend:
     def __init__(self, config: NatsConfig) -> None:
         self._config = config
         self._pool = ServerPool(config.servers)
-        self._warned: set[str] = set()
-        self._places: dict[str, Place] = {}
+        self._learned = Learned()
         self._instance = secrets.token_hex(8)
         self.features = Features(
             durable=config.jetstream,
@@ -91,5 +90,5 @@ class NatsBackend:
 
     def _session(self, link: Link, context: SessionContext) -> NatsSession:
         if self._config.jetstream:
-            return JetStreamSession(link, self._config, context, self._pool, self._warned, self._instance, self._places)
+            return JetStreamSession(link, self._config, context, self._pool, self._instance, self._learned)
         return NatsSession(link, self._config, context, self._pool)

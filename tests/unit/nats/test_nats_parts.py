@@ -16,7 +16,7 @@ from eventbus.backends.nats.core.deliveries import NatsDelivery, read_fields
 from eventbus.backends.nats.core.encoding import CoreEncoder
 from eventbus.backends.nats.core.feeds import CoreBatch
 from eventbus.backends.nats.jetstream.deliveries import JetStreamDelivery, sequence_of
-from eventbus.backends.nats.jetstream.durables import MAX_NAME, conflicts, durable_name, first_wanted
+from eventbus.backends.nats.jetstream.durables import MAX_NAME, Durables, conflicts, durable_name, first_wanted, within
 from eventbus.backends.nats.jetstream.encoding import JetStreamEncoder
 from eventbus.backends.nats.jetstream.in_hand import NatsInHand
 from eventbus.backends.nats.jetstream.pubacks import Verdict, parse_ack
@@ -26,6 +26,7 @@ from eventbus.backends.nats.link.addresses import Server, ServerPool, parse_serv
 from eventbus.backends.nats.link.pynats import missing_names
 from eventbus.backends.nats.link.timer import Timer
 from eventbus.backends.nats.link.wire import Parser, header_block
+from eventbus.config import NatsConfig
 from eventbus.consuming.attachment import Attachment
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.errors import ConfigError
@@ -145,8 +146,46 @@ def test_where_a_broadcast_goes_on():
     held.identity = ("a@1", 40)
     in_hand.admit([held], in_hand.lease)
     assert first_wanted(attachment, stream) == 40
-    assert first_wanted(attachment, Stream("a", "a@2", 3)) == 1
     assert first_wanted(attachment, Stream("b", "b@1", 3)) is None
+    in_hand.has_begun = True
+    assert first_wanted(attachment, Stream("a", "a@2", 3)) == 1, "made anew: all of it is new"
+    assert first_wanted(attachment, Stream("b", "b@1", 3)) == 1, "found later: all of it is new"
+
+
+@pytest.mark.parametrize(
+    ("subject", "pattern", "is_within"),
+    [
+        ("orders.new", "orders.*", True),
+        ("orders.*", "orders.*", True),
+        ("orders.new", "orders.new", True),
+        ("orders.eu.new", "orders.>", True),
+        ("orders.*.new", "orders.>", True),
+        ("orders.>", "orders.>", True),
+        (">", ">", True),
+        ("orders.>", "orders.*", False),
+        ("orders.*", "orders.new", False),
+        ("orders.eu.new", "orders.*", False),
+        ("orders", "orders.>", False),
+        (">", "orders.>", False),
+        ("bills.new", "orders.*", False),
+    ],
+)
+def test_what_a_pattern_takes_of_another(subject, pattern, is_within):
+    assert within(subject, pattern) is is_within
+    differences = conflicts({"ack_policy": "explicit", "filter_subject": subject}, pattern)
+    assert bool(differences) is not is_within
+
+
+def test_the_durables_name_may_be_given():
+    def name(durable, topic="orders.*"):
+        sub = Subscription(topic, group="billing", concurrency=1, start="earliest")
+        attachment = Attachment(SimpleNamespace(sub=sub, in_hand=NatsInHand()), None)
+        return Durables(None, NatsConfig(durable=durable), "0").name_of(attachment)
+
+    assert name(None) == durable_name("billing", "orders.*")
+    assert name("worker") == "worker"
+    assert name("{group}-of-{topic}") == "billing-of-orders_d_s"
+    assert len(name("{topic}-{topic}", "t" * 170)) <= MAX_NAME
 
 
 # -- answers to publishes -------------------------------------------------------------------------

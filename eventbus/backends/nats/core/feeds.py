@@ -11,6 +11,7 @@ from typing import Any
 from ....consuming.attachment import Attachment
 from ....consuming.batches import LazyBatch
 from ....consuming.lease import Lease
+from ....errors import SubscribeError
 from ....message import Delivery, matches
 from ..link import wire
 from ..link.connection import Connection
@@ -25,6 +26,11 @@ AnsweredFeed = Callable[["Feed", str], object]
 """`answered(feed, text)`: what the server says to its SUB, as `Answered`."""
 
 
+def not_readable(text: str) -> SubscribeError:
+    """The server's words about a subject, as an error."""
+    return SubscribeError(f"the server does not let us read: {text}")
+
+
 class Feed(ABC):
     """What both kinds have: the way to the lanes, and the flag that says they are full."""
 
@@ -37,6 +43,7 @@ class Feed(ABC):
         self.paused = False
         self._connection = connection
         self._dirty = connection.dirty
+        self._inboxes = f"{connection.inbox_prefix}."
         self._deliver = attachment.deliver
 
     @property
@@ -46,7 +53,7 @@ class Feed(ABC):
 
     def wants(self, topic: str) -> bool:
         """Whether a message that the server sent here is for this subscription."""
-        if topic.startswith(("$", "_INBOX.")):
+        if topic.startswith(("$", "_INBOX.", self._inboxes)):
             return False
         # The server's `*` and `>` cover dead letters; ours do not.
         return not topic.startswith("dlq.") or matches(self.attachment.topic, topic)

@@ -18,7 +18,7 @@ from ..link.addresses import ServerPool
 from ..link.connection import Connection, Hooks
 from ..link.dialing import Link
 from ..link.interests import refused_subject
-from .feeds import CoreFeed, Feed
+from .feeds import CoreFeed, Feed, not_readable
 from .publisher import CorePublisher
 from .publishing import NatsPublisher
 
@@ -50,7 +50,7 @@ class NatsSession:
         """The server sends to them until the link is closed."""
         self._told: set[str] = set()
         hooks = Hooks(said=self._said, info=self._take_info, ended=self._ended)
-        self._connection = Connection(link, context.bus, hooks)
+        self._connection = Connection(link, context.bus, hooks, config.inbox_prefix)
         self._helper = OrderedWorker(f"eventbus.{context.bus}.nats-helper", self._report_failure)
         self._publisher = self._make_publisher()
         self._take_info(self._connection.info)
@@ -214,15 +214,15 @@ class NatsSession:
     def _answered(self, feed: Feed, text: str) -> None:
         """What the server says to a subscription, now ("": it has taken it) or later."""
         if text:
-            self._refuse(feed, text)
+            self._refuse(feed, not_readable(text))
         elif self._feeds.get(feed.attachment) is feed:
             self._context.on_served([feed.attachment])
 
-    def _refuse(self, feed: Feed, text: str) -> bool:
-        """The server does not let it read: let go of it, and say so. False: that is done."""
+    def _refuse(self, feed: Feed, error: SubscribeError) -> None:
+        """The server does not let it read: let go of it, and say so, once."""
         with self._lock:
             if self._feeds.get(feed.attachment) is not feed:
-                return False
+                return
             del self._feeds[feed.attachment]
             if len(feed.attachment.in_hand):
                 self._leaving_feeds.append(feed)
@@ -230,8 +230,7 @@ class NatsSession:
         sids = feed.sids()
         self._connection.unsubscribe(*sids)
         self._connection.forget(*sids)
-        self._context.on_refused(feed.attachment, SubscribeError(f"the server does not let us read: {text}"))
-        return True
+        self._context.on_refused(feed.attachment, error)
 
     def _take_info(self, info: Mapping[str, object]) -> None:
         self._publisher.limit_payload(self._connection.max_payload)

@@ -1,25 +1,28 @@
-"""The JetStream API: calls that are asked again while a cluster makes up its mind."""
+"""The JetStream API: what a question may ask, and how a session is proven."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from .... import log
 from ....errors import ConnectFailedError, NotConnectedError
 from ....threads import Deadline, StopToken
-from ..link.connection import Connection, Forbidden, NoAnswer, NoResponders
+from ..link.connection import Connection
+from ..link.requests import Forbidden, NoAnswer, NoResponders
+from .asking import ONE_TRY, PAUSE, ApiError, Asking, Call, JsonObject, K, Pipeline
 
 logger = log.get(__name__)
+
+T = TypeVar("T")
 
 SECOND = 1_000_000_000
 """Times in the API are nanoseconds."""
 
-_TEMPORARY = {10004, 10007, 10008, 10009}
+IN_TIME = 0.2
+"""Seconds before the deadline at which a session that was not proven says why: whoever waits is to hear it."""
 _DISABLED = {10039, 10076}
-_PAUSE = 0.05
-_ONE_TRY = 1.0
 
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
@@ -29,95 +32,61 @@ SUBJECTS_OVERLAP = 10065
 NO_PEERS = {10005, 10074}
 
 
-class ApiError(Exception):
-    """JetStream answered with an error."""
-
-    def __init__(self, code: int, number: int, description: str) -> None:
-        super().__init__(f"{description} ({number})")
-        self.code = code
-        self.number = number
-
-
 class JetStreamApi:
-    """Blocking calls over one connection. Not for the reader or timer thread."""
+    """Calls over one connection. prefix: of their subjects. Those that block are not for the reader or timer thread."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, prefix: str = "$JS.API") -> None:
         self._connection = connection
+        self.prefix = prefix
 
-    def call(
-        self,
-        operation: str,
-        request: Mapping[str, Any] | None,
-        deadline: Deadline,
-        stop: StopToken | None = None,
-    ) -> dict[str, Any]:
-        """One call; ApiError, or NotConnectedError when there was no answer until the deadline."""
-        subject = f"$JS.API.{operation}"
-        payload = b"" if request is None else json.dumps(request).encode()
-        while True:
-            try:
-                return self._once(subject, payload, deadline, stop)
-            except NoAnswer:
-                if deadline.remaining() <= _PAUSE:
-                    raise
-            except ApiError as error:
-                if error.number not in _TEMPORARY:
-                    raise
-                if deadline.remaining() <= _PAUSE:  # it passes, only not in time: nothing is refused
-                    raise NotConnectedError(f"{subject}: {error}") from error
-            if stop is not None:
-                stop.check()
-            if self._connection.ended.wait(_PAUSE):
-                raise NotConnectedError(str(self._connection.lost))
-
-    def _once(self, subject: str, payload: bytes, deadline: Deadline, stop: StopToken | None) -> dict[str, Any]:
-        # A leader that dies takes the question with it: it is asked again well before the deadline.
-        reply = self._connection.request(subject, payload, min(_ONE_TRY, deadline.remaining()), stop)
-        try:
-            answer = json.loads(reply.payload)
-        except (ValueError, RecursionError) as error:
-            raise NoAnswer(f"{subject} is answered by something that is not JetStream") from error
-        if not isinstance(answer, dict):
-            raise NoAnswer(f"{subject} is answered by something that is not JetStream")
-        refusal = answer.get("error")
-        if isinstance(refusal, dict):
-            code, number = int(refusal.get("code") or 0), int(refusal.get("err_code") or 0)
-            raise ApiError(code, number, str(refusal.get("description")))
+    def run(self, question: Asking[T], deadline: Deadline) -> T:
+        """The answer to one question, blocking; raises what it does."""
+        answer = self.run_all({0: question}, deadline)[0]
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
-    def see_consumer(self, stream: str, consumer: str, deadline: Deadline) -> None:
+    def run_all(self, questions: Mapping[K, Asking[T]], deadline: Deadline) -> dict[K, T | Exception]:
+        """The answers to questions that are asked side by side, blocking; of each what it returned, or raised."""
+        return Pipeline[K, T](self._connection, deadline).run(questions)
+
+    # -- questions ---------------------------------------------------------------------------------------
+
+    def call(self, operation: str, request: Mapping[str, Any] | None = None) -> Asking[JsonObject]:
+        """One call; ApiError, Forbidden, or NotConnectedError when there was no answer in time."""
+        answer = yield Call(f"{self.prefix}.{operation}", b"" if request is None else json.dumps(request).encode())
+        return answer
+
+    def see_consumer(self, stream: str, consumer: str) -> Asking[None]:
         """See that there is a consumer that we may pull from, where we may not ask for it; ApiError, Forbidden.
 
         By a request that is no request: it is answered, and takes no message.
         """
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         try:
-            self._connection.request(subject, b"{", min(_ONE_TRY, deadline.remaining()), None)
+            yield Call(f"{self.prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}", b"{", is_json=False)
         except NoResponders as error:
             raise ApiError(
                 404, CONSUMER_NOT_FOUND, f"consumer {consumer!r} not found, and it may not be made"
             ) from error
 
-    def names(self, subject: str, deadline: Deadline) -> Iterator[str]:
+    def names(self, subject: str) -> Asking[list[str]]:
         """The streams with a subject that overlaps this one."""
-        offset = 0
+        found: list[str] = []
         while True:
-            answer = self.call("STREAM.NAMES", {"subject": subject, "offset": offset}, deadline)
+            answer = yield from self.call("STREAM.NAMES", {"subject": subject, "offset": len(found)})
             page = [name for name in answer.get("streams") or () if isinstance(name, str)]
-            yield from page
-            offset += len(page)
-            if not page or offset >= int(answer.get("total") or 0):
-                return
+            found += page
+            if not page or len(found) >= int(answer.get("total") or 0):
+                return found
+
+    # -- the session's own -------------------------------------------------------------------------------
 
     def prove(self, deadline: Deadline, stop: StopToken) -> None:
         """Ask for the account's JetStream while a cluster elects; ConnectFailedError, Stopped."""
         info = self._connection.info
         alone = not info.get("jetstream") and not info.get("cluster")
         try:
-            if alone:
-                self._once("$JS.API.INFO", b"", deadline, stop)
-            else:
-                self.call("INFO", None, deadline, stop)
+            self._ask_for_info(deadline, stop, patiently=not alone)
         except ApiError as error:
             text = f"JetStream cannot be used: {error}"
             if error.number in _DISABLED:
@@ -128,7 +97,7 @@ class JetStreamApi:
         except NoResponders as error:
             text = "JetStream is not enabled on the server; enable it, or set jetstream=False for core NATS"
             if not alone:
-                text = "JetStream does not answer: no leader, or not enabled in the cluster"
+                text = f"JetStream does not answer on {self.prefix}: no leader, not enabled, or not its name here"
             raise ConnectFailedError(text, server_spoke=True) from error
         except NotConnectedError as error:
             raise ConnectFailedError(f"JetStream does not answer: {error}", server_spoke=True) from error
@@ -136,8 +105,27 @@ class JetStreamApi:
     def info(self, deadline: Deadline, stop: StopToken) -> None:
         """Ask once for the account's JetStream; NotConnectedError says what is wrong, Stopped."""
         try:
-            self._once("$JS.API.INFO", b"", deadline, stop)
+            self._ask_for_info(deadline, stop, patiently=False)
         except ApiError as error:
             raise NotConnectedError(f"JetStream is not available: {error}") from error
         except Forbidden as error:
             logger.debug("the probe may not ask JetStream itself: %s", error)
+
+    def _ask_for_info(self, deadline: Deadline, stop: StopToken, patiently: bool) -> None:
+        """Interruptible. patiently: again and again, for what passes."""
+        call = Call(f"{self.prefix}.INFO")
+        while True:
+            try:
+                call.read(self._connection.request(call.subject, b"", min(ONE_TRY, deadline.remaining()), stop))
+                return
+            except NoAnswer:
+                if not patiently or deadline.remaining() <= IN_TIME:
+                    raise
+            except ApiError as error:
+                if not patiently or not error.passes:
+                    raise
+                if deadline.remaining() <= IN_TIME:
+                    raise NotConnectedError(str(error)) from error
+            stop.check()
+            if self._connection.ended.wait(PAUSE):
+                raise NotConnectedError(str(self._connection.lost))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +12,9 @@ from attrs import frozen
 from .... import log
 from ....config import NatsConfig
 from ....consuming.attachment import Attachment
-from ....threads import Deadline
-from ..link.connection import Forbidden
-from .api import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, SECOND, ApiError, JetStreamApi
+from ..link.requests import Forbidden
+from .api import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, SECOND, JetStreamApi
+from .asking import ApiError, Asking, JsonObject
 from .in_hand import in_hand_of
 from .streams import Stream, StreamRefused
 
@@ -33,6 +32,7 @@ _CODES = {"_": "__", ".": "_d", "*": "_s", ">": "_g"}
 class Target:
     """What a subscription reads from: a consumer of a stream, with the limits that the server has for it.
 
+    subject: asks it for messages. lag: messages that waited for the group when it was asked, None if it may not be.
     ack_wait, max_expires: seconds. window: messages that may be unacknowledged. max_batch, max_bytes: of one request.
     Of these 0 is for none.
     """
@@ -40,11 +40,13 @@ class Target:
     stream: str
     incarnation: str
     consumer: str
+    subject: str
     ack_wait: float
     window: int
     max_batch: int = 0
     max_expires: float = 0.0
     max_bytes: int = 0
+    lag: int | None = None
 
 
 def encode(text: str) -> str:
@@ -54,7 +56,11 @@ def encode(text: str) -> str:
 
 def durable_name(group: str, pattern: str) -> str:
     """The name of a group's durable: `orders=shared=orders_d_s`; at most MAX_NAME characters."""
-    name = f"{encode(group)}={_SHARED}={encode(pattern)}"
+    return shortened(f"{encode(group)}={_SHARED}={encode(pattern)}")
+
+
+def shortened(name: str) -> str:
+    """A name of at most MAX_NAME characters; different ones stay different."""
     if len(name) <= MAX_NAME:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()
@@ -62,70 +68,90 @@ def durable_name(group: str, pattern: str) -> str:
 
 
 class Durables:
-    """Makes consumers and compares those that exist. instance: tells this process from others."""
+    """Makes consumers and compares those that exist; its methods are questions.
+
+    instance: tells this process from others.
+    """
 
     def __init__(self, api: JetStreamApi, config: NatsConfig, instance: str) -> None:
         self._api = api
         self._ack_wait = config.ack_wait
         self._settings = config.consumer
+        self._name = config.durable
         self._instance = instance
-        self._lock = threading.Lock()
 
-    def ensure(self, attachment: Attachment, stream: Stream, deadline: Deadline) -> Target:
+    def ensure(self, attachment: Attachment, stream: Stream) -> Asking[Target]:
         """The consumer of a subscription on a stream, made if there is none; StreamRefused, ApiError."""
         name = self.name_of(attachment)
         if attachment.group is None:
-            answer = self._find(stream.name, name, deadline)
+            answer = yield from self._find(stream.name, name)
             if answer is None:
-                answer = self._create(self._broadcast(attachment, stream, name), stream.name, deadline)
-            self._note_position(attachment, stream, answer)
+                answer = yield from self._create(self._broadcast(attachment, stream, name), stream.name)
         else:
-            answer = self._shared(attachment, stream, name, deadline)
+            answer = yield from self._shared(attachment, stream, name)
+        note_position(attachment, stream.incarnation, answer, stream.last)
         config = answer.get("config") or {}
         window = int(config.get("max_ack_pending") or 0)
         return Target(
             stream.name,
             stream.incarnation,
             name,
+            f"{self._api.prefix}.CONSUMER.MSG.NEXT.{stream.name}.{name}",
             # Where there is a backoff its parts count, and ack_wait does not.
             min(map(float, config.get("backoff") or [config.get("ack_wait") or self._ack_wait * SECOND])) / SECOND,
             window if window > 0 else MAX_ACK_PENDING,
             max_batch=int(config.get("max_batch") or 0),
             max_expires=float(config.get("max_expires") or 0) / SECOND,
             max_bytes=int(config.get("max_bytes") or 0),
+            lag=lag_in(answer),
         )
+
+    def look(self, attachment: Attachment, target: Target) -> Asking[int | None]:
+        """How many messages wait for the group in one stream; notes where the group stands. ApiError, Forbidden."""
+        answer = yield from self._api.call(f"CONSUMER.INFO.{target.stream}.{target.consumer}")
+        if attachment.group is not None:
+            note_position(attachment, target.incarnation, answer, 0)
+        return lag_in(answer)
 
     def name_of(self, attachment: Attachment) -> str:
         """The consumer's name, the same in every session."""
         if attachment.group is None:
             return f"broadcast={self._instance}-{os.getpid()}-{attachment.number}"
-        return durable_name(attachment.group, attachment.topic)
+        if self._name is None:
+            return durable_name(attachment.group, attachment.topic)
+        name = self._name.replace("{group}", encode(attachment.group)).replace("{topic}", encode(attachment.topic))
+        return shortened(name)
 
-    def _shared(self, attachment: Attachment, stream: Stream, name: str, deadline: Deadline) -> dict[str, Any]:
-        policy = "new" if attachment.start == "latest" else "all"
-        wanted = {**self._common(attachment), "durable_name": name, "name": name, "deliver_policy": policy}
+    def _shared(self, attachment: Attachment, stream: Stream, name: str) -> Asking[JsonObject]:
+        start = first_wanted(attachment, stream)
+        policy: JsonObject = {"deliver_policy": "new" if attachment.start == "latest" else "all"}
+        if start is not None:
+            policy = {"deliver_policy": "by_start_sequence", "opt_start_seq": start}
+        wanted = {**self._common(attachment), "durable_name": name, "name": name, **policy}
+        if start is None:
+            try:
+                answer = yield from self._create(wanted, stream.name)
+                return answer
+            except Forbidden as error:
+                logger.debug("durable %r of stream %r has to be there: %s", name, stream.name, error)
+            except ApiError as error:
+                if error.number != CONSUMER_EXISTS:
+                    raise
+                logger.info("durable %r of stream %r exists with settings of its own", name, stream.name)
         try:
-            return self._create(wanted, stream.name, deadline)
-        except Forbidden as error:
-            logger.debug("durable %r of stream %r has to be there: %s", name, stream.name, error)
-        except ApiError as error:
-            if error.number != CONSUMER_EXISTS:
-                raise
-        try:
-            answer = self._find(stream.name, name, deadline)
+            found = yield from self._find(stream.name, name)
         except Forbidden:
-            self._api.see_consumer(stream.name, name, deadline)
+            yield from self._api.see_consumer(stream.name, name)
             return {}  # how it is set shows when it is pulled from
-        if answer is None:  # deleted in this moment
-            return self._create(wanted, stream.name, deadline)
-        existing = answer.get("config") or {}
-        if differences := conflicts(existing, attachment.topic):
+        if found is None:
+            answer = yield from self._create(wanted, stream.name)
+            return answer
+        if differences := conflicts(found.get("config") or {}, attachment.topic):
             text = f"durable {name!r} of stream {stream.name!r} exists with other settings"
             raise StreamRefused(f"{text}: {', '.join(differences)}")
-        logger.info("durable %r of stream %r exists with settings of its own", name, stream.name)
-        return answer
+        return found
 
-    def _common(self, attachment: Attachment) -> dict[str, Any]:
+    def _common(self, attachment: Attachment) -> JsonObject:
         return {
             "max_ack_pending": MAX_ACK_PENDING,
             **self._settings,
@@ -135,45 +161,73 @@ class Durables:
             "filter_subject": attachment.topic,
         }
 
-    def _broadcast(self, attachment: Attachment, stream: Stream, name: str) -> dict[str, Any]:
+    def _broadcast(self, attachment: Attachment, stream: Stream, name: str) -> JsonObject:
         wanted = {**self._common(attachment), "name": name, "inactive_threshold": _INACTIVE * SECOND}
         start = first_wanted(attachment, stream)
         if start is None:
             return {**wanted, "deliver_policy": "new"}
         return {**wanted, "deliver_policy": "by_start_sequence", "opt_start_seq": start}
 
-    @staticmethod
-    def _note_position(attachment: Attachment, stream: Stream, answer: Mapping[str, Any]) -> None:
-        """From here on an outage loses nothing, even before the first message."""
-        delivered = (answer.get("delivered") or {}).get("stream_seq")
-        position = int(delivered if delivered is not None else stream.last)
-        in_hand_of(attachment).positions.setdefault(stream.incarnation, position)
-
-    def _create(self, wanted: dict[str, Any], stream: str, deadline: Deadline) -> dict[str, Any]:
+    def _create(self, wanted: JsonObject, stream: str) -> Asking[JsonObject]:
         operation = f"CONSUMER.CREATE.{stream}.{wanted['name']}.{wanted['filter_subject']}"
-        return self._api.call(operation, {"stream_name": stream, "config": wanted, "action": "create"}, deadline)
+        return self._api.call(operation, {"stream_name": stream, "config": wanted, "action": "create"})
 
-    def _find(self, stream: str, name: str, deadline: Deadline) -> dict[str, Any] | None:
+    def _find(self, stream: str, name: str) -> Asking[JsonObject | None]:
         try:
-            return self._api.call(f"CONSUMER.INFO.{stream}.{name}", None, deadline)
+            answer = yield from self._api.call(f"CONSUMER.INFO.{stream}.{name}")
         except ApiError as error:
             if error.number != CONSUMER_NOT_FOUND:
                 raise
             return None
+        return answer
+
+
+def note_position(attachment: Attachment, incarnation: str, answer: Mapping[str, Any], last: int) -> None:
+    """Where a consumer stands: from there on an outage loses nothing, even before the first message.
+
+    Of a group that is what all its members have acknowledged, of a broadcast copy what was delivered. last: of the
+    stream, where the answer says nothing.
+    """
+    positions = in_hand_of(attachment).positions
+    if attachment.group is not None:
+        floor = (answer.get("ack_floor") or {}).get("stream_seq")
+        if floor is not None:
+            positions[incarnation] = int(floor)
+        return
+    delivered = (answer.get("delivered") or {}).get("stream_seq")
+    positions.setdefault(incarnation, int(delivered if delivered is not None else last))
+
+
+def lag_in(answer: Mapping[str, Any]) -> int | None:
+    """The messages that are not acknowledged, delivered or not; None where the answer does not say."""
+    if "num_pending" not in answer:
+        return None
+    return int(answer["num_pending"]) + int(answer.get("num_ack_pending") or 0)
 
 
 def first_wanted(attachment: Attachment, stream: Stream) -> int | None:
-    """Where a broadcast copy goes on in a stream; None for: from now on.
+    """Where a subscription goes on in a stream, if its consumer is not there (any more); None for: as it begins.
 
-    In a stream that was made anew everything is new.
+    In a stream that was found later, or made anew, everything is new.
     """
-    position = in_hand_of(attachment).positions.get(stream.incarnation)
+    in_hand = in_hand_of(attachment)
+    position = in_hand.positions.get(stream.incarnation)
     if position is None:
-        known = any(key.rpartition("@")[0] == stream.name for key in in_hand_of(attachment).positions)
-        return 1 if known else None
-    held: list[Any] = [one.identity for one in in_hand_of(attachment).snapshot()]
+        return 1 if in_hand.has_begun else None
+    held: list[Any] = [one.identity for one in in_hand.snapshot()]
     unfinished = [int(sequence) for incarnation, sequence in held if incarnation == stream.incarnation]
     return min([position + 1, *unfinished])
+
+
+def within(subject: str, pattern: str) -> bool:
+    """Whether a pattern takes all that a subject, or another pattern, takes."""
+    given, wanted = subject.split("."), pattern.split(".")
+    for position, part in enumerate(wanted):
+        if part == ">":
+            return len(given) > position
+        if position >= len(given) or given[position] == ">" or part not in ("*", given[position]):
+            return False
+    return len(given) == len(wanted)
 
 
 def conflicts(existing: Mapping[str, Any], pattern: str) -> list[str]:
@@ -182,8 +236,8 @@ def conflicts(existing: Mapping[str, Any], pattern: str) -> list[str]:
     found = []
     if existing.get("ack_policy") != "explicit":
         found.append(f"ack_policy is {existing.get('ack_policy')!r}, not 'explicit'")
-    if list(filters) != [pattern]:
-        found.append(f"filter is {', '.join(map(str, filters))!r}, not {pattern!r}")
+    if not all(within(str(one), pattern) for one in filters):
+        found.append(f"filter is {', '.join(map(str, filters))!r}, which is more than {pattern!r}")
     if existing.get("deliver_subject"):
         found.append("it is a push consumer")
     if existing.get("headers_only"):

@@ -9,7 +9,8 @@ from ....consuming.in_hand import InHandByIdentity
 class NatsInHand(InHandByIdentity):
     """Deliveries by stream and sequence.
 
-    positions: where a broadcast copy stands in each stream, for the next session.
+    positions: where a group or a broadcast copy stands in each stream, by incarnation, for when its consumer is gone.
+    has_begun: it was attached once: a stream that is found later is read from its start.
     renewed_at: `time.monotonic`; until then the server knew that what is in hand is ours.
     ack_wait: seconds after which it gives what was not renewed to somebody else.
     """
@@ -18,6 +19,7 @@ class NatsInHand(InHandByIdentity):
         super().__init__()
         self.ack_wait = float("inf")
         self.positions: dict[str, int] = {}
+        self.has_begun = False
         self.renewed_at = 0.0
 
     def look(self, now: float) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from .... import log
 from ....consuming.attachment import Attachment
+from ....errors import SubscribeError
 from ....message import Delivery
-from ..core.feeds import Feed
+from ..core.feeds import Feed, not_readable
 from ..link import wire
 from ..link.connection import Connection
 from .api import SECOND
@@ -42,8 +43,8 @@ _numbers = count(1)
 
 Repair = Callable[["PullFeed", str], None]
 """`repair(feed, reason)`: a consumer seems to be gone. Must not block."""
-Refuse = Callable[["PullFeed", str], object]
-"""`refuse(feed, text)`: the server does not let us read. Must not block."""
+Refuse = Callable[["PullFeed", SubscribeError], object]
+"""`refuse(feed, error)`: the server does not let us read. Must not block."""
 
 
 def answers(deliveries: Iterable[Delivery], what: bytes) -> bytes:
@@ -68,10 +69,13 @@ class PullFeed(Feed):
         self.in_hand = in_hand_of(attachment)
         self._batch: list[Delivery] = []
         self.pulls: dict[str, Pull] = {}
-        self.repairing = False
         self.reported = ""
         self.seen: set[str] = set()
         """Streams that matched when they were last looked for."""
+        self.lag: int | None = None
+        """Messages that wait for the group, when that was last asked for."""
+        self.has_moved = False
+        """Whether anything was delivered or acknowledged since."""
         self._repair = repair
         self._refuse = refuse
         self._renew_at = 0.0
@@ -93,6 +97,17 @@ class PullFeed(Feed):
             pull.restart()
 
     @property
+    def targets(self) -> list[Target]:
+        """What it reads from."""
+        with self._lock:
+            return [pull.target for pull in self.pulls.values()]
+
+    @property
+    def is_worth_a_look(self) -> bool:
+        """Whether what waits for the group may be another number than when that was asked for last."""
+        return self.has_moved or len(self.in_hand) > 0
+
+    @property
     def ack_wait(self) -> float:
         """Seconds in which what is in hand must be renewed."""
         with self._lock:
@@ -111,6 +126,7 @@ class PullFeed(Feed):
     def flush(self) -> None:
         """Hand over what one read has brought, and pull the next."""
         batch, self._batch = self._batch, []
+        self.has_moved = True
         if self.closed:
             self.release(batch)
             return
@@ -123,13 +139,15 @@ class PullFeed(Feed):
 
     def is_original(self, block: bytes | None) -> bool:
         """Whether a message is not a copy, in a stream that gathers others, of one that comes from its own stream."""
+        if len(self.pulls) < 2:
+            return True
         source = None if block is None else wire.source_in(block)
         return source is None or all(source != pull.target.stream for pull in list(self.pulls.values()))
 
     def acknowledges_on(self, subject: str) -> str:
         """The stream and consumer that an acknowledgement with this subject is about; "" if they are not its own."""
         names = [f"{pull.target.stream}.{pull.target.consumer}" for pull in list(self.pulls.values())]
-        return next((name for name in names if subject.startswith("$JS.ACK.") and f".{name}." in subject), "")
+        return next((name for name in names if "ACK." in subject and f".{name}." in subject), "")
 
     def pulls_on(self, subject: str) -> bool:
         """Whether it asks for messages on this subject."""
@@ -138,7 +156,7 @@ class PullFeed(Feed):
     def answered(self, text: str) -> None:
         """What the server says to the inbox of one of its pulls. Reader thread."""
         if text:
-            self._refuse(self, text)
+            self._refuse(self, not_readable(text))
 
     def collect(self, delivery: Delivery) -> None:
         """One message has arrived. Reader thread."""
@@ -148,6 +166,7 @@ class PullFeed(Feed):
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """These are done."""
+        self.has_moved = True
         self._say(deliveries, _ACK)
 
     def release(self, deliveries: Iterable[Delivery], delay: float = 0.0) -> None:
@@ -205,7 +224,7 @@ class Pull:
         self._expires = min(EXPIRES, target.max_expires or EXPIRES)
         self._heartbeat = min(HEARTBEAT, 0.4 * self._expires)
         self._inbox = f"{connection.inbox}.m{next(_numbers)}"
-        self.subject = f"$JS.API.CONSUMER.MSG.NEXT.{target.stream}.{target.consumer}"
+        self.subject = target.subject
         self._lock = threading.Lock()
         self._closed = False
         self._wild = feed.attachment.topic.startswith(("*", ">"))
@@ -217,6 +236,7 @@ class Pull:
         self._is_too_large = False
         """Whether the next message is larger than what was asked for: it comes when nothing else is in hand."""
         self._incarnation = target.incarnation
+        self._last_of_group = ""
         self.sid = connection.subscribe(f"{self._inbox}.*", self, answered=feed.answered)
 
     def adder(self, topic: str) -> wire.Add:
@@ -240,7 +260,7 @@ class Pull:
         delivery._block = block
         delivery.identity = (self._incarnation, sequence)
         delivery.token = reply
-        if self._wild and not (self._feed.wants(topic) and self._feed.is_original(block)):
+        if (self._wild and not self._feed.wants(topic)) or not self._feed.is_original(block):
             self._feed.acknowledge((delivery,))
             return
         self._feed.collect(delivery)
@@ -301,6 +321,7 @@ class Pull:
         self._active = time.monotonic()
         code, text = wire.status_of(block)
         if code == 100:
+            self._note_group(block)
             return
         if code in (404, 408):
             self._arrived += self._unfilled(block)
@@ -318,6 +339,13 @@ class Pull:
             self._connection.timer.after(_SOON, self.restart)
         else:
             self._feed.broken(f"{text or 'no answer'} ({code})")
+
+    def _note_group(self, block: bytes | None) -> None:
+        """A heartbeat says how far the whole group was given messages."""
+        last = wire.parse_headers(block or b"").get("Nats-Last-Stream", "")
+        if last != self._last_of_group:
+            self._last_of_group = last
+            self._feed.has_moved = True
 
     def _unfilled(self, block: bytes | None) -> int:
         pending = wire.parse_headers(block or b"").get("Nats-Pending-Messages", "")

@@ -14,40 +14,32 @@ from ....message import Delivery
 from ....threads import Deadline, StopToken
 from ....workers import Helpers
 from ...base import Prepared, SessionContext
-from ..core.feeds import Feed
+from ..core.feeds import Feed, not_readable
 from ..core.publishing import NatsPublisher
 from ..core.session import NatsSession
 from ..link import wire
 from ..link.addresses import ServerPool
-from ..link.connection import Forbidden
 from ..link.dialing import Link
 from ..link.interests import refused_subject
-from .api import STREAM_NOT_FOUND, ApiError, JetStreamApi
+from ..link.requests import Forbidden
+from .api import JetStreamApi
+from .asking import ApiError
 from .durables import Durables, Target
 from .in_hand import in_hand_of
 from .publisher import JetStreamPublisher
 from .pulls import PullFeed
-from .streams import Place, StreamRefused, Streams
+from .reading import Reading
+from .streams import Learned, Place, StreamRefused, Streams
+from .upkeep import ERRAND, Upkeep
 
 logger = log.get(__name__)
 
-ERRAND = 5.0
-"""Seconds that one piece of work of the helper thread may take."""
 PATIENCE = 1.0
 """Seconds that a link has to answer a PING when subscriptions were not ready in time: else it is the link."""
-_WATCH_EVERY = 1.0
-_LOOK_EVERY = 2.0
-_RENEW_EVERY = 0.25
-"""Seconds between two looks at what is in hand: a durable may have an `ack_wait` of its own."""
-_REPAIR_FIRST = 0.1
-_REPAIR_AGAIN = 1.0
 
 
 class JetStreamSession(NatsSession):
-    """See `Session`. instance: names this process.
-
-    warned, places: streams that were complained about, or published to, in earlier sessions.
-    """
+    """See `Session`. instance: names this process. learned: by it and the sessions before it."""
 
     def __init__(
         self,
@@ -55,26 +47,36 @@ class JetStreamSession(NatsSession):
         config: NatsConfig,
         context: SessionContext,
         pool: ServerPool,
-        warned: set[str],
         instance: str,
-        places: dict[str, Place],
+        learned: Learned,
     ) -> None:
-        self._places = places
+        self._learned = learned
         self._targets: dict[Attachment, list[Target]] = {}
         self._lookups = Helpers(f"eventbus.{context.bus}.nats-lookup", self._report_failure)
         super().__init__(link, config, context, pool)
-        self._api = JetStreamApi(self._connection)
-        servers = len(set(self._connection.info.get("connect_urls") or ()))
-        self._streams = Streams(self._api, config, servers, warned)
+        self._api = JetStreamApi(self._connection, config.jetstream_api)
+        self._streams = Streams(self._api, config, bool(self._connection.info.get("cluster")), learned)
         self._durables = Durables(self._api, config, instance)
-        timer = self._connection.timer
-        timer.every(_WATCH_EVERY, self._watch)
-        timer.every(min(_RENEW_EVERY, config.ack_wait / 6), self._renew)
-        timer.every(_LOOK_EVERY, self._look_for_streams)
+        self._reading = Reading(self._api, self._streams, self._durables, self._left_out)
+        self._upkeep = Upkeep(
+            self._connection,
+            self._reading,
+            self._helper,
+            self._pull_feeds,
+            self._feeds_leaving,
+            self._read,
+            self._refuse,
+            context.on_error,
+        )
+        self._upkeep.start(config.ack_wait)
 
     def _make_publisher(self) -> NatsPublisher:
         return JetStreamPublisher(
-            self._connection, self._context.answers, self._ensure_for_publish, self._lookups.submit, self._places
+            self._connection,
+            self._context.answers,
+            self._ensure_for_publish,
+            self._lookups.submit,
+            self._learned.places,
         )
 
     def prove(self, timeout: float, stop: StopToken) -> None:
@@ -83,19 +85,20 @@ class JetStreamSession(NatsSession):
 
     def prepare(self, attachments: Sequence[Attachment], timeout: float) -> Prepared:
         """Find or make the streams and consumers; pending is what was not ready within `timeout` seconds."""
-        deadline = Deadline(timeout)
+        self._check_lost()
         refused: dict[Attachment, Exception] = {}
         pending: list[Attachment] = []
-        for one in attachments:
-            self._check_lost()
-            try:
-                self._targets[one] = self._resolve(one, deadline)
-            except SubscribeError as error:
-                refused[one] = error
-            except NotConnectedError as error:
+        for one, targets in self._reading.targets(attachments, Deadline(timeout)).items():
+            if isinstance(targets, SubscribeError):
+                refused[one] = targets
+            elif isinstance(targets, NotConnectedError):
                 self._check_lost()
-                logger.warning("%r is not ready in time: %s", one, error)
+                logger.warning("%r is not ready in time: %s", one, targets)
                 pending.append(one)
+            elif isinstance(targets, Exception):
+                raise targets
+            else:
+                self._targets[one] = targets
         if pending:
             self._connection.ping(PATIENCE)  # else it is not the streams that are slow
         return Prepared(refused=refused, pending=pending)
@@ -110,9 +113,11 @@ class JetStreamSession(NatsSession):
             in_hand = in_hand_of(one)
             in_hand.ack_wait = min((target.ack_wait for target in targets), default=self._config.ack_wait)
             in_hand.look(time.monotonic())
-            feed = PullFeed(self._connection, one, self._broken, self._refuse)
+            feed = PullFeed(self._connection, one, self._upkeep.broken, self._refuse)
             with self._lock:
                 self._feeds[one] = feed
+            feed.seen = {target.stream for target in targets}
+            feed.lag = None if None in (lags := [target.lag for target in targets]) else sum(filter(None, lags))
             feed.renew()
             feed.read(targets)
             # What the server refuses of this comes in front of the PONG.
@@ -126,13 +131,18 @@ class JetStreamSession(NatsSession):
         """Give these back to the server: any member may have them, after `delay` seconds. Never blocks."""
         self._feed_of(attachment).release(deliveries, delay)
 
+    def lag(self, attachment: Attachment) -> int | None:
+        """How many messages waited for the group when that was asked for last, two seconds ago at most."""
+        feed = self._feeds.get(attachment)
+        return feed.lag if isinstance(feed, PullFeed) else None
+
     def detach(self, attachment: Attachment, timeout: float) -> None:
         """Stop pulling, and wait up to `timeout` seconds for what was on its way; a broadcast's consumer is deleted."""
         attached = attachment in self._feeds
         super().detach(attachment, timeout)
         targets = self._targets.pop(attachment, ())
         if attached and attachment.group is None:
-            frames = [wire.pub(f"$JS.API.CONSUMER.DELETE.{one.stream}.{one.consumer}") for one in targets]
+            frames = [wire.pub(f"{self._api.prefix}.CONSUMER.DELETE.{one.stream}.{one.consumer}") for one in targets]
             self._connection.writer.write(b"".join(frames))
 
     def close(self, timeout: float) -> tuple[str, ...]:
@@ -151,7 +161,7 @@ class JetStreamSession(NatsSession):
                 feed.attachment.hindered(error)
                 return
             if feed.pulls_on(subject):
-                self._refuse(feed, text)
+                self._refuse(feed, not_readable(text))
                 return
         super()._said(text)
 
@@ -160,32 +170,12 @@ class JetStreamSession(NatsSession):
         feed = self._feeds.get(attachment)
         if isinstance(feed, PullFeed):
             return feed
-        return PullFeed(self._connection, attachment, self._broken, self._refuse)
-
-    def _resolve(self, attachment: Attachment, deadline: Deadline) -> list[Target]:
-        """What a subscription reads from; SubscribeError, NotConnectedError."""
-        try:
-            try:
-                return self._targets_of(attachment, deadline)
-            except ApiError as error:
-                if error.number != STREAM_NOT_FOUND:
-                    raise
-                return self._targets_of(attachment, deadline)  # it was deleted in between
-        except (StreamRefused, ApiError, Forbidden) as error:
-            raise SubscribeError(f"cannot subscribe to {attachment.topic!r}: {error}") from error
-
-    def _targets_of(self, attachment: Attachment, deadline: Deadline) -> list[Target]:
-        streams = [self._streams.adopt(name, deadline) for name in self._streams.ensure(attachment.topic, deadline)]
-        if is_wild(attachment):
-            streams = [stream for stream in streams if stream.is_public]
-        return [self._durables.ensure(attachment, stream, deadline) for stream in streams]
+        return PullFeed(self._connection, attachment, self._upkeep.broken, self._refuse)
 
     def _ensure_for_publish(self, topic: str) -> Place | None:
         """A helper thread: find or make the stream of a topic. PublishRejectedError, NotConnectedError."""
-        deadline = Deadline(ERRAND)
         try:
-            found = [self._streams.adopt(name, deadline) for name in self._streams.ensure(topic, deadline)]
-            return Place(found[0].name, found[0].subjects) if found and found[0].subjects else None
+            return self._api.run(self._streams.place_of(topic), Deadline(ERRAND))
         except Forbidden as error:
             # Whoever may only publish has to rely on the stream being there.
             logger.info("the stream of %r cannot be looked for: %s", topic, error)
@@ -193,83 +183,25 @@ class JetStreamSession(NatsSession):
         except (StreamRefused, ApiError) as error:
             raise PublishRejectedError(str(error)) from error
 
-    # -- timer thread: nothing here blocks --------------------------------------------------------------
+    # -- for the upkeep ---------------------------------------------------------------------------------
 
     def _pull_feeds(self) -> list[PullFeed]:
         with self._lock:
             feeds: list[Feed] = list(self._feeds.values())
         return [feed for feed in feeds if isinstance(feed, PullFeed) and not feed.closed]
 
-    def _watch(self) -> None:
-        for feed in self._pull_feeds():
-            feed.watch()
-
-    def _renew(self) -> None:
+    def _feeds_leaving(self) -> list[PullFeed]:
         with self._lock:
             self._leaving_feeds = [feed for feed in self._leaving_feeds if len(feed.attachment.in_hand)]
-            feeds = [*self._feeds.values(), *self._leaving_feeds]
-        for feed in feeds:
-            if isinstance(feed, PullFeed):
-                feed.renew()
-
-    def _look_for_streams(self) -> None:
-        for feed in self._pull_feeds():
-            if is_wild(feed.attachment) and not feed.repairing:
-                feed.repairing = True
-                self._helper.submit(self._look_again, feed)
-
-    def _broken(self, feed: PullFeed, reason: str) -> None:
-        """A consumer does not answer as it should. Any thread."""
-        if feed.repairing or feed.closed:
-            return
-        feed.repairing = True
-        logger.warning("%r: its consumer is gone or not served: %s", feed.attachment, reason)
-        self._connection.timer.after(_REPAIR_FIRST, lambda: self._helper.submit(self._mend, feed, reason))
-
-    # -- helper thread ----------------------------------------------------------------------------------
-
-    def _look_again(self, feed: PullFeed) -> None:
-        """Topics whose stream appeared later join."""
-        deadline = Deadline(ERRAND)
-        try:
-            names = set(self._streams.find(feed.attachment.topic, deadline))
-            if names != feed.seen:
-                self._read(feed, self._resolve(feed.attachment, deadline))
-                feed.seen = names
-        except (SubscribeError, StreamRefused, NotConnectedError) as error:
-            self._report(feed, error)
-        else:
-            feed.reported = ""
-        finally:
-            feed.repairing = False
-
-    def _mend(self, feed: PullFeed, reason: str) -> None:
-        """Make what is missing again, and go on pulling."""
-        if feed.closed or self._connection.lost is not None:
-            return
-        try:
-            targets = self._resolve(feed.attachment, Deadline(ERRAND))
-        except (SubscribeError, NotConnectedError) as error:
-            self._report(feed, error)
-            self._connection.timer.after(_REPAIR_AGAIN, lambda: self._helper.submit(self._mend, feed, reason))
-            return
-        self._report(feed, SubscribeError(f"{feed.attachment!r} was repaired: {reason}"))
-        feed.reported = ""
-        feed.repairing = False
-        self._read(feed, targets)
+            return [feed for feed in self._leaving_feeds if isinstance(feed, PullFeed)]
 
     def _read(self, feed: PullFeed, targets: list[Target]) -> None:
         if not feed.closed:
             self._targets[feed.attachment] = targets
             feed.read(targets)
 
-    def _report(self, feed: PullFeed, error: Exception) -> None:
-        """Tell the user, once for each kind of trouble."""
-        if feed.reported != str(error) and self._connection.lost is None:
-            feed.reported = str(error)
+    def _left_out(self, attachment: Attachment, error: Exception) -> None:
+        """One of the streams of a pattern cannot be read: told once for each text."""
+        if str(error) not in self._told:
+            self._told.add(str(error))
             self._context.on_error(error)
-
-
-def is_wild(attachment: Attachment) -> bool:
-    """Whether it reads all streams that match, and those that will."""
-    return attachment.topic.startswith(("*", ">"))

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from .... import log
 from ....config import NatsConfig
 from ....errors import EventBusError
-from ....threads import Deadline
-from ..link.connection import Forbidden
-from .api import NO_PEERS, SECOND, STREAM_EXISTS, SUBJECTS_OVERLAP, ApiError, JetStreamApi
+from ..link.requests import Forbidden
+from .api import NO_PEERS, SECOND, STREAM_EXISTS, SUBJECTS_OVERLAP, JetStreamApi
+from .asking import ApiError, Asking, JsonObject
 
 logger = log.get(__name__)
 
 DUPLICATE_WINDOW = 600
 SHORT_WINDOW = 60
-_CLUSTER = 3
+REPLICAS = 3
+"""Where there is a cluster: what one server may be lost of."""
 _LIMITS = ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject")
+_WILD = ("*", ">")
 
 
 class StreamRefused(EventBusError):
@@ -29,13 +30,16 @@ class StreamRefused(EventBusError):
 
 @frozen
 class Stream:
-    """A stream that may be used. incarnation: its name and when it was made; sequences count within it."""
+    """A stream as it is. incarnation: its name and when it was made; sequences count within it.
+
+    last: its last sequence when it was asked. confirms: why no publish to it is confirmed, "" where it is.
+    """
 
     name: str
     incarnation: str
     last: int
-    """Its last sequence when it was asked."""
     subjects: tuple[str, ...] = ()
+    confirms_nothing: str = ""
 
     @property
     def is_public(self) -> bool:
@@ -53,97 +57,146 @@ class Place:
     subjects: tuple[str, ...]
 
 
+@frozen
+class Learned:
+    """What the sessions of a bus learn for each other.
+
+    warned: names of streams that were complained about, to do so once. places: streams that were published to, by name.
+    foreign: first parts of topics whose streams were not made by the library: it will not make one in their place.
+    """
+
+    warned: set[str] = Factory(set)
+    places: dict[str, Place] = Factory(dict)
+    foreign: set[str] = Factory(set)
+
+
 class Streams:
-    """The streams as one session sees them. warned: names complained about before, in any session."""
+    """The streams as one session sees them; its methods are questions. clustered: whether the server is one of several.
 
-    def __init__(self, api: JetStreamApi, config: NatsConfig, servers: int, warned: set[str]) -> None:
+    Each set in `learned` is changed by single steps; several threads may ask.
+    """
+
+    def __init__(self, api: JetStreamApi, config: NatsConfig, clustered: bool, learned: Learned) -> None:
         self._api = api
-        self._settings = config.stream
-        self._servers = servers
-        self._warned = warned
-        self._lock = threading.Lock()
+        self._config = config
+        self._clustered = clustered
+        self._learned = learned
 
-    def ensure(self, topic: str, deadline: Deadline) -> list[str]:
-        """The streams that hold this topic or pattern, made if there are none.
+    def ensure(self, topic: str) -> Asking[list[str]]:
+        """The streams that hold this topic or pattern, made if there are none. StreamRefused; NotConnectedError.
 
-        StreamRefused; NotConnectedError. A first part that is a wildcard makes nothing.
+        None, for a pattern, where none may be made: the first part is a wildcard, or `create_streams` is off.
         """
         token = topic.partition(".")[0]
         try:
-            names = self.find(topic, deadline)
+            names = yield from self.find(topic)
         except Forbidden:
-            if token in ("*", ">"):
+            if token in _WILD:
                 raise
             return [token]  # the name that it has where we made it
-        if not names and token not in ("*", ">"):
-            names = self._make(token, topic, deadline)
+        if names or token in _WILD:
+            return names
+        if not self._config.create_streams:
+            if is_wild(topic):
+                return []
+            raise StreamRefused(f"no stream takes {topic!r}, and create_streams is off")
+        if token in self._learned.foreign:
+            raise StreamRefused(f"no stream takes {topic!r} any more, and the one that did was not made by eventbus")
+        names = yield from self._make(token, topic)
         return names
 
-    def find(self, topic: str, deadline: Deadline) -> list[str]:
-        """The streams that hold this topic or overlap this pattern."""
+    def find(self, topic: str) -> Asking[list[str]]:
+        """The streams that hold this topic or overlap this pattern; the one that is configured."""
+        if self._config.stream_name is not None:
+            return [self._config.stream_name]
         try:
-            return list(self._api.names(topic, deadline))
+            names = yield from self._api.names(topic)
         except ApiError as error:
             raise StreamRefused(f"cannot look for the stream of {topic!r}: {error}") from error
+        return names
 
-    def adopt(self, name: str, deadline: Deadline) -> Stream:
-        """A stream that may be used; warns once of settings that lose messages. StreamRefused, ApiError."""
+    def look_at(self, name: str, topic: str) -> Asking[Stream]:
+        """A stream as it is, for a topic; warns once of settings that lose messages. ApiError."""
         try:
-            answer = self._api.call(f"STREAM.INFO.{name}", None, deadline)
+            answer = yield from self._api.call(f"STREAM.INFO.{name}")
         except Forbidden as error:
             logger.debug("stream %r is used as it is: %s", name, error)
             return Stream(name, f"{name}@", 0)
         config = answer.get("config") or {}
-        for setting, reason in (("no_ack", "confirms no publish"), ("sealed", "takes no messages")):
-            if config.get(setting):
-                raise StreamRefused(f"stream {name!r} is set to {setting}: it {reason}")
-        if problems := doubts(config):
-            with self._lock:
-                news = name not in self._warned
-                self._warned.add(name)
-            if news:
-                logger.warning("stream %r: %s", name, "; ".join(problems))
-        last = (answer.get("state") or {}).get("last_seq") or 0
+        reasons = (("no_ack", "confirms no publish"), ("sealed", "takes no messages"))
+        refused = [f"stream {name!r} is set to {one}: it {why}" for one, why in reasons if config.get(one)]
+        if (problems := doubts(config)) and name not in self._learned.warned:
+            self._learned.warned.add(name)
+            logger.warning("stream %r: %s", name, "; ".join(problems))
         subjects = tuple(str(subject) for subject in config.get("subjects") or ())
-        return Stream(name, f"{name}@{answer.get('created')}", int(last), subjects)
+        self._note_maker(name, subjects, topic)
+        last = (answer.get("state") or {}).get("last_seq") or 0
+        return Stream(name, f"{name}@{answer.get('created')}", int(last), subjects, "".join(refused[:1]))
 
-    def _make(self, token: str, topic: str, deadline: Deadline) -> list[str]:
+    def place_of(self, topic: str) -> Asking[Place | None]:
+        """Where a topic is published to, made if there is nothing; None where that cannot be known.
+
+        StreamRefused, ApiError, Forbidden, NotConnectedError.
+        """
+        names = yield from self.ensure(topic)
+        stream = yield from self.look_at(names[0], topic)
+        if stream.confirms_nothing:
+            raise StreamRefused(stream.confirms_nothing)
+        return Place(stream.name, stream.subjects) if stream.subjects else None
+
+    def _note_maker(self, name: str, subjects: tuple[str, ...], topic: str) -> None:
+        token = topic.partition(".")[0]
+        if name == token and {*subjects} == {*_subjects_of(token)}:
+            self._learned.foreign.discard(token)
+        elif token not in _WILD:
+            self._learned.foreign.add(token)
+
+    def _make(self, token: str, topic: str) -> Asking[list[str]]:
         wanted = self._wanted(token)
         try:
-            return self._create(wanted, deadline)
+            yield from self._create(wanted)
         except ApiError as error:
             if error.number in (STREAM_EXISTS, SUBJECTS_OVERLAP):
                 # Somebody was faster; what they made may do.
-                if names := self.find(topic, deadline):
+                if names := (yield from self.find(topic)):
                     return names
                 text = f"no stream holds {topic!r}, and {token!r} cannot be made beside those there are"
                 raise StreamRefused(f"{text}: {error}") from error
             raise StreamRefused(f"stream {token!r} cannot be made: {error}") from error
+        return [token]
 
-    def _create(self, wanted: dict[str, Any], deadline: Deadline) -> list[str]:
+    def _create(self, wanted: JsonObject) -> Asking[None]:
         operation = f"STREAM.CREATE.{wanted['name']}"
         try:
-            self._api.call(operation, wanted, deadline)
+            yield from self._api.call(operation, wanted)
         except ApiError as error:
             replicas = wanted["num_replicas"]
-            if error.number not in NO_PEERS or "num_replicas" in self._settings or replicas == 1:
+            if error.number not in NO_PEERS or "num_replicas" in self._config.stream or replicas == 1:
                 raise
             logger.warning("stream %r: no place for %d replicas, made with one: %s", wanted["name"], replicas, error)
-            self._api.call(operation, {**wanted, "num_replicas": 1}, deadline)
+            yield from self._api.call(operation, {**wanted, "num_replicas": 1})
         logger.info("made stream %r", wanted["name"])
-        return [wanted["name"]]
 
     def _wanted(self, token: str) -> dict[str, Any]:
-        settings = dict(self._settings)
+        settings = dict(self._config.stream)
         longest = settings.get("max_age") or 0
         window = DUPLICATE_WINDOW * SECOND
         defaults = {
             "storage": "file",
             "retention": "limits",
-            "num_replicas": 3 if self._servers >= _CLUSTER else 1,
+            "num_replicas": REPLICAS if self._clustered else 1,
             "duplicate_window": min(window, longest) if longest else window,
         }
-        return {**defaults, **settings, "name": token, "subjects": [token, f"{token}.>"]}
+        return {**defaults, **settings, "name": token, "subjects": list(_subjects_of(token))}
+
+
+def is_wild(topic: str) -> bool:
+    """Whether it is a pattern: more streams may hold it, now or later."""
+    return "*" in topic or ">" in topic
+
+
+def _subjects_of(token: str) -> tuple[str, str]:
+    return token, f"{token}.>"
 
 
 def doubts(config: Mapping[str, Any]) -> list[str]:

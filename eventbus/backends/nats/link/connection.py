@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any, Protocol
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from .... import log
 from ....errors import NotConnectedError
@@ -17,6 +17,7 @@ from ....threads import Deadline, StopToken, join_all, spawn
 from . import wire
 from .dialing import Link
 from .interests import Answered, Interests, refused_subject
+from .requests import Forbidden, NoAnswer, Reply, Waiting
 from .timer import Timer
 from .transport import transport_of
 from .writer import Writer
@@ -26,26 +27,6 @@ logger = log.get(__name__)
 _LOOK_EVERY = 0.02
 """Seconds between looks at a stop token."""
 _NOT_FATAL = ("permissions violation", "invalid subject", "invalid publish subject", "maximum subscriptions exceeded")
-
-
-class NoAnswer(NotConnectedError):
-    """A request got no answer in time."""
-
-
-class NoResponders(NoAnswer):
-    """Nobody listens where a request was sent."""
-
-
-class Forbidden(NotConnectedError):
-    """The server does not let us ask this."""
-
-
-@frozen
-class Reply:
-    """The answer to a request."""
-
-    block: bytes | None
-    payload: bytes
 
 
 class Batch(Protocol):
@@ -67,50 +48,17 @@ class Hooks:
     ended: Callable[[BaseException], None]
 
 
-@define(eq=False)
-class Waiting:
-    """A thread that waits for one answer from the reader thread."""
-
-    subject: str = ""
-    reply: Reply | None = None
-    error: BaseException | None = None
-    _done: threading.Event = field(factory=threading.Event)
-
-    def answer(self, reply: Reply | None = None) -> None:
-        """End the wait well."""
-        self.reply = reply
-        self._done.set()
-
-    def fail(self, error: BaseException) -> None:
-        """End the wait with an error."""
-        self.error = error
-        self._done.set()
-
-    @property
-    def done(self) -> bool:
-        """Whether the wait has ended, one way or the other."""
-        return self._done.is_set()
-
-    def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds; True when answered. Raises the error it failed with."""
-        answered = self._done.wait(timeout)
-        if isinstance(self.error, Forbidden):
-            raise self.error
-        if self.error is not None:
-            raise NotConnectedError(str(self.error)) from self.error
-        return answered
-
-
 class Connection:
     """Threads: `eventbus.<bus>.nats-reader`, `-writer` and `-timer`. All methods are for any thread."""
 
-    def __init__(self, link: Link, bus: str, hooks: Hooks) -> None:
+    def __init__(self, link: Link, bus: str, hooks: Hooks, inbox_prefix: str = "_INBOX") -> None:
         self.info: dict[str, Any] = dict(link.info)
         self.lost: BaseException | None = None
         self.ended = threading.Event()
         self.dirty: list[Batch] = []
         """Batches that the current read has filled. Reader thread only."""
-        self.inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self.inbox_prefix = inbox_prefix
+        self.inbox = f"{inbox_prefix}.{secrets.token_hex(11)}"
         self.timer = Timer()
         self._received = link.received
         self._bus = bus
@@ -165,21 +113,36 @@ class Connection:
 
     def request(self, subject: str, payload: bytes, timeout: float, stop: StopToken | None = None) -> Reply:
         """One round trip; NoAnswer, NoResponders, NotConnectedError, or Stopped."""
-        token = str(self._next_request())
-        waiting = Waiting(subject)
-        frame = wire.pub(subject, payload, f"{self.inbox}.r.{token}")
-        self._requests[token] = waiting
+        token, waiting = str(self._next_request()), Waiting(subject)
         try:
-            self._check_lost()
-            self.writer.write(frame)
+            self._ask(token, waiting, payload)
             self._wait(waiting, timeout, stop, subject)
         finally:
-            self._requests.pop(token, None)
-        reply = waiting.reply
-        assert reply is not None
-        if wire.status_of(reply.block)[0] == 503:
-            raise NoResponders(f"nobody answers {subject}")
-        return reply
+            self.forget_request(token)
+        return waiting.result()
+
+    def ask(self, subject: str, payload: bytes, told: Callable[[Waiting], object]) -> str:
+        """Send a request, and have `told(waiting)` called on the reader thread with its answer, or its failure.
+
+        NotConnectedError: the link is gone. Returns what to give to `forget_request`, which ends the wait.
+        """
+        token = str(self._next_request())
+        try:
+            self._ask(token, Waiting(subject, told), payload)
+        except BaseException:
+            self.forget_request(token)
+            raise
+        return token
+
+    def forget_request(self, token: str) -> None:
+        """Nobody waits for this answer any more."""
+        self._requests.pop(token, None)
+
+    def _ask(self, token: str, waiting: Waiting, payload: bytes) -> None:
+        frame = wire.pub(waiting.subject, payload, f"{self.inbox}.r.{token}")
+        self._requests[token] = waiting
+        self._check_lost()
+        self.writer.write(frame)
 
     def ping(self, timeout: float, stop: StopToken | None = None) -> None:
         """One PING and its PONG; NoAnswer, NotConnectedError, or Stopped.
@@ -220,9 +183,10 @@ class Connection:
             if stop is not None:
                 stop.check()
             if deadline.over:
-                raise NoAnswer(f"no answer to {what} within {timeout:.3g} s{self._hint()}")
+                raise NoAnswer(f"no answer to {what} within {timeout:.3g} s{self.hint()}")
 
-    def _hint(self) -> str:
+    def hint(self) -> str:
+        """What the server said last, for the end of an error's text; "" if it said nothing."""
         return f"; the server said: {self._said}" if self._said else ""
 
     def _check_lost(self) -> None:
@@ -270,7 +234,7 @@ class Connection:
     def _finish(self, cause: BaseException) -> None:
         """The end of the link, on the reader thread: nobody is left waiting, the socket is closed once."""
         if not isinstance(cause, NotConnectedError):
-            described = NotConnectedError(f"the connection was lost: {cause or type(cause).__name__}{self._hint()}")
+            described = NotConnectedError(f"the connection was lost: {cause or type(cause).__name__}{self.hint()}")
             described.__cause__ = cause
             cause = described
         self.lost = cause
@@ -333,10 +297,11 @@ class Connection:
         if self._interests.refused(text):
             return
         subject = refused_subject(text, "publish")
-        for waiting in list(self._requests.values()):
-            if subject is not None and waiting.subject == subject:
-                waiting.fail(Forbidden(text))
-        self._hooks.said(text)
+        asking = [waiting for waiting in list(self._requests.values()) if waiting.subject == subject]
+        for waiting in asking:
+            waiting.fail(Forbidden(text))
+        if not asking:  # else whoever asked decides what that means
+            self._hooks.said(text)
 
     def _watch(self, max_pings_out: int) -> None:
         if self._pings_out >= max_pings_out:
