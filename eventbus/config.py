@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import field, frozen
@@ -17,6 +17,7 @@ from .config_fields import (
     integer,
     is_a,
     is_a_or_none,
+    is_secret,
     number,
     optional_integer,
     optional_number,
@@ -130,6 +131,7 @@ _CONSUMER_REFUSED = {
 
 _NATS_NAME = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]{1,255}")
 """Of a stream, a durable or a domain."""
+_SEED = re.compile(r"SU[A-Z2-7]{56}")
 _NATS_PREFIX = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
 
 
@@ -159,7 +161,10 @@ class NatsConfig:
     """A NATS server or cluster.
 
     servers: "host", "host:port", "[::1]:4222" or nats:// and tls:// URLs, tried in order from a random one
-    on; servers that the cluster announces are added. user and password, or token. tls: None for plain
+    on; servers that the cluster announces are added. user and password, or one
+    of these, read or asked for anew at each connect: token; credentials, the path of a .creds file; nkey, the seed of a
+    user, with its jwt where the server wants one. Each of them is a text or a function that returns it (`credentials`:
+    the content of such a file), called on a thread of its own, to return within `connect_timeout`. tls: None for plain
     unless the server demands it or the URL says tls://.
     jetstream: durable topics with confirmed publishes; False for core NATS, which stores nothing.
     ack_wait: seconds after which the server gives an unacknowledged message to another process; it is
@@ -175,7 +180,10 @@ class NatsConfig:
     servers: tuple[str, ...] = server_urls(f"127.0.0.1:{DEFAULT_NATS_PORT}", NATS_SCHEMES, DEFAULT_NATS_PORT)
     user: str | None = optional_text()
     password: str | None = secret()
-    token: str | None = secret()
+    token: str | Callable[[], str] | None = field(default=None, repr=False, validator=is_secret)
+    credentials: str | Callable[[], str] | None = field(default=None, repr=False, validator=is_secret)
+    nkey: str | Callable[[], str] | None = field(default=None, repr=False, validator=is_secret)
+    jwt: str | Callable[[], str] | None = field(default=None, repr=False, validator=is_secret)
     tls: TlsConfig | None = field(default=None, validator=is_a_or_none(TlsConfig))
     client_name: str | None = optional_text()
     jetstream: bool = flag(True)
@@ -199,8 +207,12 @@ class NatsConfig:
     def __attrs_post_init__(self) -> None:
         if self.domain and self.api_prefix:
             raise ConfigError("set either domain or api_prefix, not both: a domain is the prefix $JS.<domain>.API")
-        if self.token is not None and self.user is not None:
-            raise ConfigError("set either token or user and password, not both")
+        ways = (("user", self.user), ("token", self.token), ("credentials", self.credentials))
+        given = [name for name, value in (*ways, ("nkey or jwt", self.nkey or self.jwt)) if value is not None]
+        if len(given) > 1:
+            raise ConfigError(f"set either {' or '.join(given)}, not both")
+        if isinstance(self.nkey, str) and not _SEED.fullmatch(self.nkey.strip()):
+            raise ConfigError("nkey is no seed of a user: that begins with SU, and has 58 characters")  # and is secret
         if (self.user is None) != (self.password is None):
             raise ConfigError("user and password go together; a token has a setting of its own")
 

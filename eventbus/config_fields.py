@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
+from .callables import check_plain
 from .errors import ConfigError
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -66,6 +67,20 @@ def secret() -> Any:
             raise ConfigError(f"{attribute.name} must be a str, not {type(value).__name__}")
 
     return field(default=None, repr=False, validator=check)
+
+
+Secret = str | Callable[[], str]
+"""A secret, or what is asked for it each time that it is needed."""
+
+
+def is_secret(instance: object, attribute: Attribute[Any], value: object) -> None:
+    """A validator for a `Secret`: a str, a plain function that returns one, or None. Neither is ever shown."""
+    if value is None or isinstance(value, str):
+        return
+    try:
+        check_plain(value, attribute.name)
+    except ValueError as error:
+        raise ConfigError(f"{attribute.name} must be a str or a function that returns one: {error}") from error
 
 
 def choice(default: str, *allowed: str) -> Any:

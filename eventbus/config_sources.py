@@ -9,10 +9,10 @@ A mapping has the same names, nested, and "url" or "backend". Without either, as
 (or `EVENTBUS_BACKEND`, "nats") says where the broker is. Every setting has a variable of its own, too:
 `EVENTBUS_RECONNECT__MAX_ATTEMPTS=5`, see `eventbus.config_environment`.
 
-What a mapping says wins over the URL, the URL over the environment, setting by setting. A token wins over a user
-below it, and a user over a token. Of the environment counts what the backend knows, whatever else is set for others.
-What is finished is not changed: an EventBusConfig takes nothing from the environment, nor does a ReconnectConfig, a
-TlsConfig or a NatsConfig inside a mapping.
+What a mapping says wins over the URL, the URL over the environment, setting by setting. One way to say who we are (user
+and password, token, credentials, key) wins over another one below it. Of the environment counts what the backend knows,
+whatever else is set for others. What is finished is not changed: an EventBusConfig takes nothing from the environment,
+nor does a ReconnectConfig, a TlsConfig or a NatsConfig inside a mapping.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def _names(kind: type[Any]) -> set[str]:
     return {field.name for field in attrs.fields(kind)}
 
 
+_LOGINS = ({"user", "password"}, {"token"}, {"credentials"}, {"nkey", "jwt"})
+"""Ways to say who we are: one that is set above hides the others below it."""
 _COMMON = _names(EventBusConfig) - {"backend"}
 
 
@@ -149,11 +151,8 @@ def _from_mapping(values: dict[str, Any], url: str | None, environment: dict[str
 
 def _over(lower: Mapping[str, Any], higher: Mapping[str, Any]) -> dict[str, Any]:
     """What is set in either; the higher wins, inside a group of settings and raw options, too."""
-    hidden: set[str] = set()
-    if higher.get("token") is not None:
-        hidden |= {"user", "password"}
-    if higher.get("user") is not None or higher.get("password") is not None:
-        hidden |= {"token"}
+    given = [way for way in _LOGINS if any(higher.get(name) is not None for name in way)]
+    hidden = {name for way in _LOGINS for name in way if given and way not in given}
     both = {key: value for key, value in lower.items() if key not in hidden}
     for key, value in higher.items():
         below = both.get(key)

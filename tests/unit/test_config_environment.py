@@ -47,6 +47,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "brokers": ("a:1,b:2", ("a:1", "b:2")),
     "jitter": ("0.5", 0.5),
     **{name: ('{"x": 5}', {"x": 5}) for name in ("stream", "consumer", "common", "producer", "admin")},
+    "nkey": (f"SU{'A' * 56}", f"SU{'A' * 56}"),
 }
 """The text of a variable and what it means, where they do not follow from the default."""
 WITH = {

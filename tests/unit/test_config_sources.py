@@ -186,6 +186,7 @@ OTHER: dict[str, object] = {
     "replication_factor": 2,
     "sasl_mechanism": "SCRAM-SHA-256",
     "group_protocol": "classic",
+    "nkey": f"SU{'A' * 56}",
 }
 """Values that are not the default, where one cannot be made from the default."""
 

@@ -49,6 +49,7 @@ MAY_IMPORT = {
 HOME_OF = {
     "tenacity": {"eventbus.recovery.backoff"},
     "pynats2": {"eventbus.backends.nats.link.pynats"},
+    "nkeys": {"eventbus.backends.nats.link.credentials"},
     "pynats": {"eventbus.backends.nats.link.pynats"},
     "confluent_kafka": {name for name in MODULES if name.startswith("eventbus.backends.kafka.")},
     "nats": set(),

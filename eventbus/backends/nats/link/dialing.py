@@ -21,6 +21,7 @@ from ....config import NatsConfig, TlsConfig
 from ....errors import AuthenticationError, ConnectFailedError
 from ....threads import Deadline, Stopped, StopToken, spawn
 from .addresses import Server
+from .credentials import Credentials, read
 from .pynats import Dial, Refused
 from .race import Race
 from .wire import ProtocolError
@@ -89,6 +90,7 @@ class Dialer:
     def __init__(self, config: NatsConfig, client_name: str) -> None:
         self._config = config
         self._client_name = client_name
+        self._credentials = Credentials()
 
     def dial(self, servers: Sequence[Server], timeout: float, stop: StopToken) -> Link:
         """The first address of a server that takes us; ConnectFailedError, AuthenticationError or Stopped.
@@ -96,6 +98,7 @@ class Dialer:
         They are tried in order, the next one beside those before it, and none is cut off before the time is up.
         """
         deadline, own = Deadline(timeout), Deadline(timeout - min(_SAYING, 0.1 * timeout))
+        self._credentials = read(self._config, own, stop)
         race: Race[Link] = Race("eventbus.nats-dialing", lambda link: link.sock.close())
         race.add([partial(self._enter, race, server, own) for server in servers])
         link, failures = race.run(deadline, stop)
@@ -140,7 +143,7 @@ class Dialer:
                     used.close()
             attempt.stop.check()
             spoke = dial is not None and bool(dial.info)
-            failure = _typed(server, error, spoke)
+            failure = _typed(server, error, spoke, self._credentials.expired)
             if failure is error:
                 raise
             raise failure from error
@@ -148,18 +151,14 @@ class Dialer:
             attempt.use(None)
 
     def _login(self, server: Server) -> Any:
-        config = self._config
-
         def options(info: Mapping[str, Any]) -> dict[str, Any]:
             fields: dict[str, Any] = {"name": self._client_name, "echo": True}
             if server.token is not None:
                 fields["auth_token"] = server.token
             elif server.user is not None:
                 fields |= {"user": server.user, "pass": server.password}
-            elif config.token is not None:
-                fields["auth_token"] = config.token
-            elif config.user is not None:
-                fields |= {"user": config.user, "pass": config.password}
+            else:
+                fields |= self._credentials.fields(info)
             return fields
 
         return options
@@ -260,11 +259,11 @@ def _check_features(info: Mapping[str, Any]) -> None:
         raise ProtocolError("the server is too old: it knows no message headers")
 
 
-def _typed(server: Server, error: BaseException, spoke: bool) -> BaseException:
+def _typed(server: Server, error: BaseException, spoke: bool, expired: str) -> BaseException:
     if isinstance(error, Refused):
         text = str(error)
         if any(word in text.lower() for word in _AUTHENTICATION):
-            return AuthenticationError(f"{server} refused the credentials: {text}")
+            return AuthenticationError(f"{server} refused the credentials: {text}{expired}")
         return ConnectFailedError(f"{server} refused the connection: {text}", server_spoke=spoke)
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message or error.reason

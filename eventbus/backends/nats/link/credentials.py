@@ -1,0 +1,137 @@
+"""Who we are, for a server: read anew at each connect, so that what is renewed outside is used without a restart."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from attrs import field, frozen
+
+from ....config import NatsConfig
+from ....config_fields import Secret
+from ....errors import AuthenticationError, ConnectFailedError, UnsupportedError
+from ....threads import Deadline, StopToken, spawn
+
+_LOOK_EVERY = 0.05
+"""Seconds between looks at the stop token while a callback of the user's runs."""
+_BLOCK = re.compile(r"-{3,}BEGIN [^-\r\n]+-{3,}\s+(\S+)\s+-{3,}END [^-\r\n]+-{3,}")
+"""One part of a credentials file: first the JWT, then the seed."""
+
+
+@frozen
+class Credentials:
+    """What a connect shows to every server that has none of its own. No text of it is shown."""
+
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    jwt: str | None = field(default=None, repr=False)
+    seed: str | None = field(default=None, repr=False)
+
+    def fields(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """What CONNECT says, to a server with this INFO. AuthenticationError: the seed is none."""
+        if self.token is not None:
+            return {"auth_token": self.token}
+        if self.user is not None:
+            return {"user": self.user, "pass": self.password}
+        found: dict[str, Any] = {} if self.jwt is None else {"jwt": self.jwt}
+        nonce = info.get("nonce")
+        if self.seed is not None and isinstance(nonce, str):
+            public, signature = _signed(self.seed, nonce.encode())
+            found["sig"] = signature
+            if self.jwt is None:
+                found["nkey"] = public
+        return found
+
+    @property
+    def expired(self) -> str:
+        """When the JWT has expired, as the end of an error's text; "" if it has not, or does not say."""
+        at = _expiry(self.jwt)
+        if at is None or at > datetime.now(timezone.utc):
+            return ""
+        return f"; its JWT has expired at {at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def read(config: NatsConfig, deadline: Deadline, stop: StopToken) -> Credentials:
+    """What is configured, as it is now: files are read, callbacks called, on a thread of their own.
+
+    AuthenticationError: what was found is none. ConnectFailedError: it could not be had, or not in time; Stopped.
+    """
+    if config.credentials is not None:
+        return _from_text(_value_of(config.credentials, _content, "credentials", deadline, stop))
+    plain = [
+        None if given is None else _value_of(given, str.strip, name, deadline, stop)
+        for name, given in (("token", config.token), ("jwt", config.jwt), ("nkey", config.nkey))
+    ]
+    token, jwt, seed = plain
+    return Credentials(config.user, config.password, token, jwt, seed)
+
+
+def _value_of(given: Secret, of_text: Callable[[str], str], name: str, deadline: Deadline, stop: StopToken) -> str:
+    if isinstance(given, str):
+        return of_text(given)
+    answers: list[object] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            answers.append(given())
+        except BaseException as error:  # a SystemExit in a user's code may not end this thread
+            answers.append(error)
+        done.set()
+
+    spawn("eventbus.nats-credentials", ask)
+    while not done.wait(min(_LOOK_EVERY, deadline.remaining())):
+        stop.check()
+        if deadline.over:
+            raise ConnectFailedError(f"the callback for {name!r} has not returned in time")
+    (answer,) = answers
+    if isinstance(answer, BaseException):
+        raise ConnectFailedError(f"the callback for {name!r} failed: {type(answer).__name__}") from answer
+    if not isinstance(answer, str) or not answer:
+        raise AuthenticationError(f"the callback for {name!r} has returned no text, but {type(answer).__name__}")
+    return answer
+
+
+def _content(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise ConnectFailedError(f"the credentials cannot be read: {error}") from error
+
+
+def _from_text(text: str) -> Credentials:
+    parts = _BLOCK.findall(text)
+    if len(parts) != 2:
+        raise AuthenticationError(f"the credentials have {len(parts)} parts; a .creds file has two, a JWT and a seed")
+    return Credentials(jwt=parts[0], seed=parts[1])
+
+
+def _signed(seed: str, nonce: bytes) -> tuple[str, str]:
+    try:
+        import nkeys
+    except ImportError as error:
+        raise UnsupportedError("nkeys and JWTs need the package nkeys: pip install 'jxt-eventbus[nats]'") from error
+    try:
+        pair = nkeys.from_seed(seed.encode())
+    except (nkeys.NkeysError, ValueError):  # whose text might show it
+        raise AuthenticationError("the seed is none: it begins with SU, and is not that of a user otherwise") from None
+    try:
+        return pair.public_key.decode(), base64.urlsafe_b64encode(pair.sign(nonce)).rstrip(b"=").decode()
+    finally:
+        pair.wipe()
+
+
+def _expiry(jwt: str | None) -> datetime | None:
+    body = (jwt or "").split(".")[1:2]
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(body[0] + "=" * (-len(body[0]) % 4)))
+        return datetime.fromtimestamp(claims["exp"], timezone.utc)
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError, OSError):
+        return None
