@@ -156,7 +156,7 @@ class SubscriptionOutages(OutageBase):
         self.broker.refuse_topic(bad_topic)
         self.broker.restore()
         self.wait_back(bus, 1)
-        assert bad.state is SubscriptionState.FAILED
+        wait_until(lambda: bad.state is SubscriptionState.FAILED)
         assert bad.error is not None
         assert bad_topic in str(bad.error) or "perm" in str(bad.error).lower()
         self.wait_active(good)
