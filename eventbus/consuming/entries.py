@@ -35,6 +35,9 @@ class Owner(Protocol):
     def settle(self, count: int, size: int) -> None:
         """So many deliveries with so many bytes are finished or dropped."""
 
+    def left(self, deliveries: Sequence[Delivery]) -> None:
+        """These are finished, or were dropped."""
+
     def give_up(self, count: int) -> None:
         """So many are about to be dropped under a lease that lasts."""
 

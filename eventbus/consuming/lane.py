@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from queue import Empty, SimpleQueue
 
 from .. import log
@@ -22,8 +22,6 @@ from .parked import ParkedKey, ParkedKeys, lane_key
 logger = log.get(__name__)
 
 
-STANDS_AFTER = 1.0
-"""Seconds that one handler runs until its lane stands still."""
 WAITING = 64
 """Messages that may wait for a lane that stands still, where a broker takes more of them back."""
 STAYS_AWAY = Pauses(first=1.0, factor=2.0, longest=30.0)
@@ -41,7 +39,7 @@ class Lane:
         self._entries: deque[Entry] = deque()
         """Put and not begun. Taken out under the lock, put under the owner's."""
         self._stands_since = 0.0
-        self._stands_at: tuple[int, int] | None = None
+        self._stands_at: tuple[int, int, int] | None = None
         self._returns = 0
         self.parked = 0
         """Deliveries that wait for a retry, or behind one."""
@@ -53,6 +51,8 @@ class Lane:
         self._entry = NOTHING
         self._first = self._position = self._cut = self._left = 0
         """Of the entry: what is acknowledged, what is handled, where it ends now, and the bytes of the rest."""
+        self._trying: Delivery | None = None
+        """What is tried again at this moment, or was so last."""
         self._forked = False
 
     # -- any thread ------------------------------------------------------------------------------
@@ -92,12 +92,13 @@ class Lane:
         """Have the lane look at everything again."""
         self._inbox.put(Notice.NUDGE)
 
-    def stands(self, now: float) -> bool:
-        """Whether one handler has run for so long that the lane stands still. One caller at a time."""
-        at = (id(self._entry), self._position)
-        if self._entry is NOTHING or at != self._stands_at:
+    def stands_for(self, now: float) -> float:
+        """Seconds that one handler runs, as far as was seen; 0 for none. One caller at a time."""
+        at = (id(self._entry), self._position, id(self._trying))
+        idle = self._entry is NOTHING and self._trying is None
+        if idle or at != self._stands_at:
             self._stands_at, self._stands_since, self._returns = at, now, 0
-        return self._entry is not NOTHING and now - self._stands_since >= STANDS_AFTER
+        return 0.0 if idle else now - self._stands_since
 
     @property
     def waits_too_much(self) -> bool:
@@ -105,13 +106,23 @@ class Lane:
         begun = self._cut - self._position - 1
         return begun + sum(len(entry.batch) for entry in list(self._entries)) > WAITING
 
-    def take_out(self) -> list[Entry]:
-        """What is too much for a lane that stands still, but for keys that wait already. Under the owner's lock."""
+    def held_keys(self) -> set[Hashable]:
+        """Keys that only this lane may handle now: that of the message that it runs, and those that are parked."""
+        entry, position = self._entry, self._position
+        running = {lane_key(one) for one in entry.batch[position : position + 1]}
+        return {*running, *list(self._keys.waiting)} - {None}
+
+    def take_back(self) -> list[Entry]:
+        """What no handler was started for, but for its `held_keys`. Under the owner's lock."""
         with self._lock:
-            begun = self._entry.batch[self._position : self._cut]
-            entries = all_of(self._entries)
-        keys = {lane_key(one) for one in begun}
-        count = max(0, len(begun) - 1)
+            entries = [*self._cut_off(), *all_of(self._kept), *all_of(self._entries)]
+        held = self.held_keys()
+        return self._take(entries, lambda one: lane_key(one) in held)
+
+    def take_too_much(self) -> list[Entry]:
+        """Of that, what is too much for a lane that stands still, but for keys that wait already."""
+        entries, keys = self.take_back(), set[Hashable]()
+        count = sum(len(entry.batch) for entry in list(self._entries))
 
         def stays(one: Delivery) -> bool:
             nonlocal count
@@ -124,27 +135,22 @@ class Lane:
 
         return self._take(entries, stays)
 
-    def take_back(self) -> list[Entry]:
-        """What no handler was started for, but for keys that wait behind one that was.
+    def _cut_off(self) -> list[Entry]:
+        """The rest of what the lane works on; nothing if it got on meanwhile. Under the lock.
 
-        Under the owner's lock, once it is stopping: no handler is started any more.
+        The lane notes its position before it looks at the cut, and this the other way round: one sees the other.
         """
-        with self._lock:
-            entry, cut = self._entry, self._position + 1
-            keys = {lane_key(one) for one in entry.batch[cut - 1 : cut]}
-            entries = [*all_of(self._kept), *all_of(self._entries)]
-            if cut < self._cut:
-                rest = entry.batch[cut : self._cut]
-                size = min(self._left, size_of(rest))
-                self._cut, self._left = cut, self._left - size
-                entries.insert(0, Entry(entry.lease, rest, size, entry.check, entry.since))
-        waiting = self._keys.waiting
-
-        def stays(one: Delivery) -> bool:
-            key = lane_key(one)
-            return key is not None and (key in keys or key in waiting)
-
-        return self._take(entries, stays)
+        entry, end, cut = self._entry, self._cut, self._position + 1
+        if cut >= end:
+            return []
+        self._cut = cut
+        if self._position + 1 != cut:
+            self._cut = end
+            return []
+        rest = entry.batch[cut:end]
+        size = min(self._left, size_of(rest))
+        self._left -= size
+        return [Entry(entry.lease, rest, size, entry.check, entry.since)]
 
     def _take(self, entries: Sequence[Entry], stays: Callable[[Delivery], bool]) -> list[Entry]:
         taken = list[Entry]()
@@ -237,15 +243,15 @@ class Lane:
         self._leave_child()
         self.flush()
         with self._lock:
-            left, end, self._entry = self._left, self._cut, NOTHING
+            rest, left, self._entry = entry.batch[seen : self._cut], self._left, NOTHING
             self._first = self._position = self._cut = 0
-        rest = entry.batch[seen:end]
+            keeps = bool(rest) and not (entry.lease.ended or self._owner.stopping)
+            if keeps:
+                self._kept.appendleft(Entry(entry.lease, rest, left, entry.check, entry.since))
         if not rest:
             self._owner.settle(0, left)
-        elif entry.lease.ended or self._owner.stopping:
+        elif not keeps:
             self.drop(rest, entry.lease, left)
-        else:
-            self._kept.appendleft(Entry(entry.lease, rest, left, entry.check, entry.since))
 
     def _work(self, entry: Entry) -> int:
         """Handle a batch until something ends it; how many of it were seen to."""
@@ -254,7 +260,7 @@ class Lane:
         for delivery in entry.batch:
             if keys:
                 self._retry_due()
-            if lease.ended or owner.paused or owner.stopping:
+            if position >= self._cut or lease.ended or owner.paused or owner.stopping:
                 break
             if (keys or check) and not self._lets(entry, delivery):
                 position += 1
@@ -281,6 +287,7 @@ class Lane:
             self._note_parked(delivery)
             return False
         if entry.check and not self._outcomes.claims(delivery):
+            self._owner.left((delivery,))
             self._owner.settle(1, 0)
             return False
         return True
@@ -318,6 +325,7 @@ class Lane:
         if parked is not None:
             self._owner.working()
             self._retry(parked)
+            self._trying = None
             if parked.messages:
                 self._keys.plan(parked)
 
@@ -329,6 +337,7 @@ class Lane:
             if self._owner.halted:
                 return
             if not lease.ended and not (check and not self._outcomes.claims(delivery)):
+                self._trying = delivery
                 try:
                     result = self._handler(delivery)
                     if result is not None:
@@ -363,6 +372,7 @@ class Lane:
 
     def _settle_parked(self, delivery: Delivery) -> None:
         self.parked -= 1
+        self._owner.left((delivery,))
         self._owner.settle(1, len(delivery.payload))
 
     def drop(self, deliveries: Sequence[Delivery], lease: Lease, size: int) -> None:
@@ -374,6 +384,7 @@ class Lane:
         except Exception:
             logger.exception("%s: giving back failed", threading.current_thread().name)
         finally:
+            self._owner.left(deliveries)
             self._owner.settle(len(deliveries), size)
 
     def _finish(self, deliveries: Sequence[Delivery], lease: Lease, size: int) -> None:
@@ -383,4 +394,5 @@ class Lane:
             logger.exception("%s: acknowledging failed", threading.current_thread().name)
             self.drop(deliveries, lease, size)  # kept in hand it would be renewed and never handled
         else:
+            self._owner.left(deliveries)
             self._owner.settle(len(deliveries), size)

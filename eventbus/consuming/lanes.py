@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .. import log
 from ..message import Delivery
@@ -13,25 +13,30 @@ from .acknowledgements import Acknowledgements
 from .batches import size_of
 from .budget import Budget
 from .entries import Entry
-from .lane import WAITING, Lane
+from .lane import Lane
 from .lease import Lease
 from .outcomes import Outcomes
-from .parked import lane_key, lane_of
+from .routing import Routing
 
 logger = log.get(__name__)
 
 LEAST = 1 / 8
 """Of the bytes that may be in hand: it is not worth while to ask for less."""
+MOVES_AFTER = 0.1
+"""Seconds that one handler runs until what waits for its lane goes to the others."""
+GIVES_BACK_AFTER = 1.0
+"""Seconds for which that is so of all lanes until the broker gets back what is too much."""
 START_AGAIN = 1.0
 """Seconds until messages are asked for again after a thread could not be started for them."""
 
 
 class Lanes:
-    """`concurrency` threads, each with a queue of batches; a key always goes to the same one.
+    """`concurrency` threads, each with a queue of batches; which key goes to which one says `Routing`.
 
     handler(delivery) does the work; a message whose handler fails waits for its next try with its key, all others go
-    on. high, high_bytes, budget: what may be in hand until `put` says that it is full; what waits behind a failing
-    message counts with its bytes only. takes_back: what is too much for a lane that stands still may be given back.
+    on. What waits for a lane that stands still goes to the others. high, high_bytes, budget: what may be in hand until
+    `put` says that it is full; what waits behind a failing message counts with its bytes only. takes_back: where all
+    lanes stand still, what is too much may be given back.
     """
 
     def __init__(
@@ -55,13 +60,14 @@ class Lanes:
         self._takes_back = takes_back
         self._stands_still = False
         self._lanes = [Lane(self, handler, outcomes) for _ in range(concurrency)]
+        self._routing = Routing(concurrency)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._count = self._size = 0
         self._latest: float | None = None
         self._given_up = 0
         self._full = False
-        self._next = self._running = 0
+        self._running = 0
         self._is_watched = False
         self._start_again: float | None = None
         """When to ask for messages again after a thread could not be started."""
@@ -135,11 +141,13 @@ class Lanes:
         if not batch:
             return not (self._full or self.halted)
         now = time.monotonic()
-        parts = self._split(batch)
-        entries = [(lane, Entry(lease, part, size_of(part), check, now)) for lane, part in parts]
+        parts = self._routing.split(batch)
         with self._lock:
             late = self._finishing
             if not late and (self._running == len(self._lanes) or self._start()):
+                if not self._routing.is_plain:
+                    parts = self._routing.split_around(batch)
+                entries = [(lane, Entry(lease, part, size_of(part), check, now)) for lane, part in parts]
                 self._count += len(batch)
                 self._latest = now
                 size = sum(entry.size for _, entry in entries)
@@ -224,6 +232,12 @@ class Lanes:
         if room and not self.halted:
             self._outcomes.has_room()
 
+    def left(self, deliveries: Sequence[Delivery]) -> None:
+        """These are finished, or were dropped. Called by lanes."""
+        if not self._routing.is_plain:
+            with self._lock:
+                self._routing.left(deliveries)
+
     def give_up(self, count: int) -> None:
         """So many are about to be dropped under a lease that lasts. Called by lanes."""
         if self._closing:
@@ -249,18 +263,17 @@ class Lanes:
             self._acknowledgements.remove(self)
 
     def look(self, now: float) -> bool:
-        """See to what is done, and to what is not ours any more; True while something is in hand."""
+        """See to what is done, what is not ours any more, and lanes that stand still; True while there is more."""
         self._outcomes.look(now)
         for lane in self._lanes:
             lane.look()
-        if self._takes_back:
-            self._give_back(now)
+        self._relieve(now)
         if self._full:
             self.settle(0, 0)  # others may have made room
         if self._start_again is not None and now >= self._start_again:
             self._start_again = None
             self.ask_for_more()
-        return self._count > 0 or self._start_again is not None
+        return self._count > 0 or self._start_again is not None or not self._routing.is_plain
 
     def _is_over(self, part: float) -> bool:
         waiting = self._count - sum(lane.parked for lane in self._lanes)
@@ -271,21 +284,58 @@ class Lanes:
             or self._stands_still
         )
 
-    def _give_back(self, now: float) -> None:
-        """What is too much for lanes that stand still goes to others; while all of them do, no more is fetched."""
-        standing = [lane for lane in self._lanes if lane.stands(now)]
-        self._stands_still = len(standing) == len(self._lanes)
-        for lane in standing:
-            if not lane.waits_too_much:
-                continue
-            with self._lock:
-                entries = lane.take_out()
-                if self._stands_still:
-                    self._full = True
-            delay = lane.next_delay()
-            for entry in entries:
-                self._outcomes.given_back(entry.batch, entry.lease, delay)
-                self.settle(len(entry.batch), entry.size)
+    def _relieve(self, now: float) -> None:
+        """What waits for lanes that stand still goes to the others, or, where all of them do, in part to others' lanes.
+
+        While all stand still no more is fetched, where what comes could be somebody else's.
+        """
+        stood = [lane.stands_for(now) for lane in self._lanes]
+        self._stands_still = self._takes_back and min(stood) >= GIVES_BACK_AFTER
+        if self._stands_still:
+            for lane in self._lanes:
+                self._give_back(lane)
+        elif min(stood) < MOVES_AFTER:
+            self._move({place: self._lanes[place] for place, time in enumerate(stood) if time >= MOVES_AFTER})
+
+    def _move(self, standing: Mapping[int, Lane]) -> None:
+        """Have other lanes take what waits for these."""
+        if not standing and self._routing.is_plain:
+            return
+        with self._lock:
+            if self._finishing:  # a lane that has ended looks at nothing any more
+                return
+            taken = [entry for lane in standing.values() for entry in lane.take_back()]
+            for entry in taken:
+                self._routing.left(entry.batch)
+            self._routing.stand({place: lane.held_keys() for place, lane in standing.items()})
+            for entry in taken:
+                self._put_around(entry)
+
+    def _put_around(self, entry: Entry) -> None:
+        """Queue what was taken out of a lane, with all its bytes. Under the lock."""
+        left = entry.size
+        for place, part in self._routing.split_around(entry.batch):
+            size = min(left, size_of(part))
+            left -= size
+            self._lanes[place].put(Entry(entry.lease, part, size, entry.check, entry.since))
+        self._size -= left
+        self._budget.add(-left)
+
+    def _give_back(self, lane: Lane) -> None:
+        """What is too much for a lane goes to whoever may have it."""
+        if not lane.waits_too_much:
+            return
+        with self._lock:
+            if self._finishing:
+                return
+            self._routing.stand({})
+            entries = lane.take_too_much()
+            self._full = True
+        delay = lane.next_delay()
+        for entry in entries:
+            self._outcomes.given_back(entry.batch, entry.lease, delay)
+            self.left(entry.batch)
+            self.settle(len(entry.batch), entry.size)
 
     def _start(self) -> bool:
         """Start the threads that are missing; whether all of them run. Under the lock."""
@@ -302,20 +352,3 @@ class Lanes:
             self._start_again = time.monotonic() + START_AGAIN
             return False
         return True
-
-    def _split(self, batch: Sequence[Delivery]) -> list[tuple[int, Sequence[Delivery]]]:
-        lanes = len(self._lanes)
-        if lanes == 1:
-            if not self._takes_back:
-                return [(0, batch)]
-            # In parts, because what a lane has begun is not given back.
-            return [(0, batch[start : start + WAITING]) for start in range(0, len(batch), WAITING)]
-        parts: dict[int, list[Delivery]] = {}
-        for delivery in batch:
-            key = lane_key(delivery)
-            if key is None:
-                self._next = lane = (self._next + 1) % lanes
-            else:
-                lane = lane_of(key, lanes)
-            parts.setdefault(lane, []).append(delivery)
-        return list(parts.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -389,7 +391,8 @@ def test_a_returned_coroutine_is_a_failure_and_closed(make: Make) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_module, "STANDS_AFTER", 0.05)
+    monkeypatch.setattr(lanes_module, "MOVES_AFTER", 0.05)
+    monkeypatch.setattr(lanes_module, "GIVES_BACK_AFTER", 0.05)
     monkeypatch.setattr(lane_module, "WAITING", 4)
 
 
@@ -402,16 +405,16 @@ def test_what_is_too_much_for_a_lane_that_stands_still_is_given_back(make: Make,
     rig.put(2, 3, key="a")
     rig.put(4, key="slow")
     rig.lanes.put([*batch(5, key=None), *batch(6, key="b"), *batch(7, key="a"), *batch(8, key="slow")], rig.lease)
-    wait_until(lambda: rig.returned == [6], 2.0)
+    wait_until(lambda: rig.returned == [5, 6], 2.0)
     assert not rig.put(), "while all lanes stand still no more is wanted"
     rig.put(9, key="c")
-    wait_until(lambda: rig.returned == [6, 9], 2.0)
+    wait_until(lambda: rig.returned == [5, 6, 9], 2.0)
     assert rig.delays == [1.0, 2.0]
-    assert rig.lanes.backlog == 7
+    assert rig.lanes.backlog == 6
     gate.set()
     wait_until(lambda: rig.room >= 1)
     wait_until(lambda: rig.lanes.backlog == 0)
-    assert handler.handled == [1, 2, 3, 4, 5, 7, 8]
+    assert handler.handled == [1, 4, 8, 2, 3, 7]
     assert (rig.lanes.size, rig.dropped_ones) == (0, [])
 
 
@@ -426,6 +429,91 @@ def test_where_nothing_is_taken_back_it_is_kept(make: Make, gate: threading.Even
     assert rig.returned == []
     gate.set()
     wait_until(lambda: handler.handled == list(range(1, 40)))
+
+
+KEYS = [f"k{number}" for number in range(40)]
+
+
+def of_lane(lane: int, lanes: int) -> list[str]:
+    return [key for key in KEYS if lane_of(key, lanes) == lane]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_waits_for_one_lane_goes_through_the_others(make: Make, gate: threading.Event) -> None:
+    """What was begun with the slow one, what was queued behind it, and what comes later; but for its own key."""
+    slow, *others = of_lane(0, 3)
+    handler = Blocking(gate, 0)
+    rig = make(handler, concurrency=3)
+    behind = [*batch(0, key=slow), *batch(1, key=others[0]), *batch(2, key=None), *batch(3, key=slow)]
+    rig.lanes.put(behind, rig.lease)
+    assert handler.entered.wait(5.0)
+    rig.put(4, 5, key=others[1])
+    rig.put(6, key=slow)
+    wait_until(lambda: sorted(handler.handled) == [1, 2, 4, 5])
+    for number in range(7, 27):
+        rig.put(number, key=others[number % len(others)])
+    wait_until(lambda: len(handler.handled) == 24)
+    assert rig.lanes.backlog == 3, "the slow one and its key"
+    gate.set()
+    wait_until(lambda: rig.lanes.backlog == 0)
+    assert handler.handled[24:] == [0, 3, 6]
+    assert sorted(rig.acknowledged) == list(range(27))
+    assert rig.lanes.size == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_key_that_makes_a_detour_comes_back_in_order(make: Make) -> None:
+    """Lanes stand still again and again, at random; each key's messages are handled once, in order."""
+    chance = random.Random(5)
+    slow_ones = set(chance.sample(range(3000), 12))
+    handled: dict[str, list[int]] = {key: [] for key in KEYS}
+
+    def handler(delivery: Delivery) -> None:
+        if delivery.token in slow_ones:
+            threading.Event().wait(0.15)
+        assert delivery.key is not None
+        handled[delivery.key].append(delivery.token)
+
+    rig = make(handler, concurrency=4, high=100_000)
+    numbers = iter(range(3000))
+    put: dict[str, list[int]] = {key: [] for key in KEYS}
+    while True:
+        part = [(number, chance.choice(KEYS)) for number in itertools.islice(numbers, 7)]
+        if not part:
+            break
+        for number, key in part:
+            put[key].append(number)
+        rig.lanes.put([one for number, key in part for one in batch(number, key=key)], rig.lease)
+        if not part[0][0] % 100:
+            threading.Event().wait(0.03)
+    wait_until(lambda: rig.lanes.backlog == 0, 20.0)
+    assert handled == put
+    assert sorted(rig.acknowledged) == list(range(3000))
+    assert rig.lanes.size == 0
+    wait_until(lambda: rig.lanes._routing.is_plain)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_slow_retry_is_a_lane_that_stands_still_too(make: Make, gate: threading.Event) -> None:
+    slow, other = of_lane(0, 2)[:2]
+    tries = itertools.count()
+    handled: list[int] = []
+
+    def handler(delivery: Delivery) -> None:
+        if delivery.token == 0:
+            if not next(tries):
+                raise ValueError("the first time")
+            gate.wait(10.0)
+        handled.append(delivery.token)
+
+    rig = make(handler, concurrency=2)
+    rig.put(0, key=slow)
+    wait_until(lambda: next(tries) > 1, 5.0)
+    rig.put(1, key=other)
+    rig.put(2, key=slow)
+    wait_until(lambda: handled == [1])
+    gate.set()
+    wait_until(lambda: handled == [1, 0, 2])
 
 
 # -- leases --------------------------------------------------------------------------------------
