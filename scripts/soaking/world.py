@@ -1,4 +1,4 @@
-"""The searches of `tests/world` with their long numbers: the part `world` of `make soak`."""
+"""`tests/world` with its long numbers, and the suites from far away: the part `world` of `make soak`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
+_PARTS = ("tests/world", "tests/conformance/test_nats_far_conformance.py", "tests/faults/test_nats_far_outages.py")
 
 
 def world(options: argparse.Namespace) -> bool:
-    """Interrupts, forks and swaps by the hundred, in a process of their own; whether all held."""
-    print(f"world: tests/world, long, EVENTBUS_TEST_SEED={options.seed}", flush=True)
+    """Interrupts, forks and swaps by the hundred, each part in a process of its own; whether all held."""
     environment = {**os.environ, "EVENTBUS_TEST_LONG": "1", "EVENTBUS_TEST_SEED": str(options.seed)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10", "tests/world"]
-    ended = subprocess.run(command, cwd=_ROOT, env=environment, check=False)
-    print(f"{'PASS' if ended.returncode == 0 else 'MISS'} world: pytest ended with {ended.returncode}", flush=True)
-    return ended.returncode == 0
+    held = True
+    for part in _PARTS:
+        print(f"world: {part}, long, EVENTBUS_TEST_SEED={options.seed}", flush=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10", part]
+        ended = subprocess.run(command, cwd=_ROOT, env=environment, check=False)
+        print(f"{'PASS' if ended.returncode == 0 else 'MISS'} world: pytest ended with {ended.returncode}", flush=True)
+        held = held and ended.returncode == 0
+    return held

@@ -267,6 +267,8 @@ class Parser:
 
     def _operation(self, line: bytes) -> tuple[Add, str, bytes | None, int, int] | None:
         """What a line announces; None for a control line, which is handled here."""
+        if b"\n" in line:  # as `_check_line`, which sees it where the line comes in pieces
+            raise ProtocolError(f"a line feed without a carriage return: {line!r:.80}")
         fields = line.split() if _OTHER_SPACE.search(line) is None else re.split(rb"[ \t]+", line.strip(b" \t"))
         name = fields[0] if fields else b""
         if name == b"MSG":
