@@ -200,7 +200,7 @@ class StopToken:
             token.set()
         return token
 
-    def release(self, child: StopToken) -> None:
+    def forget(self, child: StopToken) -> None:
         """Forget a child that is no longer needed."""
         self._callbacks.pop(child, None)
 

@@ -74,7 +74,7 @@ class HealthMonitor:
             return ()
         stop.set()
         unfinished = join_all([thread], timeout)
-        self._bus_stop.release(stop)
+        self._bus_stop.forget(stop)
         return unfinished
 
     def inherited(self) -> None:
@@ -174,7 +174,7 @@ class HealthMonitor:
                 return self._episode(session.lost, stop)
             return self._count(error, stop)
         finally:
-            stop.release(own)
+            stop.forget(own)
         self._note_success(detail)
         self._supervisor.phases.trouble_over()
         return self._check.interval if self._supervisor.repair(stop) else self._retry_interval

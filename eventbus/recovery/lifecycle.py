@@ -180,7 +180,7 @@ class Lifecycle:
                 raise NotConnectedError("open() was given up") from error
             raise
         finally:
-            self._stop.release(own)
+            self._stop.forget(own)
 
     def _begin(self, stop: StopToken) -> bool:
         with self._turn:
@@ -292,7 +292,7 @@ class Lifecycle:
                 self.supervisor.repair(stop)
         finally:
             self._bringing = False
-            self._stop.release(stop)
+            self._stop.forget(stop)
 
     # -- recovery --------------------------------------------------------------------------------
 
@@ -326,7 +326,7 @@ class Lifecycle:
     def _unwatch(self, timeout: float) -> tuple[str, ...]:
         elsewhere, self._elsewhere = self._elsewhere, self._stop.child()
         elsewhere.set()
-        self._stop.release(elsewhere)
+        self._stop.forget(elsewhere)
         return self.monitor.stop(timeout)
 
     def _reconnect(self, timeout: float, stop: StopToken) -> None:
@@ -335,7 +335,7 @@ class Lifecycle:
             with stop.interrupts(own.set):
                 self.monitor.episodes.replace(timeout, own)
         finally:
-            self._elsewhere.release(own)
+            self._elsewhere.forget(own)
         self._bring_late()
 
     # -- status ----------------------------------------------------------------------------------

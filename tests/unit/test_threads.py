@@ -69,11 +69,11 @@ def test_a_child_is_set_with_its_parent_and_not_the_other_way_round() -> None:
     assert parent.child().is_set()
 
 
-def test_a_released_child_is_forgotten() -> None:
+def test_a_child_that_is_not_needed_is_forgotten() -> None:
     parent = StopToken()
     child = parent.child()
-    parent.release(child)
-    parent.release(child)
+    parent.forget(child)
+    parent.forget(child)
     parent.set()
     assert not child.is_set()
 
@@ -237,10 +237,10 @@ def test_no_child_and_no_block_is_missed_by_a_stop_that_comes_at_the_same_time()
         assert child.is_set()
 
 
-def test_a_released_child_costs_nothing() -> None:
+def test_a_child_that_is_not_needed_costs_nothing() -> None:
     token = StopToken()
     for _ in range(100):
-        token.release(token.child())
+        token.forget(token.child())
         with token.interrupts(print):
             pass
     assert len(token._callbacks) == 0

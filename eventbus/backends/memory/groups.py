@@ -157,7 +157,7 @@ class Group:
             self.members.append(member)
         self._assign()
 
-    def retire(self, member: Member) -> dict[tuple[Progress, int], set[int]]:
+    def take_leave(self, member: Member) -> dict[tuple[Progress, int], set[int]]:
         """A member takes nothing more: what it has in hand, by partition, each kept until nothing of it is."""
         self.members.remove(member)
         self.leaving.append(member)

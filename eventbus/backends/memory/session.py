@@ -172,7 +172,7 @@ class MemorySession:
         with self._broker.lock:
             attached = self._attached.get(attachment)
             if attached is not None and attached.left is None:
-                attached.left = self._broker.group_of(attachment.sub).retire(attached)
+                attached.left = self._broker.group_of(attachment.sub).take_leave(attached)
                 self._leave_if_done(attachment, attached, ())
                 self._broker.wake()
 

@@ -41,8 +41,8 @@ _RENEW = b" 4\r\n+WPI\r\n"
 _new = JetStreamDelivery.__new__
 _numbers = count(1)
 
-Repair = Callable[["PullFeed", str], None]
-"""`repair(feed, reason)`: a consumer seems to be gone. Must not block."""
+Broken = Callable[["PullFeed", str], None]
+"""`broken(feed, reason)`: a consumer seems to be gone. Must not block."""
 Refuse = Callable[["PullFeed", SubscribeError], object]
 """`refuse(feed, error)`: the server does not let us read. Must not block."""
 
@@ -64,7 +64,7 @@ class PullFeed(Feed):
 
     gives_back = True
 
-    def __init__(self, connection: Connection, attachment: Attachment, repair: Repair, refuse: Refuse) -> None:
+    def __init__(self, connection: Connection, attachment: Attachment, broken: Broken, refuse: Refuse) -> None:
         super().__init__(connection, attachment)
         self.in_hand = in_hand_of(attachment)
         self._batch: list[Delivery] = []
@@ -76,7 +76,7 @@ class PullFeed(Feed):
         """Messages that wait for the group, when that was last asked for."""
         self.has_moved = False
         """Whether anything was delivered or acknowledged since."""
-        self._repair = repair
+        self._broken = broken
         self._refuse = refuse
         self._renew_at = 0.0
         self._lock = threading.Lock()
@@ -192,7 +192,7 @@ class PullFeed(Feed):
 
     def broken(self, reason: str) -> None:
         """A consumer does not answer as it should."""
-        self._repair(self, reason)
+        self._broken(self, reason)
 
     def _say(self, deliveries: Iterable[Delivery], what: bytes) -> None:
         if frames := answers(deliveries, what):

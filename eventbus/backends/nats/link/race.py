@@ -66,7 +66,7 @@ class Race(Generic[_Prize]):
         finally:
             self._end()
             own.set()
-            stop.release(own)
+            stop.forget(own)
 
     def _start(self, stop: StopToken) -> None:
         with self._lock:
