@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 
-from ..errors import PublishError
+from ..errors import PublishError, PublishRejectedError, PublishUnknownError
 from ..threads import drained
+
+
+def verdict_on(topic: str, id: str, error: Exception, may_be_stored: bool) -> PublishError:
+    """What an answer means for a message. may_be_stored: by an earlier session, which had no answer.
+
+    Anything but a PublishError means "unknown"; so does a refusal of what may be stored already.
+    """
+    if isinstance(error, PublishError) and not (may_be_stored and isinstance(error, PublishRejectedError)):
+        return error
+    text = f"refused, and an earlier session may have stored it: {error}" if may_be_stored else str(error)
+    unknown = PublishUnknownError(f"{topic}: {text}", id)
+    unknown.__cause__ = error
+    return unknown
 
 
 class Failures:

@@ -15,7 +15,7 @@ from ..errors import (
 )
 from ..message import IdMint, Receipt
 from ..threads import Bell, Deadline
-from .failures import Failures
+from .failures import Failures, verdict_on
 from .flushing import Flushing
 from .inbox import Inbox
 from .ledger import Ledger
@@ -167,11 +167,9 @@ class Pending:
 
     def failed(self, record: Record, error: Exception) -> None:
         """This one is answered with an error; anything but a PublishError means "unknown"."""
-        if not isinstance(error, PublishError):
-            unknown = PublishUnknownError(f"{topic_of(record)}: {error}", self.id_of(record))
-            unknown.__cause__ = error
-            error = unknown
-        verdict, waiter = error, waiter_of(record)
+        carried = number_of(record) in self.sender.carried
+        verdict = verdict_on(topic_of(record), self.id_of(record), error, carried)
+        waiter = waiter_of(record)
 
         def note(taken: Sequence[Record]) -> None:
             self.rejected_count += len(taken) * isinstance(verdict, PublishRejectedError)

@@ -13,7 +13,14 @@ from nats_operator import Operator
 from rounds import limit, rounds
 from world_support import Seen, end
 
-from eventbus import EventBus, Message, PublishNotSentError, PublishRejectedError, PublishUnknownError
+from eventbus import (
+    EventBus,
+    Message,
+    PublishManyError,
+    PublishNotSentError,
+    PublishRejectedError,
+    PublishUnknownError,
+)
 from eventbus.testing import NatsServer, TcpProxy, wait_until
 
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
@@ -59,6 +66,81 @@ def test_a_full_subject_holds_up_itself(bus: EventBus, operator: Operator) -> No
     assert not second.done()
     operator.call("STREAM.PURGE.jobs", filter="jobs.a")
     assert second.result(5.0).confirmed
+
+
+def test_a_topic_that_the_bound_stream_does_not_take_is_rejected_alone(
+    nats_server: NatsServer, operator: Operator
+) -> None:
+    operator.make_stream("ORDERS", "orders.>")
+    bus = EventBus({"url": nats_server.url, "stream_name": "ORDERS"})
+    try:
+        bus.open()
+        outside = bus.publish_async("other.topic", b"x")
+        assert bus.publish("orders.a", b"x", timeout=2.0).confirmed
+        assert isinstance(outside.exception(5.0), PublishRejectedError)
+        assert "does not take 'other.topic'" in str(outside.exception())
+    finally:
+        end(bus)
+
+
+def test_a_topic_that_has_moved_to_a_full_stream_holds_up_itself(bus: EventBus, operator: Operator) -> None:
+    operator.make_stream("A", "a.>")
+    bus.publish("a.x", b"1")
+    bus.publish("a.y", b"1")
+    operator.call("STREAM.UPDATE.A", name="A", subjects=["a.x"])
+    operator.make_stream("B", "a.y", discard="new", max_msgs=1)
+    assert bus.publish("a.y", b"fills it").partition == "B"
+    waiting = bus.publish_async("a.y", b"waits")
+    for number in range(20):
+        assert bus.publish("a.x", str(number), timeout=3.0).partition == "A"
+    assert not waiting.done()
+    operator.call("STREAM.PURGE.B")
+    assert waiting.result(5.0).partition == "B"
+
+
+@pytest.mark.parametrize("many", [1, 60])
+def test_what_was_given_up_costs_nobody_time_and_is_not_sent(bus: EventBus, operator: Operator, many: int) -> None:
+    operator.make_stream("orders", "orders.>", discard="new", max_msgs=1)
+    bus.publish("orders.a", b"fills it")
+    with pytest.raises(PublishManyError) as caught:
+        bus.publish_many([Message("orders.a", b"x") for _ in range(many)], timeout=0.7)
+    assert {type(result) for result in caught.value.results} == {PublishNotSentError}
+    assert "maximum messages exceeded" in str(caught.value.results[-1])
+    operator.call("STREAM.UPDATE.orders", name="orders", subjects=["orders.>"], discard="new", max_msgs=1000)
+    started = time.monotonic()
+    assert bus.publish("orders.b", b"y", timeout=5.0).confirmed
+    assert time.monotonic() - started < 2.5
+    assert operator.stored("orders") == 2
+
+
+def test_too_many_headers_are_refused_at_once_and_hold_up_nobody(bus: EventBus, operator: Operator) -> None:
+    operator.make_stream("orders", "orders.>")
+    large = bus.publish_async("orders.b", b"x", headers={f"n{number}": "v" * 1000 for number in range(80)})
+    assert bus.publish("orders.a", b"x", timeout=2.0).confirmed
+    assert isinstance(large.exception(5.0), PublishRejectedError)
+
+
+@pytest.mark.parametrize("change", [{"sealed": True}, {"max_msg_size": 100}, {"subjects": ["orders.b"]}], ids=str)
+def test_refused_by_the_next_session_and_stored_by_the_last_one_is_unknown(
+    nats_server: NatsServer, operator: Operator, change: dict[str, object]
+) -> None:
+    operator.make_stream("orders", "orders.>")
+    with TcpProxy(*nats_server.address) as proxy:
+        bus = EventBus({"url": nats_server.url_at(*proxy.address)})
+        try:
+            bus.open()
+            bus.publish("orders.a", b"1")
+            proxy.black_hole(to_server=False, to_client=True)
+            unanswered = bus.publish_async("orders.a", bytes(500))
+            wait_until(lambda: operator.stored("orders") == 2)
+            config = operator.call("STREAM.INFO.orders")["config"]
+            operator.call("STREAM.UPDATE.orders", **{**config, **change})
+            proxy.cut()
+            proxy.accept()
+            assert isinstance(unanswered.exception(20.0), PublishUnknownError)
+            assert bus.get_statistics().rejected == 0
+        finally:
+            end(bus)
 
 
 def test_a_topic_without_a_stream_is_rejected_alone(bus: EventBus, operator: Operator) -> None:

@@ -13,7 +13,7 @@ from ..link import wire
 _STORED = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d{1,19})(, ?"duplicate":true)?\}')
 _BUSY = {10167}
 _PER_SUBJECT = "per subject"
-_REFUSED = {10049, 10052, 10054, 10060, 10070, 10071, 10109, 10111, 10164, 10165, 10166, *range(10168, 10200)}
+_REFUSED = {10049, 10052, 10054, 10060, 10070, 10071, 10097, 10109, 10111, 10164, 10165, 10166, *range(10168, 10200)}
 """What the stream would refuse again: too large, sealed, an expectation that is not met, headers that it does not take.
 The numbers are those of nats-server's errors.json (2.12)."""
 _PASSES = {10002, 10007, 10008, 10009, 10023, 10028, 10039, 10047, 10076, 10077, 10118, 10158}

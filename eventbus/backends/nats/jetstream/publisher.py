@@ -6,18 +6,18 @@ What must wait for order's sake waits with its stream, and no further: see `Stre
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice, repeat, takewhile
 
 from .... import log
-from ....errors import EventBusError, NotConnectedError, PublishRejectedError
+from ....errors import EventBusError, PublishRejectedError
 from ....publishing.port import Answers, Confirmation
 from ....publishing.records import Batch, Record, number_of, topic_of
 from ..core.publishing import NatsPublisher
 from ..link import wire
 from ..link.connection import Connection
 from .encoding import JetStreamEncoder
+from .lookups import Ensure, Lookups
+from .on_wire import OnWire
 from .pubacks import Acks, Answer, PubAck, Verdict, parse_ack
 from .routes import Routes
 from .sendings import Sendings
@@ -32,14 +32,8 @@ SETTLING = 0.25
 """Seconds that answers to what is on the wire have to come in before anything is sent again, for order's sake."""
 LOST_AFTER = 2.0
 """Seconds without a stream that answers, after which it is looked for."""
-LOOKUPS = 8
-"""Streams that are looked for at a time, of topics with the same first token."""
 _LOOK_EVERY = 0.5
 _STORED = Verdict.STORED  # by its own name a global, by that of its class twice as long a way
-
-Ensure = Callable[[str], Place | None]
-"""`ensure(topic)`: find or make the topic's stream, None where we may not look; PublishRejectedError: there is none
-and none can be made; NotConnectedError: nobody knows. May block."""
 
 
 class JetStreamPublisher(NatsPublisher):
@@ -56,14 +50,11 @@ class JetStreamPublisher(NatsPublisher):
         submit: Callable[..., object],
         places: dict[str, Place],
     ) -> None:
-        self._ledger: dict[int, tuple[Record, float]] = {}
+        self._on_wire = OnWire()
         self._routes = Routes(places)
-        self._released: deque[Batch] = deque()
-        """What goes on the wire before all that is queued."""
         self._sendings = Sendings(answers)
         self._timer = connection.timer
-        self._ensure = ensure
-        self._submit = submit
+        self._lookups = Lookups(ensure, submit, self._found_out)
         self._noise = False
         inbox = f"{connection.inbox}.p"
         encoder = JetStreamEncoder(answers.origin, inbox)
@@ -73,36 +64,35 @@ class JetStreamPublisher(NatsPublisher):
 
     def take(self) -> bytes:
         """The next chunk as frames, noted as being on the wire; b"" when there is none."""
-        while self._released or self._queue:
-            records = self._released.popleft() if self._released else self._admit(self._queue.popleft())
+        while (records := self._on_wire.take_next()) is not None or self._queue:
+            if records is None:
+                records = self._admit(self._queue.popleft())
             if records:
-                entries = zip(records, repeat(time.monotonic()), strict=False)
-                self._ledger.update(zip(records.numbers, entries, strict=True))
+                self._on_wire.send(records)
                 return self._frames(records, wire.CRLF)
         return b""
 
     def refused(self, topic: str, text: str) -> None:
         """The server refused the oldest message on its way with this topic. Reader thread."""
         with self._lock:
-            found = next((record for record, _ in self._ledger.values() if topic_of(record) == topic), None)
-            if self._retired or found is None:
+            if self._retired or (found := self._on_wire.first_of(topic)) is None:
                 return
             self._go_on(filter(None, (self._off_wire(found),)))
+            verdict = self._refusal(found, text)
             self._forget(number_of(found))
-        self._answers.failed(found, PublishRejectedError(text, self._id_of(found)))
+        self._answers.failed(found, verdict)
 
     def oldest(self) -> float | None:
         """When the oldest record without any answer was sent first (`time.monotonic`), None without one."""
         with self._lock:
-            on_wire = next((sent for _, sent in self._ledger.values()), None)
-            return min(filter(None, (on_wire, self._sendings.oldest)), default=None)
+            return min(filter(None, (self._on_wire.oldest, self._sendings.oldest)), default=None)
 
     def retire(self, patience: float = 0.0) -> None:
         """Take and send nothing more; what is on the wire is still confirmed by its answer."""
         super().retire(patience)
         with self._lock:
             self._routes.clear()
-            self._released.clear()
+            self._on_wire.clear_next()
 
     # -- which queue, under the lock --------------------------------------------------------------------
 
@@ -115,8 +105,10 @@ class JetStreamPublisher(NatsPublisher):
 
     def _hold(self, queue: StreamQueue, record: Record) -> None:
         queue.hold(record)
-        if queue.state is State.NEW:
-            self._look(queue)
+        if queue.state is State.TROUBLE:
+            self._sendings.refused(record, queue.cause)
+        elif queue.state is State.NEW:
+            self._lookups.look(queue)
 
     def _admit(self, batch: Batch) -> Batch:
         """Those that may go now; the others wait, for their queue has closed, or has enough on the wire."""
@@ -143,10 +135,12 @@ class JetStreamPublisher(NatsPublisher):
 
     def _release(self, queue: StreamQueue, most: int) -> None:
         """Send the oldest that wait, in front of what came later, and as many as may be on the wire."""
-        records = list(filter(self._is_wanted, queue.take(min(most, queue.room()))))
+        records: list[Record] = []
+        while queue.held and len(records) < (room := min(most, queue.room())):
+            records += filter(self._is_wanted, queue.take(room - len(records)))
         if records:
             queue.flying += len(records)
-            self._released.append(Batch(records))
+            self._on_wire.send_next(Batch(records))
             self._writer.flush()
 
     def _is_wanted(self, record: Record) -> bool:
@@ -157,8 +151,8 @@ class JetStreamPublisher(NatsPublisher):
         return wanted
 
     def _off_wire(self, record: Record) -> StreamQueue | None:
-        """A record leaves the ledger."""
-        del self._ledger[number_of(record)]
+        """A record is on the wire no more."""
+        self._on_wire.pop(number_of(record))
         queue = self._routes.by_topic.get(topic_of(record))
         if queue is not None:
             queue.flying -= 1
@@ -174,7 +168,7 @@ class JetStreamPublisher(NatsPublisher):
 
     def _answered(self, batch: list[Answer]) -> None:
         stored: list[Confirmation] = []
-        refused: list[tuple[Record, PubAck]] = []
+        refused: list[tuple[Record, EventBusError]] = []
         touched: set[StreamQueue] = set()
         with self._lock:
             for number, block, payload in batch:
@@ -184,20 +178,20 @@ class JetStreamPublisher(NatsPublisher):
                     continue
                 if ack.verdict is _STORED:
                     stored.append((record, ack.stream, ack.sequence, ack.duplicate))
-                elif self._is_refused(record, ack, touched):
-                    refused.append((record, ack))
+                elif verdict := self._judge(record, ack, touched):
+                    refused.append((record, verdict))
             self._go_on(touched)
         if stored:
             self._answers.all_confirmed(stored)
-        for record, ack in refused:
-            self._answers.failed(record, PublishRejectedError(ack.text, self._id_of(record)))
+        for record, verdict in refused:
+            self._answers.failed(record, verdict)
 
     def _land(self, number: int, ack: PubAck, touched: set[StreamQueue]) -> Record | None:
         """The record that an answer is about, off the wire; None where it changes nothing."""
         if ack.verdict is Verdict.NOISE:
             self._report_noise(number, ack)
             return None
-        entry = self._ledger.pop(number, None)
+        entry = self._on_wire.pop(number)
         if entry is None:
             return self._late(number) if ack.verdict is _STORED else None
         record, _ = entry
@@ -208,7 +202,7 @@ class JetStreamPublisher(NatsPublisher):
                 touched.add(queue)
                 if queue.probe == number:
                     queue.probe = None
-                    queue.answered(ack.verdict is _STORED)
+                    queue.answered(topic_of(record), ack.verdict is _STORED)
         if ack.verdict is _STORED and (self._blocks or self._sendings):
             self._forget(number)
         return record
@@ -222,44 +216,54 @@ class JetStreamPublisher(NatsPublisher):
             self._forget(number)
         return record
 
-    def _is_refused(self, record: Record, ack: PubAck, touched: set[StreamQueue]) -> bool:
-        """Draw the consequences of an answer but "stored"; False when the record is to be sent again.
+    def _judge(self, record: Record, ack: PubAck, touched: set[StreamQueue]) -> EventBusError | None:
+        """Draw the consequences of an answer but "stored"; None when the record is to be sent again.
 
         Under the lock throughout: at no time is the record nowhere to be found.
         """
         number, queue = number_of(record), self._routes.by_topic.get(topic_of(record))
         if self._retired or queue is None:
-            return False  # others have the record by now
+            return None  # others have the record by now
         if ack.verdict is Verdict.REFUSED or (ack.verdict is Verdict.DOUBTFUL and self._sendings.is_sure(number)):
+            verdict = self._refusal(record, ack.text)
             self._forget(number)
-            return True
+            return verdict
         if ack.verdict is Verdict.SUBJECT_FULL:
-            topic = topic_of(record)
-            flying = sum(topic_of(one) == topic for one, _ in self._ledger.values())
-            queue = self._routes.split(queue, topic, flying)
+            queue = self._split(queue, topic_of(record))
         elif ack.verdict is Verdict.BUSY:
             queue.narrow()
         self._wait(queue, record, ack.text)
         if ack.verdict is Verdict.NO_STREAM and time.monotonic() - queue.looked_at > _LOOK_EVERY:
-            self._look(queue)
+            self._lookups.look(queue)
         self._sendings.refused(record, ack.text)
         touched.add(queue)
-        return False
+        return None
+
+    def _refusal(self, record: Record, text: str) -> EventBusError:
+        """What a refusal for good means for a record: another sending of it that has no answer may be stored."""
+        if self._sendings.unsure(number_of(record)) is not None:
+            return EventBusError(f"refused, and an earlier sending has no answer: {text}")
+        return PublishRejectedError(text, self._id_of(record))
+
+    def _split(self, queue: StreamQueue, topic: str) -> StreamQueue:
+        """What holds up a topic is its own: from now on it waits for itself."""
+        return self._routes.split(queue, topic, self._on_wire.count(topic))
 
     def _report_noise(self, number: int, ack: PubAck) -> None:
-        if not self._noise and number in self._ledger:
+        if not self._noise and number in self._on_wire:
             self._noise = True
-            topic = topic_of(self._ledger[number][0])
-            logger.warning("somebody answers messages on %r, but not as JetStream does: %s", topic, ack.text)
+            logger.warning("somebody answers messages, but not as JetStream does: %s", ack.text)
 
     # -- sending again, under the lock ------------------------------------------------------------------
 
     def _wait(self, queue: StreamQueue, record: Record, reason: str) -> None:
-        """A record that left the ledger waits to be sent again; its queue is in trouble."""
+        """A record off the wire waits to be sent again; its queue is in trouble."""
         queue.hold(record)
-        if queue.state is not State.NEW and queue.trouble():
+        if queue.state is not State.NEW and queue.trouble(reason):
             logger.info("sending again to %r: %s", queue.name, reason)
             self._close(queue, State.TROUBLE)
+            for waiting in queue.held.values():
+                self._sendings.refused(waiting, reason)
         if queue.probe is None:
             self._schedule(queue)
 
@@ -279,7 +283,15 @@ class JetStreamPublisher(NatsPublisher):
                     self._schedule(queue)
 
     def _reopen(self, queue: StreamQueue) -> None:
-        """The stream answers: what waits goes out, in order. The broker drops what it had."""
+        """The stream answers: what waits goes out, in order. The broker drops what it had.
+
+        But not for topics that were refused while another was stored: what is wrong there is theirs.
+        """
+        for topic in queue.refused_topics():
+            own = self._split(queue, topic)
+            if own.trouble(queue.cause):
+                self._close(own, State.TROUBLE)
+            self._schedule(own)
         queue.state = State.WINDOW
         self._release(queue, queue.window)
         if not queue.held:
@@ -297,7 +309,7 @@ class JetStreamPublisher(NatsPublisher):
             if self._retired or queue.probe is not None:
                 return
             if queue.state is State.NEW:
-                self._look(queue)
+                self._lookups.look(queue)
                 return
             if queue.state is not State.TROUBLE:
                 return
@@ -306,22 +318,29 @@ class JetStreamPublisher(NatsPublisher):
                 self._schedule(queue)
                 return
             if min(now - queue.troubled_at, now - queue.looked_at) > LOST_AFTER and not queue.is_split:
-                self._look(queue)
+                self._lookups.look(queue)
             self._ground(queue, queue.topics)
             if not queue.held:
                 self._reopen(queue)
                 return
-            queue.probe = min(queue.held)
-            self._release(queue, 1)
-            if queue.flying == 0:  # it is not wanted any more
-                queue.probe = None
-                self._schedule(queue)
+            while queue.held and queue.flying == 0:  # those that are not wanted any more leave on the way
+                record = queue.next_probe()
+                if self._is_wanted(record):
+                    queue.probe, queue.flying = number_of(record), 1
+                    self._on_wire.send_next(Batch([record]))
+                    self._writer.flush()
+            if queue.probe is None:
+                self._reopen(queue)
 
     def _ground(self, queue: StreamQueue, topics: set[str]) -> None:
-        """Take what is on the wire with these topics of a queue off it: it waits."""
-        for record, sent in [entry for entry in self._ledger.values() if topic_of(entry[0]) in topics]:
+        """Take what is on the wire with these topics of a queue off it, or about to be: it waits."""
+        for record, sent in self._on_wire.sent_of(topics):
             self._off_wire(record)
             self._sendings.unanswered(record, sent)
+            queue.hold(record)
+        for record in self._on_wire.call_back(topics):
+            self._off_wire(record)
+            self._sendings.refused(record, queue.cause)
             queue.hold(record)
 
     def _resend_old(self) -> None:
@@ -330,34 +349,18 @@ class JetStreamPublisher(NatsPublisher):
         with self._lock:
             if self._retired:
                 return
-            for record, sent in list(takewhile(lambda entry: entry[1] <= before, self._ledger.values())):
+            for record, sent in self._on_wire.before(before):
                 queue = self._off_wire(record)
                 self._sendings.unanswered(record, sent)
                 if queue is not None:
+                    queue.answered(topic_of(record), False)
                     self._wait(queue, record, f"no answer within {UNANSWERED:g} s")
 
     # -- the queue's stream -----------------------------------------------------------------------------
 
-    def _look(self, queue: StreamQueue) -> None:
-        """Look for the streams of topics that wait; of a known stream for that of the oldest record alone."""
-        if queue.state is State.NEW:
-            unknown = (topic for topic in queue.topics if topic not in queue.looking)
-            wanted = list(islice(unknown, LOOKUPS - len(queue.looking)))
-        else:
-            wanted = [topic_of(queue.held[min(queue.held)])] if queue.held and not queue.looking else []
-        for topic in wanted:
-            queue.looking.add(topic)
-            queue.looked_at = time.monotonic()
-            self._submit(self._find_stream, queue, topic)
-
-    def _find_stream(self, queue: StreamQueue, topic: str) -> None:
-        """A helper thread."""
-        place, rejected = None, list[tuple[Record, Exception]]()
-        problem: EventBusError | None = None
-        try:
-            place = self._ensure(topic)
-        except (PublishRejectedError, NotConnectedError) as error:
-            problem = error
+    def _found_out(self, queue: StreamQueue, topic: str, place: Place | None, problem: EventBusError | None) -> None:
+        """A helper thread: what came of looking for the stream of a topic."""
+        rejected = list[tuple[Record, Exception]]()
         with self._lock:
             queue.looking.discard(topic)
             queue.looked_at = time.monotonic()
@@ -378,7 +381,7 @@ class JetStreamPublisher(NatsPublisher):
         if stream.state is State.OPEN:
             stream.state = State.WINDOW
             self._go_on([stream])
-        self._look(queue)
+        self._lookups.look(queue)
 
     def _give_up(self, queue: StreamQueue, topic: str, refusal: str) -> list[tuple[Record, Exception]]:
         """There is no stream for a topic, and none can be made: what waits for it is refused, and nothing else."""
@@ -387,13 +390,11 @@ class JetStreamPublisher(NatsPublisher):
         for number, record in list(queue.held.items()):
             if topic_of(record) == topic:
                 del queue.held[number]
-                unknown = self._sendings.unsure(number) is not None
-                verdict = EventBusError(refusal) if unknown else PublishRejectedError(refusal, self._id_of(record))
-                rejected.append((record, verdict))
+                rejected.append((record, self._refusal(record, refusal)))
                 self._forget(number)
         self._routes.forget(topic)
         if queue.state is State.NEW:
-            self._look(queue)
+            self._lookups.look(queue)
         elif queue.held:
             self._schedule(queue)
         return rejected

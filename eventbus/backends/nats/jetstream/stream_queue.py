@@ -7,7 +7,7 @@ from enum import Enum
 from itertools import islice
 
 from ....message import matches
-from ....publishing.records import Record, number_of
+from ....publishing.records import Record, number_of, topic_of
 from ....threads import Pauses
 
 WINDOW = 2048
@@ -59,6 +59,10 @@ class StreamQueue:
         """Whether `held` is sorted, so far, and its greatest number."""
         self.is_well = False
         """Whether the one that was tried last is stored."""
+        self.cause = ""
+        """Why it is in trouble."""
+        self._refused: set[str] = set()
+        """Topics the one of which that was tried was not stored, since one was."""
 
     def covers(self, topic: str) -> bool:
         """Whether the stream takes a topic, as far as is known."""
@@ -77,16 +81,37 @@ class StreamQueue:
 
     def take(self, most: int) -> list[Record]:
         """The oldest that wait, in order; they wait no more."""
+        self._sort()
+        return [self.held.pop(number) for number in list(islice(self.held, most))]
+
+    def next_probe(self) -> Record:
+        """The oldest that waits, of the topics in turn; it waits no more: what one is refused for may be its alone."""
+        self._sort()
+        records = self.held.values()
+        found = next((one for one in records if topic_of(one) not in self._refused), None)
+        if found is None:
+            self._refused.clear()
+            found = next(iter(records))
+        del self.held[number_of(found)]
+        return found
+
+    def refused_topics(self) -> list[str]:
+        """Those that were refused while another one was stored; told once."""
+        refused = [topic for topic in self._refused if len(self.topics) > 1]
+        self._refused.clear()
+        return refused
+
+    def _sort(self) -> None:
         if not self._in_order:
             self.held = dict(sorted(self.held.items()))
             self._in_order = True
-        return [self.held.pop(number) for number in list(islice(self.held, most))]
 
-    def trouble(self) -> bool:
+    def trouble(self, cause: str) -> bool:
         """Something was refused for now, or has no answer; whether that is news."""
         news = self.state is not State.TROUBLE
-        self.is_well = False
+        self.is_well, self.cause = False, cause
         if news:
+            self._refused.clear()
             self.state, self.troubled_at, self._tries = State.TROUBLE, time.monotonic(), 0
         return news
 
@@ -95,11 +120,14 @@ class StreamQueue:
         self._tries += 1
         return PAUSES.after(self._tries)
 
-    def answered(self, stored: bool) -> None:
-        """The one that was tried has its answer."""
+    def answered(self, topic: str, stored: bool) -> None:
+        """The one that was tried has its answer, or will get none."""
         self.is_well = stored
         if stored:
             self._tries = 0
+            self._refused.discard(topic)
+        else:
+            self._refused.add(topic)
 
     def narrow(self) -> None:
         """The server has too much to do: put less on the wire."""

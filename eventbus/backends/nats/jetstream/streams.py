@@ -10,6 +10,7 @@ from attrs import Factory, frozen
 from .... import log
 from ....config import NatsConfig
 from ....errors import EventBusError
+from ....message import matches
 from ..link.requests import Forbidden
 from .api import NO_PEERS, SECOND, STREAM_EXISTS, SUBJECTS_OVERLAP, JetStreamApi
 from .asking import ApiError, Asking, JsonObject
@@ -82,8 +83,10 @@ class Streams:
         self._clustered = clustered
         self._learned = learned
 
-    def ensure(self, topic: str) -> Asking[list[str]]:
+    def ensure(self, topic: str, guess: bool = True) -> Asking[list[str]]:
         """The streams that hold this topic or pattern, made if there are none. StreamRefused; NotConnectedError.
+
+        guess: where they may not be looked for, it is the one that we would make; else Forbidden.
 
         None, for a pattern, where none may be made: the first part is a wildcard, or `create_streams` is off.
         """
@@ -91,7 +94,7 @@ class Streams:
         try:
             names = yield from self.find(topic)
         except Forbidden:
-            if token in _WILD:
+            if token in _WILD or not guess:
                 raise
             return [token]  # the name that it has where we made it
         if names or token in _WILD:
@@ -138,10 +141,12 @@ class Streams:
 
         StreamRefused, ApiError, Forbidden, NotConnectedError.
         """
-        names = yield from self.ensure(topic)
+        names = yield from self.ensure(topic, guess=False)
         stream = yield from self.look_at(names[0], topic)
         if stream.confirms_nothing:
             raise StreamRefused(stream.confirms_nothing)
+        if stream.subjects and not any(matches(subject, topic) for subject in stream.subjects):
+            raise StreamRefused(f"stream {stream.name!r} does not take {topic!r}")
         return Place(stream.name, stream.subjects) if stream.subjects else None
 
     def _note_maker(self, name: str, subjects: tuple[str, ...], topic: str) -> None:
