@@ -211,6 +211,8 @@ class NatsConfig:
         given = [name for name, value in (*ways, ("nkey or jwt", self.nkey or self.jwt)) if value is not None]
         if len(given) > 1:
             raise ConfigError(f"set either {' or '.join(given)}, not both")
+        if isinstance(self.credentials, str) and ("\n" in self.credentials or "-----BEGIN" in self.credentials):
+            raise ConfigError("credentials is the path of a .creds file: a function may return its content")
         if isinstance(self.nkey, str) and not _SEED.fullmatch(self.nkey.strip()):
             raise ConfigError("nkey is no seed of a user: that begins with SU, and has 58 characters")  # and is secret
         if (self.user is None) != (self.password is None):

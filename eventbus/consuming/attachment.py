@@ -58,8 +58,8 @@ class Work(Protocol):
     def flush(self) -> None:
         """Acknowledge what is done so far."""
 
-    def hindered(self, error: Exception) -> None:
-        """Show and tell what the broker does not let it do."""
+    def hindered(self, error: Exception | None) -> None:
+        """Show and tell what the broker does not let it do; None: that is over."""
 
 
 class Attachment:
@@ -115,8 +115,13 @@ class Attachment:
         """
         return self._work.take(self, batch, lease)
 
-    def hindered(self, error: Exception) -> None:
-        """The broker does not let it do something: that is shown and told, once for each `error` text."""
+    @property
+    def is_hindered(self) -> bool:
+        """Whether it shows something that the broker does not let it do."""
+        return self.sub.error is not None
+
+    def hindered(self, error: Exception | None) -> None:
+        """The broker does not let it do something: that is shown and told, once for each text. None: that is over."""
         self._work.hindered(error)
 
     def flush(self) -> None:

@@ -103,6 +103,8 @@ class Consumers:
     def remove(self, sub: Subscription, timeout: float, *, from_handler: bool = False) -> tuple[str, ...]:
         """End a subscription: no more deliveries, then its lanes; up to `timeout` seconds.
 
+        What no handler was started for goes to others, or is handled still where nobody else would get it.
+
         Names the lanes that are still in a handler then. From a handler of this bus it waits for no lane: that one's
         handler may be waiting for this one's.
         """
@@ -116,7 +118,7 @@ class Consumers:
             attachment.session.detach(attachment, deadline.remaining() / 2)
         if consumption is None:
             return ()
-        return consumption.stop(0.0 if from_handler else deadline.remaining())
+        return consumption.end(0.0 if from_handler else deadline.remaining())
 
     def finish(self, timeout: float) -> tuple[str, ...]:
         """Handle what is in the lanes, then start nothing more; names the lanes still at work.

@@ -140,9 +140,12 @@ class Consumption:
         """Acknowledge what is done so far."""
         self._lanes.flush()
 
-    def hindered(self, error: Exception) -> None:
-        """Show and tell what the broker does not let it do, once for each text."""
-        if str(self.sub.error) != str(error):
+    def hindered(self, error: Exception | None) -> None:
+        """Show and tell what the broker does not let it do, once for each text; None: that is over."""
+        if error is None:
+            if self.sub.state is SubscriptionState.ACTIVE:
+                self.sub.error = None
+        elif str(self.sub.error) != str(error):
             self.sub.error = self._last_error = error
             self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
 
@@ -198,6 +201,10 @@ class Consumption:
     def begin_finish(self) -> None:
         """Take what is in the lanes to its end; from now on what fails is not tried again."""
         self._lanes.begin_finish()
+
+    def end(self, timeout: float) -> tuple[str, ...]:
+        """Start no more handlers, but for what a group was given that nobody else would get; wait up to `timeout` s."""
+        return self.stop(timeout) if self._replays or self.sub.group is None else self.finish(timeout)
 
     def finish(self, timeout: float) -> tuple[str, ...]:
         """Handle what is in the lanes, up to `timeout` seconds; name those still at work."""

@@ -88,9 +88,11 @@ class InHandByIdentity:
         self._held: dict[Hashable, Delivery] = {}
         self._stale: dict[Hashable, Delivery] = {}
         """Given under an earlier lease, and still with the lanes."""
-        self._finished: dict[Hashable, None] = {}
+        self._finished: dict[Hashable, int] = {}
         self._remembered = remembered
         self.duplicates = 0
+        self.era = 0
+        """Noted with what is finished."""
 
     @property
     def lease(self) -> Lease:
@@ -134,7 +136,7 @@ class InHandByIdentity:
                     latest = self._stale.pop(identity, None) if latest is None else latest
                 if latest is not None:
                     done.append(latest)
-                    finished[identity] = None
+                    finished[identity] = self.era
             if len(finished) > 2 * self._remembered:
                 self._finished = newest(finished, self._remembered)
         return done
@@ -175,6 +177,10 @@ class InHandByIdentity:
         """How many messages are in hand, each once; takes no lock."""
         return len(self._held) + len(self._stale)
 
+    def _is_repeat(self, delivery: Delivery, era: int) -> bool:
+        """Whether a delivery of what was finished, in that era, is the same message again, and nobody's wish."""
+        return True
+
     def _change(self, lease: Lease) -> None:
         self._lease.end()
         self._lease = lease
@@ -190,7 +196,7 @@ class InHandByIdentity:
             if identity in held:
                 held[identity] = delivery
                 self.duplicates += 1
-            elif identity in self._finished:
+            elif identity in self._finished and self._is_repeat(delivery, self._finished[identity]):
                 again.append(delivery)
                 self.duplicates += 1
             else:

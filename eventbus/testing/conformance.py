@@ -230,6 +230,7 @@ class BackendConformance(PublishingConformance):
         assert [message.text() for message in again.wait(len(expected))] == expected
 
     def test_what_runs_at_unsubscribe_is_finished_and_the_rest_goes_to_the_group(self) -> None:
+        """Where the broker takes nothing back the rest is handled: it would be lost."""
         bus, gate, entered = self.open(), self.gate(), threading.Event()
         started: list[str] = []
 
@@ -243,14 +244,15 @@ class BackendConformance(PublishingConformance):
         assert entered.wait(5.0)
         assert not bus.unsubscribe(sub, timeout=0.05)
         gate.set()
-        wait_until(lambda: bus.get_statistics().handled == 1)
+        mine = ["0"] if bus.features.replays else ["0", "1", "2", "3"]
+        wait_until(lambda: bus.get_statistics().handled == len(mine))
         rest = Inbox()
         bus.subscribe(self.topic, rest, group="g")
         bus.publish(self.topic, "4", key="k")
         expected = ["1", "2", "3", "4"] if bus.features.replays else ["4"]
         given_back = [message.text() for message in rest.wait(len(expected), 30.0)]
         assert (given_back if bus.features.ordered_by_key else sorted(given_back)) == expected
-        assert started == ["0"]
+        assert started == mine
 
     def test_a_handler_may_publish_subscribe_and_unsubscribe(self) -> None:
         bus, inbox, subs = self.open(), Inbox(), list[Any]()

@@ -115,7 +115,7 @@ def test_a_callback_that_hangs_costs_its_connect_and_no_more(operated: NatsServe
     bus = EventBus({"url": operated.url, "token": lambda: str(released.wait(20.0)), "connect_timeout": 0.5})
     try:
         started = time.monotonic()
-        with pytest.raises(ConnectFailedError, match=r"not returned in time|not connected within"):
+        with pytest.raises(ConnectFailedError, match=r"not be read in time|not connected within"):
             bus.open()
         assert time.monotonic() - started < 2.0
     finally:

@@ -14,6 +14,7 @@ from .jetstream.in_hand import NatsInHand
 from .jetstream.session import JetStreamSession
 from .jetstream.streams import Learned
 from .link.addresses import ServerPool
+from .link.credentials import CredentialsReader
 from .link.dialing import Dialer, Link
 from .link.reachability import any_speaks
 
@@ -32,6 +33,7 @@ class NatsBackend:
         self._config = config
         self._pool = ServerPool(config.servers)
         self._learned = Learned()
+        self._credentials = CredentialsReader(config)
         self._instance = secrets.token_hex(8)
         self.features = Features(
             durable=config.jetstream,
@@ -52,7 +54,7 @@ class NatsBackend:
         """
         deadline, servers, failures = Deadline(context.timeout), self._pool.in_order(), list[ConnectFailedError]()
         client_name = self._config.client_name or f"eventbus-{context.bus}@{socket.gethostname()}"
-        dialer = Dialer(self._config, client_name)
+        dialer = Dialer(self._config, client_name, self._credentials)
         while servers and not (failures and deadline.over):
             try:
                 link = dialer.dial(servers, deadline.remaining(), context.stop)

@@ -215,7 +215,10 @@ class NatsSession:
         """What the server says to a subscription, now ("": it has taken it) or later."""
         if text:
             self._refuse(feed, not_readable(text))
-        elif self._feeds.get(feed.attachment) is feed:
+            return
+        with self._lock:  # `attach` may not have noted it yet
+            serves = self._feeds.get(feed.attachment) is feed
+        if serves:
             self._context.on_served([feed.attachment])
 
     def _refuse(self, feed: Feed, error: SubscribeError) -> None:

@@ -27,6 +27,7 @@ _DISABLED = {10039, 10076}
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 CONSUMER_EXISTS = 10148
+DELIVERS_ALL_ONLY = 10101
 STREAM_EXISTS = 10058
 SUBJECTS_OVERLAP = 10065
 NO_PEERS = {10005, 10074}
@@ -46,9 +47,11 @@ class JetStreamApi:
             raise answer
         return answer
 
-    def run_all(self, questions: Mapping[K, Asking[T]], deadline: Deadline) -> dict[K, T | Exception]:
+    def run_all(
+        self, questions: Mapping[K, Asking[T]], deadline: Deadline, grace: float | None = None
+    ) -> dict[K, T | Exception]:
         """The answers to questions that are asked side by side, blocking; of each what it returned, or raised."""
-        return Pipeline[K, T](self._connection, deadline).run(questions)
+        return Pipeline[K, T](self._connection, deadline, grace).run(questions)
 
     # -- questions ---------------------------------------------------------------------------------------
 

@@ -89,6 +89,7 @@ class _Sent:
 
     call: Call
     due: float = 0.0
+    began: float = field(factory=time.monotonic)
     patience: float = ONE_TRY
     cause: Exception | None = None
     tasks: list[_Task[Any, Any]] = field(factory=list)
@@ -96,16 +97,22 @@ class _Sent:
 
 
 class Pipeline(Generic[K, T]):
-    """Puts questions side by side, on the calling thread. Used once. The same call of several is made once."""
+    """Puts questions side by side, on the calling thread. Used once. The same call of several is made once.
 
-    def __init__(self, connection: Connection, deadline: Deadline) -> None:
+    grace: seconds, or twice what the others took, after which those that are left are given up; None: the deadline.
+    """
+
+    def __init__(self, connection: Connection, deadline: Deadline, grace: float | None = None) -> None:
         self._connection = connection
         self._deadline = deadline
-        self._timeout = deadline.remaining()
+        self._grace = grace
+        self._began = time.monotonic()
         self._told: SimpleQueue[tuple[_Sent, Waiting]] = SimpleQueue()
         self._open: dict[Call, _Sent] = {}
         self._heard = time.monotonic()
         self._results: dict[K, T | Exception] = {}
+        self._over = float("inf")
+        """When those that are left are given up."""
 
     def run(self, questions: Mapping[K, Asking[T]]) -> dict[K, T | Exception]:
         """What each question returned, or raised. A call without a useful answer in time is a NotConnectedError."""
@@ -127,10 +134,10 @@ class Pipeline(Generic[K, T]):
         try:
             call = question.send(answer) if error is None else question.throw(error)  # type: ignore[arg-type]
         except StopIteration as end:
-            self._results[task.key] = end.value
+            self._note(task, end.value)
             return
         except Exception as raised:  # the question's own: whoever asked is told
-            self._results[task.key] = raised
+            self._note(task, raised)
             return
         sent = self._open.get(call)
         if sent is None:
@@ -138,6 +145,12 @@ class Pipeline(Generic[K, T]):
         sent.tasks.append(task)
         if not sent.tokens:
             self._send(sent)
+
+    def _note(self, task: _Task[K, T], result: T | Exception) -> None:
+        self._results[task.key] = result
+        if self._grace is not None:
+            now = time.monotonic()
+            self._over = now + max(self._grace, 2 * (now - self._began))
 
     def _send(self, sent: _Sent) -> None:
         sent.due = time.monotonic() + sent.patience
@@ -151,7 +164,7 @@ class Pipeline(Generic[K, T]):
 
     def _hear(self) -> None:
         """Wait for the next answer, or until something is to be sent again."""
-        due = min(sent.due for sent in self._open.values())
+        due = min(self._over, *(sent.due for sent in self._open.values()))
         try:
             sent, waiting = self._told.get(timeout=max(0.0, min(due - time.monotonic(), self._deadline.remaining())))
         except Empty:
@@ -165,8 +178,7 @@ class Pipeline(Generic[K, T]):
         try:
             answer = sent.call.read(waiting.result())
         except (Forbidden, NoResponders, NoAnswer, ApiError) as error:
-            retried = error.passes if isinstance(error, ApiError) else not isinstance(error, Forbidden)
-            if not retried or not sent.call.is_json:
+            if not sent.call.is_json or not self._passes(sent, error):
                 self._finish(sent, error=error)
                 return
             sent.cause = error
@@ -176,10 +188,17 @@ class Pipeline(Generic[K, T]):
         else:
             self._finish(sent, answer)
 
+    @staticmethod
+    def _passes(sent: _Sent, error: Exception) -> bool:
+        """Whether the same call may be answered otherwise, soon."""
+        if isinstance(error, NoResponders):  # the API is there, or we were not here: but is it for us?
+            return time.monotonic() - sent.began < ONE_TRY
+        return error.passes if isinstance(error, ApiError) else not isinstance(error, Forbidden)
+
     def _look_at_time(self) -> None:
         now = time.monotonic()
         for sent in list(self._open.values()):
-            if self._deadline.over:
+            if self._deadline.over or now >= self._over:
                 self._finish(sent, error=self._too_late(sent))
             elif sent.due <= now:
                 if sent.cause is None and now - self._heard < sent.patience:
@@ -190,7 +209,8 @@ class Pipeline(Generic[K, T]):
                 self._send(sent)
 
     def _too_late(self, sent: _Sent) -> NotConnectedError:
-        what = f"no answer to {sent.call.subject} within {self._timeout:.3g} s{self._connection.hint()}"
+        waited = time.monotonic() - self._began
+        what = f"no answer to {sent.call.subject} within {waited:.3g} s{self._connection.hint()}"
         if isinstance(sent.cause, ApiError):  # it passes, only not in time: nothing is refused
             what = f"{sent.call.subject}: {sent.cause}"
         error = NotConnectedError(what)

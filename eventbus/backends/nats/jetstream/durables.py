@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from .... import log
 from ....config import NatsConfig
 from ....consuming.attachment import Attachment
-from ..link.requests import Forbidden
-from .api import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, SECOND, JetStreamApi
+from ..link.requests import Forbidden, NoResponders
+from .api import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, DELIVERS_ALL_ONLY, SECOND, JetStreamApi
 from .asking import ApiError, Asking, JsonObject
 from .in_hand import in_hand_of
 from .streams import Stream, StreamRefused
@@ -23,6 +24,10 @@ logger = log.get(__name__)
 MAX_NAME = 255
 MAX_ACK_PENDING = 1000
 _INACTIVE = 300
+UNKNOWN_BEFORE = 60.0
+"""Seconds that are read again where the stream may be another one: members may have been at work for so long."""
+Unasked = (Forbidden, NoResponders)
+"""Not for us to ask: the account does not let us, or does not import it."""
 _SHARED = "shared"
 """The mode in a durable's name: members take messages as they come. Ordered groups will have another."""
 _CODES = {"_": "__", ".": "_d", "*": "_s", ">": "_g"}
@@ -32,6 +37,7 @@ _CODES = {"_": "__", ".": "_d", "*": "_s", ">": "_g"}
 class Target:
     """What a subscription reads from: a consumer of a stream, with the limits that the server has for it.
 
+    is_paused: by an operator.
     subject: asks it for messages. lag: messages that waited for the group when it was asked, None if it may not be.
     ack_wait, max_expires: seconds. window: messages that may be unacknowledged. max_batch, max_bytes: of one request.
     Of these 0 is for none.
@@ -47,6 +53,11 @@ class Target:
     max_expires: float = 0.0
     max_bytes: int = 0
     lag: int | None = None
+    is_paused: bool = False
+
+    def is_like(self, other: Target) -> bool:
+        """Whether it is read in the same way."""
+        return evolve(self, lag=None, is_paused=False) == evolve(other, lag=None, is_paused=False)
 
 
 def encode(text: str) -> str:
@@ -90,13 +101,16 @@ class Durables:
         else:
             answer = yield from self._shared(attachment, stream, name)
         note_position(attachment, stream.incarnation, answer, stream.last)
+        return self._target(stream.name, stream.incarnation, name, answer)
+
+    def _target(self, stream: str, incarnation: str, name: str, answer: JsonObject) -> Target:
         config = answer.get("config") or {}
         window = int(config.get("max_ack_pending") or 0)
         return Target(
-            stream.name,
-            stream.incarnation,
+            stream,
+            incarnation,
             name,
-            f"{self._api.prefix}.CONSUMER.MSG.NEXT.{stream.name}.{name}",
+            f"{self._api.prefix}.CONSUMER.MSG.NEXT.{stream}.{name}",
             # Where there is a backoff its parts count, and ack_wait does not.
             min(map(float, config.get("backoff") or [config.get("ack_wait") or self._ack_wait * SECOND])) / SECOND,
             window if window > 0 else MAX_ACK_PENDING,
@@ -104,14 +118,19 @@ class Durables:
             max_expires=float(config.get("max_expires") or 0) / SECOND,
             max_bytes=int(config.get("max_bytes") or 0),
             lag=lag_in(answer),
+            is_paused=bool(answer.get("paused")),
         )
 
-    def look(self, attachment: Attachment, target: Target) -> Asking[int | None]:
-        """How many messages wait for the group in one stream; notes where the group stands. ApiError, Forbidden."""
+    def look(self, attachment: Attachment, target: Target) -> Asking[Target]:
+        """A consumer as it is now; notes where its group stands.
+
+        ApiError, Forbidden; StreamRefused: it was altered, and is of no use any more.
+        """
         answer = yield from self._api.call(f"CONSUMER.INFO.{target.stream}.{target.consumer}")
         if attachment.group is not None:
             note_position(attachment, target.incarnation, answer, 0)
-        return lag_in(answer)
+            check_usable(answer.get("config") or {}, attachment.topic, target.consumer, target.stream)
+        return self._target(target.stream, target.incarnation, target.consumer, answer)
 
     def name_of(self, attachment: Attachment) -> str:
         """The consumer's name, the same in every session."""
@@ -123,16 +142,14 @@ class Durables:
         return shortened(name)
 
     def _shared(self, attachment: Attachment, stream: Stream, name: str) -> Asking[JsonObject]:
-        start = first_wanted(attachment, stream)
-        policy: JsonObject = {"deliver_policy": "new" if attachment.start == "latest" else "all"}
-        if start is not None:
-            policy = {"deliver_policy": "by_start_sequence", "opt_start_seq": start}
+        where = goes_on_at(attachment, stream)
+        policy = where or {"deliver_policy": "new" if attachment.start == "latest" else "all"}
         wanted = {**self._common(attachment), "durable_name": name, "name": name, **policy}
-        if start is None:
+        if where is None:
             try:
                 answer = yield from self._create(wanted, stream.name)
                 return answer
-            except Forbidden as error:
+            except Unasked as error:
                 logger.debug("durable %r of stream %r has to be there: %s", name, stream.name, error)
             except ApiError as error:
                 if error.number != CONSUMER_EXISTS:
@@ -140,16 +157,41 @@ class Durables:
                 logger.info("durable %r of stream %r exists with settings of its own", name, stream.name)
         try:
             found = yield from self._find(stream.name, name)
-        except Forbidden:
-            yield from self._api.see_consumer(stream.name, name)
-            return {}  # how it is set shows when it is pulled from
+        except Unasked:
+            found = yield from self._unseen(stream.name, name)
         if found is None:
-            answer = yield from self._create(wanted, stream.name)
+            note_remade(attachment, stream)
+            answer = yield from self._again(wanted, stream.name)
             return answer
-        if differences := conflicts(found.get("config") or {}, attachment.topic):
-            text = f"durable {name!r} of stream {stream.name!r} exists with other settings"
-            raise StreamRefused(f"{text}: {', '.join(differences)}")
+        if found:
+            check_usable(found.get("config") or {}, attachment.topic, name, stream.name)
         return found
+
+    def _unseen(self, stream: str, name: str) -> Asking[JsonObject | None]:
+        """Whether there is a durable that we may not ask for: {}, how it is set shows when it is pulled from."""
+        try:
+            yield from self._api.see_consumer(stream, name)
+        except ApiError as error:
+            if error.number != CONSUMER_NOT_FOUND:
+                raise
+            return None
+        return {}
+
+    def _again(self, wanted: JsonObject, stream: str) -> Asking[JsonObject]:
+        """Make a durable that was there."""
+        try:
+            answer = yield from self._create(wanted, stream)
+        except Forbidden as error:
+            raise ApiError(
+                404, CONSUMER_NOT_FOUND, f"consumer {wanted['name']!r} not found, and it may not be made"
+            ) from error
+        except ApiError as error:
+            if error.number != DELIVERS_ALL_ONLY:
+                raise
+            # A work queue: what was acknowledged is not there any more.
+            rest = {key: value for key, value in wanted.items() if not key.startswith("opt_start")}
+            answer = yield from self._create({**rest, "deliver_policy": "all"}, stream)
+        return answer
 
     def _common(self, attachment: Attachment) -> JsonObject:
         return {
@@ -163,10 +205,7 @@ class Durables:
 
     def _broadcast(self, attachment: Attachment, stream: Stream, name: str) -> JsonObject:
         wanted = {**self._common(attachment), "name": name, "inactive_threshold": _INACTIVE * SECOND}
-        start = first_wanted(attachment, stream)
-        if start is None:
-            return {**wanted, "deliver_policy": "new"}
-        return {**wanted, "deliver_policy": "by_start_sequence", "opt_start_seq": start}
+        return {**wanted, **(goes_on_at(attachment, stream) or {"deliver_policy": "new"})}
 
     def _create(self, wanted: JsonObject, stream: str) -> Asking[JsonObject]:
         operation = f"CONSUMER.CREATE.{stream}.{wanted['name']}.{wanted['filter_subject']}"
@@ -205,6 +244,30 @@ def lag_in(answer: Mapping[str, Any]) -> int | None:
     return int(answer["num_pending"]) + int(answer.get("num_ack_pending") or 0)
 
 
+def note_remade(attachment: Attachment, stream: Stream) -> None:
+    """A durable is made again: what was finished just now and comes again is no new message, if the stream is known."""
+    in_hand = in_hand_of(attachment)
+    if stream.is_known:
+        in_hand.era += 1
+    else:
+        in_hand.forget_finished()
+
+
+def goes_on_at(attachment: Attachment, stream: Stream) -> JsonObject | None:
+    """From where a consumer is made that is not there any more; None: as the subscription begins.
+
+    Where a stream may have been made anew without our knowing it goes by time: what is stored there is new, then.
+    """
+    in_hand = in_hand_of(attachment)
+    if stream.is_known or not in_hand.has_begun:
+        start = first_wanted(attachment, stream)
+        return None if start is None else {"deliver_policy": "by_start_sequence", "opt_start_seq": start}
+    if in_hand.last_stored is None:
+        return {"deliver_policy": "all"}
+    at = in_hand.last_stored - timedelta(seconds=UNKNOWN_BEFORE)
+    return {"deliver_policy": "by_start_time", "opt_start_time": at.isoformat().replace("+00:00", "Z")}
+
+
 def first_wanted(attachment: Attachment, stream: Stream) -> int | None:
     """Where a subscription goes on in a stream, if its consumer is not there (any more); None for: as it begins.
 
@@ -230,6 +293,13 @@ def within(subject: str, pattern: str) -> bool:
     return len(given) == len(wanted)
 
 
+def check_usable(existing: Mapping[str, Any], pattern: str, name: str, stream: str) -> None:
+    """StreamRefused where an existing consumer cannot be used for this pattern, with each reason."""
+    if differences := conflicts(existing, pattern):
+        text = f"durable {name!r} of stream {stream!r} exists with other settings"
+        raise StreamRefused(f"{text}: {', '.join(differences)}")
+
+
 def conflicts(existing: Mapping[str, Any], pattern: str) -> list[str]:
     """What makes an existing consumer unusable for this pattern: each difference, named."""
     filters = existing.get("filter_subjects") or [existing.get("filter_subject") or ">"]
@@ -242,6 +312,8 @@ def conflicts(existing: Mapping[str, Any], pattern: str) -> list[str]:
         found.append("it is a push consumer")
     if existing.get("headers_only"):
         found.append("headers_only is set: it leaves the payloads out")
+    if (existing.get("priority_policy") or "none") != "none":
+        found.append(f"priority_policy is {existing['priority_policy']!r}: requests would have to name a group")
     if (existing.get("max_deliver") or -1) > 0:
         found.append(f"max_deliver is {existing['max_deliver']}: it gives up on messages")
     return found

@@ -20,6 +20,7 @@ from .api import SECOND
 from .deliveries import JetStreamDelivery, sequence_of
 from .durables import Target
 from .in_hand import in_hand_of
+from .streams import is_wild
 
 logger = log.get(__name__)
 
@@ -33,8 +34,12 @@ MISSED = 2
 """Heartbeats that may be missing before a pull is taken for lost."""
 
 _SOON = 0.1
+_STRAYED = 5.0
+"""Seconds for which a message of another topic is given back."""
 _FILLED = "exceeds maxbytes"
 """The end of a request whose bytes do not take the next message."""
+_NOT_AS_WE_KNOW_IT = ("consumer deleted", "push", "exceeded maxrequest", "batch size")
+"""In the end of a request: the consumer is gone, or was altered."""
 _ACK = b" 0\r\n\r\n"
 _NAK = b" 4\r\n-NAK\r\n"
 _RENEW = b" 4\r\n+WPI\r\n"
@@ -74,11 +79,12 @@ class PullFeed(Feed):
         """Streams that matched when they were last looked for."""
         self.lag: int | None = None
         """Messages that wait for the group, when that was last asked for."""
-        self.has_moved = False
-        """Whether anything was delivered or acknowledged since."""
+        self.has_moved = False  # since then
         self._broken = broken
         self._refuse = refuse
         self._renew_at = 0.0
+        self._notes_time = False
+        self.hindered = False  # by something that may pass
         self._lock = threading.Lock()
 
     def read(self, targets: Iterable[Target]) -> None:
@@ -87,8 +93,11 @@ class PullFeed(Feed):
             wanted = {f"{target.incarnation}/{target.consumer}": target for target in targets}
             gone = [self.pulls.pop(key) for key in list(self.pulls) if key not in wanted]
             for key, target in wanted.items():
+                if key in self.pulls and not self.pulls[key].target.is_like(target):
+                    gone.append(self.pulls.pop(key))  # it was altered
                 if key not in self.pulls and not self.closed:
                     self.pulls[key] = Pull(self, self._connection, target)
+            self._notes_time = any(target.incarnation.endswith("@") for target in self.targets_of(self.pulls))
             pulls = list(self.pulls.values())
             self._renew_at = 0.0
         for pull in gone:
@@ -99,8 +108,30 @@ class PullFeed(Feed):
     @property
     def targets(self) -> list[Target]:
         """What it reads from."""
-        with self._lock:
-            return [pull.target for pull in self.pulls.values()]
+        return self.targets_of(self.pulls)
+
+    @staticmethod
+    def targets_of(pulls: dict[str, Pull]) -> list[Target]:
+        """What these read from. Takes no lock."""
+        return [pull.target for pull in list(pulls.values())]
+
+    def reads_like(self, targets: Iterable[Target]) -> bool:
+        """Whether these are read as they are, as far as they are read at all."""
+        now = {(target.stream, target.consumer): target for target in self.targets}
+        return all(
+            target.is_like(now[target.stream, target.consumer])
+            for target in targets
+            if (target.stream, target.consumer) in now
+        )
+
+    def note_state(self, targets: Iterable[Target]) -> None:
+        """What consumers tell of themselves: one that is paused gives nothing, one that gets on is hindered no more."""
+        paused = [target.consumer for target in targets if target.is_paused]
+        if paused:
+            self.attachment.hindered(SubscribeError(f"consumer {paused[0]!r} is paused by an operator"))
+        elif self.hindered and not len(self.in_hand) and not self.lag:
+            self.attachment.hindered(None)
+        self.hindered = bool(paused) or (self.hindered and self.attachment.is_hindered)
 
     @property
     def is_worth_a_look(self) -> bool:
@@ -127,6 +158,8 @@ class PullFeed(Feed):
         """Hand over what one read has brought, and pull the next."""
         batch, self._batch = self._batch, []
         self.has_moved = True
+        if self._notes_time:
+            self.in_hand.last_stored = batch[-1].timestamp or self.in_hand.last_stored
         if self.closed:
             self.release(batch)
             return
@@ -153,8 +186,19 @@ class PullFeed(Feed):
         """Whether it asks for messages on this subject."""
         return any(pull.subject == subject for pull in list(self.pulls.values()))
 
+    def leave_out(self, subject: str) -> str:
+        """Read no more from where it asks on this subject: the name of the stream; "" where it reads from no other."""
+        with self._lock:
+            key = next((key for key, pull in self.pulls.items() if pull.subject == subject), None)
+            if key is None or len(self.pulls) < 2:
+                return ""
+            gone = self.pulls.pop(key)
+        gone.close()
+        self.in_hand.left_out.add(gone.target.stream)
+        return gone.target.stream
+
     def answered(self, text: str) -> None:
-        """What the server says to the inbox of one of its pulls. Reader thread."""
+        """What the server says to the inbox of a pull."""
         if text:
             self._refuse(self, not_readable(text))
 
@@ -228,6 +272,7 @@ class Pull:
         self._lock = threading.Lock()
         self._closed = False
         self._wild = feed.attachment.topic.startswith(("*", ">"))
+        self._exact = "" if is_wild(feed.attachment.topic) else feed.attachment.topic
         self._round = 0
         self._asked = 0
         self._arrived = 0
@@ -260,6 +305,9 @@ class Pull:
         delivery._block = block
         delivery.identity = (self._incarnation, sequence)
         delivery.token = reply
+        if self._exact and topic != self._exact:  # the consumer was altered, which will show
+            self._feed.release((delivery,), _STRAYED)
+            return
         if (self._wild and not self._feed.wants(topic)) or not self._feed.is_original(block):
             self._feed.acknowledge((delivery,))
             return
@@ -333,7 +381,7 @@ class Pull:
             )  # for the whole request: nothing has come of it
             self._arrived += self._unfilled(block)
             self.top_up()
-        elif code == 409 and "consumer deleted" not in text.lower() and "push" not in text.lower():
+        elif code == 409 and not any(word in text.lower() for word in _NOT_AS_WE_KNOW_IT):
             # Leadership change, shutdown, or a limit of its own: the request is gone, the consumer is not.
             logger.info("pull from %s ended: %s", self.target.consumer, text)
             self._connection.timer.after(_SOON, self.restart)

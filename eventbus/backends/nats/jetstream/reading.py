@@ -10,19 +10,20 @@ from .... import log
 from ....consuming.attachment import Attachment
 from ....errors import SubscribeError
 from ....threads import Deadline
-from ..link.requests import Forbidden
+from ..link.requests import Forbidden, NoResponders
 from .api import STREAM_NOT_FOUND, JetStreamApi
 from .asking import ApiError, Asking, K
 from .durables import Durables, Target
 from .in_hand import in_hand_of
-from .streams import StreamRefused, Streams, is_wild
+from .streams import Stream, StreamRefused, Streams, is_wild
 
 logger = log.get(__name__)
 
+GRACE = 0.5
 NOT_AGAIN = 60.0
 """Seconds for which the server is not bothered with what it forbids, where nobody waits for it."""
 T = TypeVar("T")
-REFUSALS = (StreamRefused, ApiError, Forbidden)
+REFUSALS = (StreamRefused, ApiError, Forbidden, NoResponders)
 Report = Callable[[Attachment, Exception], object]
 """`report(attachment, error)`: one of the streams that a pattern covers cannot be read."""
 
@@ -41,19 +42,30 @@ class Reading:
     def targets(
         self, attachments: Sequence[Attachment], deadline: Deadline
     ) -> dict[Attachment, list[Target] | Exception]:
-        """What each of these reads from: SubscribeError where it is refused, NotConnectedError where not in time."""
-        return self._api.run_all({one: self._resolve(one) for one in attachments}, deadline)
+        """What each of these reads from: SubscribeError where it is refused, NotConnectedError where not in time.
+
+        Not for those that are ready: one that is long in coming holds up the others for half a second, or twice what
+        they took.
+        """
+        return self._api.run_all({one: self._resolve(one) for one in attachments}, deadline, GRACE)
 
     def streams_of(self, attachments: Sequence[Attachment], deadline: Deadline) -> dict[Attachment, set[str]]:
         """The names of the streams that patterns cover now; without those for which that was not answered."""
         found = self._answers({one: self._streams.find(one.topic) for one in attachments}, deadline)
         return {one: set(names) for one, names in found.items()}
 
-    def lags(
+    def looks(
         self, targets: Sequence[tuple[Attachment, Target]], deadline: Deadline
-    ) -> dict[tuple[Attachment, Target], int | None]:
-        """How many messages wait for the group in each; where groups stand is noted. Without what was not answered."""
-        return self._answers({each: self._durables.look(*each) for each in targets}, deadline)
+    ) -> dict[tuple[Attachment, Target], Target | StreamRefused]:
+        """Each consumer as it is now; where groups stand is noted. Without what was not answered."""
+        return self._answers({each: self._look(*each) for each in targets}, deadline)
+
+    def _look(self, attachment: Attachment, target: Target) -> Asking[Target | StreamRefused]:
+        try:
+            now = yield from self._durables.look(attachment, target)
+        except StreamRefused as error:
+            return error
+        return now
 
     def _answers(self, questions: Mapping[K, Asking[T]], deadline: Deadline) -> dict[K, T]:
         """What was answered, of questions that are asked again and again; what is forbidden is not, for a while."""
@@ -83,7 +95,9 @@ class Reading:
         names = yield from self._streams.ensure(topic)
         targets: list[Target] = []
         refusal: Exception | None = None
+        left_out: set[str] = set()
         for name in names:
+            stream = None
             try:
                 stream = yield from self._streams.look_at(name, topic)
                 if stream.is_public or not topic.startswith(("*", ">")):
@@ -92,7 +106,18 @@ class Reading:
                 if len(names) == 1 or not is_wild(topic):
                     raise
                 refusal = error
+                left_out.add(name)
+                if stream is not None:
+                    note_beginning(attachment, stream)
                 self._report(attachment, SubscribeError(f"{topic!r} is not read from stream {name!r}: {error}"))
         if refusal is not None and not targets:
             raise refusal
+        in_hand_of(attachment).left_out = left_out
         return targets
+
+
+def note_beginning(attachment: Attachment, stream: Stream) -> None:
+    """A subscription that begins with what is new begins there in a stream, too, that it may read later only."""
+    in_hand = in_hand_of(attachment)
+    if not in_hand.has_begun and (attachment.group is None or attachment.start == "latest"):
+        in_hand.positions.setdefault(stream.incarnation, stream.last)

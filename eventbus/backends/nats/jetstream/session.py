@@ -111,6 +111,9 @@ class JetStreamSession(NatsSession):
             if targets is None:
                 raise SubscribeError(f"{one!r} was not prepared")
             in_hand = in_hand_of(one)
+            in_hand.era += 1
+            if not all(target.incarnation.rpartition("@")[2] for target in targets):
+                in_hand.forget_finished()  # another stream of that name would look the same
             in_hand.ack_wait = min((target.ack_wait for target in targets), default=self._config.ack_wait)
             in_hand.look(time.monotonic())
             feed = PullFeed(self._connection, one, self._upkeep.broken, self._refuse)
@@ -158,10 +161,17 @@ class JetStreamSession(NatsSession):
         for feed in self._pull_feeds():
             if name := feed.acknowledges_on(subject):
                 error = SubscribeError(f"the server takes no acknowledgements for {name}: not permitted")
+                feed.hindered = True
                 feed.attachment.hindered(error)
                 return
             if feed.pulls_on(subject):
-                self._refuse(feed, not_readable(text))
+                if name := feed.leave_out(subject):
+                    topic = feed.attachment.topic
+                    self._left_out(
+                        feed.attachment, SubscribeError(f"{topic!r} is not read from stream {name!r}: {text}")
+                    )
+                else:
+                    self._refuse(feed, not_readable(text))
                 return
         super()._said(text)
 

@@ -11,7 +11,7 @@ from .... import log
 from ....config import NatsConfig
 from ....errors import EventBusError
 from ....message import matches
-from ..link.requests import Forbidden
+from ..link.requests import Forbidden, NoResponders
 from .api import NO_PEERS, SECOND, STREAM_EXISTS, SUBJECTS_OVERLAP, JetStreamApi
 from .asking import ApiError, Asking, JsonObject
 
@@ -41,6 +41,11 @@ class Stream:
     last: int
     subjects: tuple[str, ...] = ()
     confirms_nothing: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its incarnation is: else another stream of this name would look the same."""
+        return not self.incarnation.endswith("@")
 
     @property
     def is_public(self) -> bool:
@@ -82,6 +87,8 @@ class Streams:
         self._config = config
         self._clustered = clustered
         self._learned = learned
+        self._unseen: set[str] = set()
+        """Streams that nobody tells us of."""
 
     def ensure(self, topic: str, guess: bool = True) -> Asking[list[str]]:
         """The streams that hold this topic or pattern, made if there are none. StreamRefused; NotConnectedError.
@@ -120,10 +127,14 @@ class Streams:
 
     def look_at(self, name: str, topic: str) -> Asking[Stream]:
         """A stream as it is, for a topic; warns once of settings that lose messages. ApiError."""
+        if name in self._unseen:
+            return Stream(name, f"{name}@", 0)
         try:
             answer = yield from self._api.call(f"STREAM.INFO.{name}")
-        except Forbidden as error:
+        except (Forbidden, NoResponders) as error:
             logger.debug("stream %r is used as it is: %s", name, error)
+            if isinstance(error, NoResponders):  # it took a while
+                self._unseen.add(name)
             return Stream(name, f"{name}@", 0)
         config = answer.get("config") or {}
         reasons = (("no_ack", "confirms no publish"), ("sealed", "takes no messages"))
@@ -215,6 +226,8 @@ def doubts(config: Mapping[str, Any]) -> list[str]:
         found.append("interest retention: what is published while no group exists is confirmed and not stored")
     elif retention == "workqueue":
         found.append("work queue retention: only one group can read a topic")
+    if config.get("subject_transform"):
+        found.append("it stores messages under other topics than they are published to, and is read under those")
     window = (config.get("duplicate_window") or 0) / SECOND
     if window < SHORT_WINDOW:
         found.append(f"a duplicate window of {window:g} s: a message sent again after an outage may be stored twice")

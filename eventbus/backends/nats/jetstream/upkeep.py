@@ -11,9 +11,10 @@ from ....threads import Deadline
 from ....workers import OrderedWorker
 from ..link.connection import Connection
 from .durables import Target
+from .in_hand import left_out
 from .pulls import PullFeed
 from .reading import Reading
-from .streams import is_wild
+from .streams import StreamRefused, is_wild
 
 logger = log.get(__name__)
 
@@ -21,9 +22,11 @@ ERRAND = 5.0
 """Seconds that one piece of work of the helper thread may take."""
 WATCH_EVERY = 1.0
 LOOK_EVERY = 1.0
-"""Seconds between two looks at where groups stand, if anything has moved."""
+"""Seconds between two looks at consumers and where their groups stand, if anything has moved."""
 LOOK_FOR_STREAMS = 2
 """Each so many looks new streams are looked for."""
+LOOK_FOR_MOVED = 4
+"""Each so many looks also topics that are no patterns are looked for: they may have moved."""
 LOOK_AT_ALL = 30
 """Each so many looks also what did not move is asked for: others may have published."""
 RENEW_EVERY = 0.25
@@ -103,8 +106,9 @@ class Upkeep:
         try:
             self._looks += 1
             if not self._looks % LOOK_FOR_STREAMS:
-                self._look_for_streams([feed for feed in self._feeds() if is_wild(feed.attachment.topic)])
-            self._look_at_lags([one for one in self._feeds() if one.is_worth_a_look or not self._looks % LOOK_AT_ALL])
+                moved = not self._looks % LOOK_FOR_MOVED
+                self._look_for_streams([feed for feed in self._feeds() if moved or is_wild(feed.attachment.topic)])
+            self._look_at([one for one in self._feeds() if one.is_worth_a_look or not self._looks % LOOK_AT_ALL])
         finally:
             self._is_looking = False
 
@@ -112,21 +116,34 @@ class Upkeep:
         """Topics whose stream appeared later join."""
         by_attachment = {feed.attachment: feed for feed in feeds}
         found = self._reading.streams_of(list(by_attachment), Deadline(ERRAND))
-        changed = {one: names for one, names in found.items() if names != by_attachment[one].seen}
+        again = not self._looks % LOOK_FOR_MOVED  # what could not be read is tried again
+        changed = {
+            one: names for one, names in found.items() if names != by_attachment[one].seen or (again and left_out(one))
+        }
         left = self._resolve([by_attachment[one] for one in changed])
         for one, names in changed.items():
             if by_attachment[one] not in left:
                 by_attachment[one].seen = names
 
-    def _look_at_lags(self, feeds: Sequence[PullFeed]) -> None:
-        """Note how much waits, and where groups stand: if their consumers are deleted, they go on from there."""
+    def _look_at(self, feeds: Sequence[PullFeed]) -> None:
+        """Note how much waits, and where groups stand: if their consumers are deleted, they go on from there.
+
+        What was altered is read as it is now.
+        """
         asked = {feed: [(feed.attachment, target) for target in feed.targets] for feed in feeds}
         for feed in feeds:
             feed.has_moved = False
-        lags = self._reading.lags([each for questions in asked.values() for each in questions], Deadline(ERRAND))
+        found = self._reading.looks([each for questions in asked.values() for each in questions], Deadline(ERRAND))
+        altered: list[PullFeed] = []
         for feed, questions in asked.items():
-            known = [lag for each in questions if (lag := lags.get(each)) is not None]
+            now = [found.get(each) for each in questions]
+            targets = [one for one in now if isinstance(one, Target)]
+            if any(isinstance(one, StreamRefused) for one in now) or not feed.reads_like(targets):
+                altered.append(feed)
+            known = [one.lag for one in targets if one.lag is not None]
             feed.lag = sum(known) if len(known) == len(questions) else None
+            feed.note_state(targets)
+        self._resolve(altered)
 
     def _mend(self) -> None:
         """Make what is missing again, and go on pulling."""

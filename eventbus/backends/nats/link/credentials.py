@@ -8,12 +8,12 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from attrs import field, frozen
 
 from ....config import NatsConfig
-from ....config_fields import Secret
 from ....errors import AuthenticationError, ConnectFailedError, UnsupportedError
 from ....threads import Deadline, StopToken, spawn
 
@@ -57,45 +57,63 @@ class Credentials:
         return f"; its JWT has expired at {at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def read(config: NatsConfig, deadline: Deadline, stop: StopToken) -> Credentials:
-    """What is configured, as it is now: files are read, callbacks called, on a thread of their own.
+class CredentialsReader:
+    """Reads what is configured, as it is now. It outlives connects: where a source hangs, only one call of it does."""
 
-    AuthenticationError: what was found is none. ConnectFailedError: it could not be had, or not in time; Stopped.
-    """
-    if config.credentials is not None:
-        return _from_text(_value_of(config.credentials, _content, "credentials", deadline, stop))
-    plain = [
-        None if given is None else _value_of(given, str.strip, name, deadline, stop)
-        for name, given in (("token", config.token), ("jwt", config.jwt), ("nkey", config.nkey))
-    ]
-    token, jwt, seed = plain
-    return Credentials(config.user, config.password, token, jwt, seed)
+    def __init__(self, config: NatsConfig) -> None:
+        self._config = config
+        self._asked: dict[str, _Asked] = {}
+
+    def read(self, deadline: Deadline, stop: StopToken) -> Credentials:
+        """Read files and call callbacks, on a thread of their own; Stopped.
+
+        AuthenticationError: what was found is none. ConnectFailedError: it could not be had, or not in time.
+        """
+        config = self._config
+        if config.credentials is not None:
+            given = config.credentials
+            source = partial(_content, given) if isinstance(given, str) else given
+            return _from_text(self._ask("credentials", source, deadline, stop))
+        token, jwt, seed = (
+            self._ask(name, given, deadline, stop) if callable(given) else given and given.strip()
+            for name, given in (("token", config.token), ("jwt", config.jwt), ("nkey", config.nkey))
+        )
+        return Credentials(config.user, config.password, token, jwt, seed)
+
+    def _ask(self, name: str, source: Callable[[], str], deadline: Deadline, stop: StopToken) -> str:
+        asked = self._asked.get(name)
+        if asked is None or asked.done.is_set():
+            asked = self._asked[name] = _Asked(source)
+            spawn("eventbus.nats-credentials", asked.run)
+        while not asked.done.wait(min(_LOOK_EVERY, deadline.remaining())):
+            stop.check()
+            if deadline.over:
+                raise ConnectFailedError(f"{name!r} could not be read in time")
+        answer = asked.answer
+        if isinstance(answer, (ConnectFailedError, AuthenticationError)):
+            raise answer
+        if isinstance(answer, BaseException):
+            raise ConnectFailedError(f"the callback for {name!r} failed: {type(answer).__name__}") from answer
+        if not isinstance(answer, str) or not answer:
+            raise AuthenticationError(f"the callback for {name!r} has returned no text, but {type(answer).__name__}")
+        return answer
 
 
-def _value_of(given: Secret, of_text: Callable[[str], str], name: str, deadline: Deadline, stop: StopToken) -> str:
-    if isinstance(given, str):
-        return of_text(given)
-    answers: list[object] = []
-    done = threading.Event()
+class _Asked:
+    """One call of a source. done: it has ended; its answer is what it returned, or raised."""
 
-    def ask() -> None:
+    def __init__(self, source: Callable[[], str]) -> None:
+        self._source = source
+        self.answer: object = None
+        self.done = threading.Event()
+
+    def run(self) -> None:
         try:
-            answers.append(given())
-        except BaseException as error:  # a SystemExit in a user's code may not end this thread
-            answers.append(error)
-        done.set()
-
-    spawn("eventbus.nats-credentials", ask)
-    while not done.wait(min(_LOOK_EVERY, deadline.remaining())):
-        stop.check()
-        if deadline.over:
-            raise ConnectFailedError(f"the callback for {name!r} has not returned in time")
-    (answer,) = answers
-    if isinstance(answer, BaseException):
-        raise ConnectFailedError(f"the callback for {name!r} failed: {type(answer).__name__}") from answer
-    if not isinstance(answer, str) or not answer:
-        raise AuthenticationError(f"the callback for {name!r} has returned no text, but {type(answer).__name__}")
-    return answer
+            self.answer = self._source()
+        except BaseException as error:  # a SystemExit in a user's code may not end this thread unseen
+            self.answer = error
+        finally:
+            self.done.set()
 
 
 def _content(path: str) -> str:
@@ -103,7 +121,8 @@ def _content(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, ValueError) as error:
-        raise ConnectFailedError(f"the credentials cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ConnectFailedError(f"the credentials cannot be read from {path!r}: {why}") from None
 
 
 def _from_text(text: str) -> Credentials:

@@ -21,7 +21,7 @@ from ....config import NatsConfig, TlsConfig
 from ....errors import AuthenticationError, ConnectFailedError
 from ....threads import Deadline, Stopped, StopToken, spawn
 from .addresses import Server
-from .credentials import Credentials, read
+from .credentials import Credentials, CredentialsReader
 from .pynats import Dial, Refused
 from .race import Race
 from .wire import ProtocolError
@@ -87,8 +87,9 @@ class Attempt:
 class Dialer:
     """Connects to servers as the configuration says."""
 
-    def __init__(self, config: NatsConfig, client_name: str) -> None:
+    def __init__(self, config: NatsConfig, client_name: str, reader: CredentialsReader | None = None) -> None:
         self._config = config
+        self._reader = reader
         self._client_name = client_name
         self._credentials = Credentials()
 
@@ -98,7 +99,8 @@ class Dialer:
         They are tried in order, the next one beside those before it, and none is cut off before the time is up.
         """
         deadline, own = Deadline(timeout), Deadline(timeout - min(_SAYING, 0.1 * timeout))
-        self._credentials = read(self._config, own, stop)
+        if self._reader is not None:
+            self._credentials = self._reader.read(own, stop)
         race: Race[Link] = Race("eventbus.nats-dialing", lambda link: link.sock.close())
         race.add([partial(self._enter, race, server, own) for server in servers])
         link, failures = race.run(deadline, stop)
