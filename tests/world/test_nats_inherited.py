@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from nats_operator import Operator
 from rounds import limit
-from world_support import Seen, end
+from world_support import Seen, end, pause
 
-from eventbus import EventBus, Message, SubscribeError
+from eventbus import EventBus, Message, SubscribeError, SubscriptionState
 from eventbus.backends.nats.jetstream.durables import durable_name
 from eventbus.testing import NatsServer, wait_until
 
@@ -27,9 +27,13 @@ def operator(nats_server: NatsServer) -> Iterator[Operator]:
 
 
 def make_durable(operator: Operator, group: str, topic: str, **settings: object) -> None:
+    make_durable_of(operator, "orders", group, topic, **settings)
+
+
+def make_durable_of(operator: Operator, stream: str, group: str, topic: str, **settings: object) -> None:
     name = durable_name(group, topic)
     config = {"durable_name": name, "name": name, "ack_policy": "explicit", "filter_subject": topic, **settings}
-    operator.call(f"CONSUMER.CREATE.orders.{name}.{topic}", stream_name="orders", config=config, action="create")
+    operator.call(f"CONSUMER.CREATE.{stream}.{name}.{topic}", stream_name=stream, config=config, action="create")
 
 
 @pytest.mark.parametrize(
@@ -109,3 +113,126 @@ def test_copies_in_a_stream_that_gathers_others_are_not_delivered(nats_server: N
         bus.publish("orders.created", b"last")
         wait_until(lambda: b"last" in seen.payloads)
         assert sorted(seen.payloads) == sorted([*(b"%d" % number for number in range(20)), b"its own", b"last"])
+
+
+# -- altered, deleted and made anew while in use ---------------------------------------------------
+
+
+def alter_durable(operator: Operator, group: str, topic: str, **settings: object) -> None:
+    name = durable_name(group, topic)
+    config = {**operator.call(f"CONSUMER.INFO.orders.{name}")["config"], **settings}
+    operator.call(
+        f"CONSUMER.CREATE.orders.{name}.{config['filter_subject']}",
+        stream_name="orders",
+        config=config,
+        action="update",
+    )
+
+
+@pytest.mark.parametrize("settings", [{"max_batch": 10}, {"max_expires": SECOND}, {"max_bytes": 1000}], ids=str)
+def test_limits_that_are_altered_in_use_are_kept(
+    nats_server: NatsServer, operator: Operator, settings: dict[str, object]
+) -> None:
+    with EventBus(nats_server.url) as bus:
+        seen = Seen()
+        bus.subscribe("orders.x", seen, group="g")
+        bus.publish("orders.x", b"before")
+        seen.wait(1)
+        alter_durable(operator, "g", "orders.x", **settings)
+        pause(5.5)  # as long as a request lasts: the next ones are too much
+        for number in range(20):
+            bus.publish("orders.x", str(number))
+        assert seen.wait(21, 5.0)[1:] == [str(number).encode() for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"filter_subject": "orders.>"}, "filter is 'orders.>'"), ({"headers_only": True}, "headers_only is set")],
+)
+def test_a_durable_that_gives_something_else_fails_before_that_is_handled(
+    nats_server: NatsServer, operator: Operator, settings: dict[str, object], told: str
+) -> None:
+    with EventBus(nats_server.url) as bus:
+        seen = Seen()
+        sub = bus.subscribe("orders.x", seen, group="g")
+        bus.publish("orders.x", b"before")
+        seen.wait(1)
+        pause(1.5)  # so that nothing moves any more
+        alter_durable(operator, "g", "orders.x", **settings)
+        bus.publish("orders.x" if "headers_only" in settings else "orders.secret", b"payload")
+        wait_until(lambda: sub.state is SubscriptionState.FAILED)
+        assert told in str(sub.error)
+        assert seen.payloads == [b"before"]
+
+
+def test_a_paused_durable_says_so_until_it_goes_on(nats_server: NatsServer, operator: Operator) -> None:
+    with EventBus(nats_server.url) as bus:
+        seen, name = Seen(), durable_name("g", "orders.x")
+        sub = bus.subscribe("orders.x", seen, group="g")
+        bus.publish("orders.x", b"1")
+        seen.wait(1)
+        operator.call(f"CONSUMER.PAUSE.orders.{name}", pause_until="2100-01-01T00:00:00Z")
+        bus.publish("orders.x", b"2")
+        bus.reconnect(5.0)
+        wait_until(lambda: sub.error is not None and "is paused by an operator" in str(sub.error), 40.0)
+        operator.call(f"CONSUMER.PAUSE.orders.{name}")
+        seen.wait(2)
+        wait_until(lambda: sub.error is None)
+
+
+def test_what_an_operator_sets_back_is_handled_again(nats_server: NatsServer, operator: Operator) -> None:
+    with EventBus(nats_server.url) as bus:
+        seen, name = Seen(), durable_name("g", "orders.x")
+        bus.subscribe("orders.x", seen, group="g")
+        bus.publish_many([Message("orders.x", str(number)) for number in range(5)])
+        seen.wait(5)
+        pause(1.5)
+        config = operator.call(f"CONSUMER.INFO.orders.{name}")["config"]
+        operator.call(f"CONSUMER.DELETE.orders.{name}")
+        operator.call(f"CONSUMER.CREATE.orders.{name}.orders.x", stream_name="orders", config=config, action="create")
+        assert seen.wait(10)[5:] == [str(number).encode() for number in range(5)]
+        operator.call(f"CONSUMER.RESET.orders.{name}", seq=1)
+        assert seen.wait(15)[10:] == [str(number).encode() for number in range(5)]
+
+
+def test_a_durable_of_a_work_queue_is_made_again(nats_server: NatsServer, operator: Operator) -> None:
+    operator.make_stream("JOBS", "jobs.>", retention="workqueue")
+    with EventBus(nats_server.url) as bus:
+        seen = Seen()
+        sub = bus.subscribe("jobs.x", seen, group="g")
+        bus.publish("jobs.x", b"1")
+        seen.wait(1)
+        wait_until(lambda: operator.stored("JOBS") == 0)
+        operator.call(f"CONSUMER.DELETE.JOBS.{durable_name('g', 'jobs.x')}")
+        bus.publish("jobs.x", b"2")
+        assert seen.wait(2) == [b"1", b"2"]
+        assert sub.state is SubscriptionState.ACTIVE
+
+
+@pytest.mark.parametrize("group", ["g", None])
+def test_a_topic_that_moves_to_another_stream_is_read_there(
+    nats_server: NatsServer, operator: Operator, group: str | None
+) -> None:
+    operator.make_stream("OLD", "ops.>")
+    with EventBus(nats_server.url) as bus:
+        seen = Seen()
+        bus.subscribe("ops.a", seen, group=group)
+        bus.publish("ops.a", b"1")
+        seen.wait(1)
+        operator.call("STREAM.UPDATE.OLD", name="OLD", subjects=["old.>"])
+        operator.make_stream("NEW", "ops.>")
+        assert bus.publish("ops.a", b"2").partition == "NEW"
+        assert seen.wait(2) == [b"1", b"2"]
+
+
+def test_a_stream_of_a_pattern_that_can_be_read_again_is_read(nats_server: NatsServer, operator: Operator) -> None:
+    operator.make_stream("bills", "bills.>")
+    make_durable_of(operator, "bills", "g", "*.x", ack_policy="none")
+    with EventBus(nats_server.url) as bus:
+        seen = Seen()
+        bus.subscribe("*.x", seen, group="g")
+        bus.publish("orders.x", b"1")
+        bus.publish("bills.x", b"2")
+        seen.wait(1)
+        operator.call(f"CONSUMER.DELETE.bills.{durable_name('g', '*.x')}")
+        assert sorted(seen.wait(2)) == [b"1", b"2"]

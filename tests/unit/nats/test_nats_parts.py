@@ -20,7 +20,7 @@ from eventbus.backends.nats.jetstream.durables import MAX_NAME, Durables, confli
 from eventbus.backends.nats.jetstream.encoding import JetStreamEncoder
 from eventbus.backends.nats.jetstream.in_hand import NatsInHand
 from eventbus.backends.nats.jetstream.pubacks import Verdict, parse_ack
-from eventbus.backends.nats.jetstream.pulls import answers
+from eventbus.backends.nats.jetstream.replies import answers
 from eventbus.backends.nats.jetstream.streams import Stream, doubts
 from eventbus.backends.nats.link.addresses import Server, ServerPool, parse_server
 from eventbus.backends.nats.link.pynats import missing_names

@@ -20,6 +20,7 @@ from .api import SECOND
 from .deliveries import JetStreamDelivery, sequence_of
 from .durables import Target
 from .in_hand import in_hand_of
+from .replies import ACK, RENEW, answers, nak
 from .streams import is_wild
 
 logger = log.get(__name__)
@@ -35,14 +36,12 @@ MISSED = 2
 
 _SOON = 0.1
 _STRAYED = 5.0
-"""Seconds for which a message of another topic is given back."""
+"""Seconds for which a message is given back that is of another topic, or comes without its payload."""
+_LEFT_OUT = b"Nats-Msg-Size:"
 _FILLED = "exceeds maxbytes"
 """The end of a request whose bytes do not take the next message."""
 _NOT_AS_WE_KNOW_IT = ("consumer deleted", "push", "exceeded maxrequest", "batch size")
 """In the end of a request: the consumer is gone, or was altered."""
-_ACK = b" 0\r\n\r\n"
-_NAK = b" 4\r\n-NAK\r\n"
-_RENEW = b" 4\r\n+WPI\r\n"
 _new = JetStreamDelivery.__new__
 _numbers = count(1)
 
@@ -50,18 +49,6 @@ Broken = Callable[["PullFeed", str], None]
 """`broken(feed, reason)`: a consumer seems to be gone. Must not block."""
 Refuse = Callable[["PullFeed", SubscribeError], object]
 """`refuse(feed, error)`: the server does not let us read. Must not block."""
-
-
-def answers(deliveries: Iterable[Delivery], what: bytes) -> bytes:
-    """The frames that say the same about each delivery; b"" for none."""
-    tokens = [delivery.token for delivery in deliveries if delivery.token is not None]
-    return b"PUB " + (what + b"PUB ").join(tokens) + what if tokens else b""
-
-
-def _nak(delay: float) -> bytes:
-    """The answer that has a message delivered again after so many seconds."""
-    said = b'-NAK {"delay": %d}' % int(delay * SECOND)
-    return b" %d\r\n%s\r\n" % (len(said), said)
 
 
 class PullFeed(Feed):
@@ -197,6 +184,11 @@ class PullFeed(Feed):
         self.in_hand.left_out.add(gone.target.stream)
         return gone.target.stream
 
+    def stray(self, delivery: Delivery) -> None:
+        """One that is not as it should be: the consumer was altered, which will show."""
+        self.has_moved = True
+        self.release((delivery,), _STRAYED)
+
     def answered(self, text: str) -> None:
         """What the server says to the inbox of a pull."""
         if text:
@@ -211,11 +203,11 @@ class PullFeed(Feed):
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """These are done."""
         self.has_moved = True
-        self._say(deliveries, _ACK)
+        self._say(deliveries, ACK)
 
     def release(self, deliveries: Iterable[Delivery], delay: float = 0.0) -> None:
         """Somebody else may have these, after `delay` seconds."""
-        self._say(deliveries, _nak(delay) if delay else _NAK)
+        self._say(deliveries, nak(delay))
 
     def renew(self) -> None:
         """Tell the server that everything in hand is still being worked on, where that is due. Timer thread."""
@@ -223,7 +215,7 @@ class PullFeed(Feed):
             return
         self._renew_at = time.monotonic() + self.ack_wait / 3
         held = self.in_hand.snapshot()
-        self._say(held, _RENEW)
+        self._say(held, RENEW)
         if held and self._connection.lost is None:
             self.in_hand.renewed_at = time.monotonic()
 
@@ -305,8 +297,8 @@ class Pull:
         delivery._block = block
         delivery.identity = (self._incarnation, sequence)
         delivery.token = reply
-        if self._exact and topic != self._exact:  # the consumer was altered, which will show
-            self._feed.release((delivery,), _STRAYED)
+        if (self._exact and topic != self._exact) or (not payload and block and _LEFT_OUT in block):
+            self._feed.stray(delivery)
             return
         if (self._wild and not self._feed.wants(topic)) or not self._feed.is_original(block):
             self._feed.acknowledge((delivery,))

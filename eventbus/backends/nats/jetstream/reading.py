@@ -56,15 +56,18 @@ class Reading:
 
     def looks(
         self, targets: Sequence[tuple[Attachment, Target]], deadline: Deadline
-    ) -> dict[tuple[Attachment, Target], Target | StreamRefused]:
-        """Each consumer as it is now; where groups stand is noted. Without what was not answered."""
+    ) -> dict[tuple[Attachment, Target], Target | str]:
+        """Each consumer as it is now, or why it is of no use any more; where groups stand is noted.
+
+        Without what was not answered.
+        """
         return self._answers({each: self._look(*each) for each in targets}, deadline)
 
-    def _look(self, attachment: Attachment, target: Target) -> Asking[Target | StreamRefused]:
+    def _look(self, attachment: Attachment, target: Target) -> Asking[Target | str]:
         try:
             now = yield from self._durables.look(attachment, target)
         except StreamRefused as error:
-            return error
+            return str(error)
         return now
 
     def _answers(self, questions: Mapping[K, Asking[T]], deadline: Deadline) -> dict[K, T]:

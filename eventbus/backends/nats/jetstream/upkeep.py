@@ -14,7 +14,7 @@ from .durables import Target
 from .in_hand import left_out
 from .pulls import PullFeed
 from .reading import Reading
-from .streams import StreamRefused, is_wild
+from .streams import is_wild
 
 logger = log.get(__name__)
 
@@ -138,7 +138,7 @@ class Upkeep:
         for feed, questions in asked.items():
             now = [found.get(each) for each in questions]
             targets = [one for one in now if isinstance(one, Target)]
-            if any(isinstance(one, StreamRefused) for one in now) or not feed.reads_like(targets):
+            if any(isinstance(one, str) for one in now) or not feed.reads_like(targets):
                 altered.append(feed)
             known = [one.lag for one in targets if one.lag is not None]
             feed.lag = sum(known) if len(known) == len(questions) else None
