@@ -9,16 +9,15 @@ from typing import Any
 
 
 class Operator:
-    """One blocking connection for one thread; OSError when the server is gone or silent."""
+    """One blocking connection for one thread; OSError when the server is gone or silent. Passwords are "pw"."""
 
-    def __init__(self, address: tuple[str, int], timeout: float = 10.0) -> None:
+    def __init__(self, address: tuple[str, int], timeout: float = 10.0, user: str = "") -> None:
         self._socket = socket.create_connection(address, timeout)
         self._lines = self._socket.makefile("rb")
         self._numbers = itertools.count(1)
         self._lines.readline()
-        self.send(
-            b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\nSUB _INBOX.operator.* 1\r\nPING\r\n'
-        )
+        options = {"verbose": False, "headers": True, "no_responders": True, "user": user, "pass": user and "pw"}
+        self.send(b"CONNECT %b\r\nSUB _INBOX.operator.* 1\r\nPING\r\n" % json.dumps(options).encode())
         while self._lines.readline() != b"PONG\r\n":
             pass
 

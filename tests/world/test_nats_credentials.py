@@ -118,6 +118,11 @@ def test_a_callback_that_hangs_costs_its_connect_and_no_more(operated: NatsServe
         with pytest.raises(ConnectFailedError, match=r"not be read in time|not connected within"):
             bus.open()
         assert time.monotonic() - started < 2.0
+        for _ in range(3):
+            with pytest.raises(ConnectFailedError):
+                bus.open()
+        waiting = [thread for thread in threading.enumerate() if thread.name == "eventbus.nats-credentials"]
+        assert len(waiting) == 1, "what hangs is not asked again"
     finally:
         released.set()
         end(bus)
@@ -160,6 +165,9 @@ def test_one_way_to_say_who_we_are() -> None:
         EventBus({"url": "nats://h", "user": "u", "password": "p", "token": "t"})
     with pytest.raises(ConfigError, match="either credentials or nkey or jwt"):
         EventBus({"url": "nats://h", "credentials": "/c", "jwt": "j"})
+    with pytest.raises(ConfigError, match=r"the path of a \.creds file") as caught:
+        EventBus({"url": "nats://h", "credentials": Issuer().creds()})
+    assert "eyJ0" not in str(caught.value) and "SUA" not in str(caught.value)
     with pytest.raises(ConfigError, match="nkey is no seed of a user") as caught:
         EventBus({"url": "nats://h", "nkey": "s3cret"})
     assert "s3cret" not in str(caught.value)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from nats_operator import Operator
 from rounds import limit, rounds
-from world_support import Seen, end
+from world_support import Seen, end, pause
 
-from eventbus import EventBus, PublishRejectedError, SubscribeError, Subscription, SubscriptionState
+from eventbus import (
+    BROADCAST,
+    EventBus,
+    Message,
+    PublishRejectedError,
+    SubscribeError,
+    Subscription,
+    SubscriptionState,
+)
+from eventbus.backends.nats.jetstream.durables import durable_name
 from eventbus.testing import NatsServer, wait_until
 
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
@@ -24,6 +35,9 @@ WORKER = {"publish": {"allow": ["$JS.API.INFO", *DURABLE]}, **READS_INBOX}
 BARE = {"publish": {"allow": ["$JS.API.CONSUMER.MSG.NEXT.orders.*", "$JS.ACK.orders.>"]}, **READS_INBOX}
 MUTE = {"publish": {"deny": ["$JS.ACK.>"]}}
 DENIED = {"subscribe": {"deny": ["secret.>"]}}
+
+
+VERBS = ("CREATE", "INFO", "MSG.NEXT")
 
 
 def users(**permissions: dict[str, Any]) -> str:
@@ -178,3 +192,124 @@ def test_who_may_read_in_one_queue_group_only_reads_in_it() -> None:
                 bus.subscribe("orders.x", seen, group=group)
         bus.publish("orders.x", b"x")
         assert seen.wait(1) == [b"x"]
+
+
+NO_STREAM_INFO = {"publish": {"allow": [">"], "deny": ["$JS.API.STREAM.INFO.>"]}}
+NO_CONSUMER_INFO = {"publish": {"allow": [">"], "deny": ["$JS.API.CONSUMER.INFO.>"]}}
+NO_SECRET = {"publish": {"allow": [">"], "deny": ["$JS.API.CONSUMER.MSG.NEXT.secret.>"]}}
+NO_BILLS = {"publish": {"allow": [">"], "deny": ["$JS.API.CONSUMER.CREATE.bills.>"]}}
+
+
+@pytest.mark.parametrize("reconnects", [False, True])
+def test_a_stream_made_anew_is_read_whole_by_who_may_not_ask_for_it(reconnects: bool) -> None:
+    """Nothing tells it from the old one but that its consumer begins anew."""
+    with NatsServer(config=users(app=NO_STREAM_INFO)) as server, bus_of(server, "admin") as admin:
+        admin.publish("orders.first", b"so that the stream is there")
+        with bus_of(server, "app") as bus, Operator(server.address, user="admin") as operator:
+            seen = Seen()
+            bus.subscribe("orders.x", seen, group="g")
+            for number in range(20):
+                admin.publish("orders.x", f"old{number}")
+            seen.wait(20)
+            pause(1.5)  # it is known by now where the group stands
+            operator.call("STREAM.DELETE.orders")
+            operator.make_stream("orders", "orders.>")
+            if reconnects:
+                bus.reconnect(10.0)
+            new = [f"new{number}".encode() for number in range(30)]
+            for payload in new:
+                admin.publish("orders.x", payload, timeout=10.0)
+            seen.wait(50, 15.0)
+            assert seen.payloads[20:] == new
+
+
+def test_who_may_make_a_durable_and_not_ask_for_it_makes_it_again() -> None:
+    with NatsServer(config=users(app=NO_CONSUMER_INFO)) as server, bus_of(server, "app") as bus:
+        seen = Seen()
+        sub = bus.subscribe("orders.x", seen, group="g")
+        bus.publish("orders.x", b"1")
+        seen.wait(1)
+        pause(1.5)
+        with Operator(server.address, user="admin") as operator:
+            operator.call(f"CONSUMER.DELETE.orders.{durable_name('g', 'orders.x')}")
+        bus.publish("orders.x", b"2")
+        assert seen.wait(2) == [b"1", b"2"]
+        assert sub.state is SubscriptionState.ACTIVE
+
+
+def test_a_stream_of_a_pattern_that_may_not_be_pulled_from_is_left_out() -> None:
+    with NatsServer(config=users(app=NO_SECRET)) as server, bus_of(server, "admin") as admin:
+        for topic in ("orders.x", "secret.x"):
+            admin.publish(topic, topic)
+        with bus_of(server, "app") as bus:
+            seen, told = Seen(), list[str]()
+            bus.register_error_callback(lambda event: told.append(str(event.error)))
+            sub = bus.subscribe("*.x", seen, group="g")
+            assert seen.wait(1) == [b"orders.x"]
+            wait_until(lambda: any("is not read from stream 'secret'" in text for text in told))
+            assert sub.state is SubscriptionState.ACTIVE
+            server.reload(config=users(app={}))
+            assert sorted(seen.wait(2)) == [b"orders.x", b"secret.x"]
+
+
+@pytest.mark.parametrize(("group", "start"), [(BROADCAST, "earliest"), ("late", "latest")])
+def test_what_may_be_read_later_brings_no_history_where_none_was_wanted(group: Any, start: str) -> None:
+    with NatsServer(config=users(app=NO_BILLS)) as server, bus_of(server, "admin") as admin:
+        admin.publish_many([Message("bills.x", b"old") for _ in range(20)])
+        admin.publish("orders.x", b"old")
+        with bus_of(server, "app") as bus:
+            seen = Seen()
+            bus.subscribe("*.x", seen, group=group, start=start)
+            admin.publish("bills.x", b"meanwhile")
+            server.reload(config=users(app={}))
+            assert seen.wait(1) == [b"meanwhile"]
+            admin.publish("bills.x", b"new")
+            assert seen.wait(2) == [b"meanwhile", b"new"]
+
+
+def test_a_member_of_a_core_group_that_unsubscribes_handles_what_it_was_given() -> None:
+    with (
+        NatsServer(jetstream=False) as server,
+        EventBus({"url": server.url, "jetstream": False}) as bus,
+        EventBus({"url": server.url, "jetstream": False}) as other,
+    ):
+        seen, entered = Seen(), threading.Event()
+
+        def slow(message: Message) -> None:
+            entered.set()
+            pause(0.005)
+            seen(message)
+
+        sub = bus.subscribe("orders.x", slow, group="g")
+        other.publish_many([Message("orders.x", str(number)) for number in range(100)])
+        assert entered.wait(5.0)
+        assert bus.unsubscribe(sub, 5.0)
+        assert seen.payloads == [str(number).encode() for number in range(100)]
+
+
+def test_a_stream_whose_api_nobody_answers_holds_up_nobody() -> None:
+    """An account that imports JetStream's API for one stream only."""
+    allowed = ("INFO", "STREAM.NAMES", "STREAM.INFO.orders", *(f"CONSUMER.{verb}.orders.>" for verb in VERBS))
+    imports = [f"$JS.API.{name}" for name in allowed] + ["$JS.ACK.orders.>", "orders.>"]
+    config = f"""
+        accounts {{
+          A {{ jetstream: enabled, users: [{{user: admin, password: pw}}],
+               exports: [{{service: "$JS.API.>", response_type: stream}}, {{service: "$JS.ACK.>"}},
+                         {{service: "orders.>"}}] }}
+          B {{ users: [{{user: app, password: pw}}],
+               imports: {json.dumps([{"service": {"account": "A", "subject": subject}} for subject in imports])} }}
+        }}"""
+    with NatsServer(config=config) as server, bus_of(server, "admin") as admin, bus_of(server, "app") as bus:
+        admin.publish("orders.x", b"1")
+        admin.publish("bills.x", b"1")
+        seen = Seen()
+        sub = bus.subscribe("orders.x", seen, group="g")
+        with suppress(SubscribeError):
+            bus.subscribe("bills.x", seen, group="g")
+        seen.wait(1)
+        started = time.monotonic()
+        bus.reconnect(10.0)
+        wait_until(lambda: sub.state is SubscriptionState.ACTIVE)
+        assert time.monotonic() - started < 2.5
+        admin.publish("orders.x", b"2")
+        seen.wait(2)
