@@ -90,7 +90,7 @@ class _Sent:
     call: Call
     due: float = 0.0
     began: float = field(factory=time.monotonic)
-    patience: float = ONE_TRY
+    patience: float = field(factory=lambda: ONE_TRY)
     cause: Exception | None = None
     tasks: list[_Task[Any, Any]] = field(factory=list)
     tokens: list[str] = field(factory=list)

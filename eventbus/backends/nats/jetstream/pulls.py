@@ -159,8 +159,6 @@ class PullFeed(Feed):
 
     def is_original(self, block: bytes | None) -> bool:
         """Whether a message is not a copy, in a stream that gathers others, of one that comes from its own stream."""
-        if len(self.pulls) < 2:
-            return True
         source = None if block is None else wire.source_in(block)
         return source is None or all(source != pull.target.stream for pull in list(self.pulls.values()))
 
@@ -300,7 +298,8 @@ class Pull:
         if (self._exact and topic != self._exact) or (not payload and block and _LEFT_OUT in block):
             self._feed.stray(delivery)
             return
-        if (self._wild and not self._feed.wants(topic)) or not self._feed.is_original(block):
+        feed = self._feed
+        if (self._wild and not feed.wants(topic)) or (len(feed.pulls) > 1 and not feed.is_original(block)):
             self._feed.acknowledge((delivery,))
             return
         self._feed.collect(delivery)

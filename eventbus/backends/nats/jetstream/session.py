@@ -114,7 +114,7 @@ class JetStreamSession(NatsSession):
             in_hand.era += 1
             if not all(target.incarnation.rpartition("@")[2] for target in targets):
                 in_hand.forget_finished()  # another stream of that name would look the same
-            in_hand.ack_wait = min((target.ack_wait for target in targets), default=self._config.ack_wait)
+            self._note_ack_wait(one, targets)
             in_hand.look(time.monotonic())
             feed = PullFeed(self._connection, one, self._upkeep.broken, self._refuse)
             with self._lock:
@@ -135,7 +135,7 @@ class JetStreamSession(NatsSession):
         self._feed_of(attachment).release(deliveries, delay)
 
     def lag(self, attachment: Attachment) -> int | None:
-        """How many messages waited for the group when that was asked for last, two seconds ago at most."""
+        """How many messages waited for the group when that was asked for last; half a minute ago if nothing moved."""
         feed = self._feeds.get(attachment)
         return feed.lag if isinstance(feed, PullFeed) else None
 
@@ -208,7 +208,11 @@ class JetStreamSession(NatsSession):
     def _read(self, feed: PullFeed, targets: list[Target]) -> None:
         if not feed.closed:
             self._targets[feed.attachment] = targets
+            self._note_ack_wait(feed.attachment, targets)
             feed.read(targets)
+
+    def _note_ack_wait(self, attachment: Attachment, targets: Sequence[Target]) -> None:
+        in_hand_of(attachment).ack_wait = min((one.ack_wait for one in targets), default=self._config.ack_wait)
 
     def _left_out(self, attachment: Attachment, error: Exception) -> None:
         """One of the streams of a pattern cannot be read: told once for each text."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from .... import log
-from ....errors import EventBusError, NotConnectedError, SubscribeError
+from ....errors import NotConnectedError, SubscribeError
 from ....threads import Deadline
 from ....workers import OrderedWorker
 from ..link.connection import Connection
@@ -169,16 +169,16 @@ class Upkeep:
             feed = by_attachment[attachment]
             if isinstance(targets, SubscribeError):
                 self._refuse(feed, targets)
-            elif isinstance(targets, NotConnectedError):
-                failed.add(feed)
-                self._tell(feed, targets)
             elif isinstance(targets, Exception):
-                raise targets
+                failed.add(feed)
+                if not isinstance(targets, NotConnectedError):  # a bug of ours: the others are seen to all the same
+                    logger.error("%r: looking for what it reads failed", attachment, exc_info=targets)
+                self._tell(feed, targets)
             else:
                 self._read(feed, targets)
         return failed
 
-    def _tell(self, feed: PullFeed, error: EventBusError) -> None:
+    def _tell(self, feed: PullFeed, error: Exception) -> None:
         """Tell the user, once for each kind of trouble."""
         if feed.reported != str(error) and self._connection.lost is None:
             feed.reported = str(error)
