@@ -32,13 +32,14 @@ class CorePublisher(NatsPublisher):
         self._writer.pongs.append(self._on_pong)
         return self._frames(chunk, _END)
 
-    def refused(self, topic: str, text: str) -> None:
-        """The server refused the oldest message on its way with this topic. Reader thread."""
+    def refused(self, topic: str, text: str) -> bool:
+        """The server refused the oldest message on its way with this topic; False: there is none. Reader thread."""
         with self._lock:
             record = self._remove_oldest(topic)
             retired = self._retired
         if record is not None and not retired:
             self._answers.failed(record, PublishRejectedError(text, self._id_of(record)))
+        return record is not None
 
     def oldest(self) -> float | None:
         """When the oldest unanswered record was sent (`time.monotonic`), None without one."""

@@ -86,8 +86,8 @@ class NatsPublisher(ABC):
         """The next frames, for the writer."""
 
     @abstractmethod
-    def refused(self, topic: str, text: str) -> None:
-        """The server refused a message that is on its way, with this topic. Reader thread."""
+    def refused(self, topic: str, text: str) -> bool:
+        """The server refused a message that is on its way, with this topic; False: there is none. Reader thread."""
 
     @abstractmethod
     def oldest(self) -> float | None:

@@ -205,8 +205,8 @@ class NatsSession:
     def _said(self, text: str) -> None:
         """A -ERR that is not the end of the link."""
         topic = refused_subject(text, "publish")
-        if topic is not None:
-            self._publisher.refused(topic, text)
+        if topic is not None and self._publisher.refused(topic, text):
+            return  # whoever published it is told
         if text not in self._told and len(self._told) < _MOST_TOLD:
             self._told.add(text)
             self._context.on_error(EventBusError(f"the server said: {text}"))

@@ -37,7 +37,7 @@ _STORED = Verdict.STORED  # by its own name a global, by that of its class twice
 
 
 class JetStreamPublisher(NatsPublisher):
-    """A record is queued, in the ledger (on the wire) or held by the queue of its stream; never in two.
+    """A record is queued, on the wire or held by the queue of its stream; never in two.
 
     submit(call, *args): runs blocking work elsewhere, side by side with other such work. places: see `Routes`.
     """
@@ -57,13 +57,12 @@ class JetStreamPublisher(NatsPublisher):
         self._lookups = Lookups(ensure, submit, self._found_out)
         self._noise = False
         inbox = f"{connection.inbox}.p"
-        encoder = JetStreamEncoder(answers.origin, inbox)
-        super().__init__(connection.writer, answers, encoder, connection.max_payload)
+        super().__init__(connection.writer, answers, JetStreamEncoder(answers.origin, inbox), connection.max_payload)
         connection.subscribe(f"{inbox}.*", Acks(connection.dirty, len(inbox) + 1, self._answered))
         self._timer.every(_LOOK_EVERY, self._resend_old)
 
     def take(self) -> bytes:
-        """The next chunk as frames, noted as being on the wire; b"" when there is none."""
+        """The next chunk as frames, on the wire from now on; b"" for none."""
         while (records := self._on_wire.take_next()) is not None or self._queue:
             if records is None:
                 records = self._admit(self._queue.popleft())
@@ -72,15 +71,16 @@ class JetStreamPublisher(NatsPublisher):
                 return self._frames(records, wire.CRLF)
         return b""
 
-    def refused(self, topic: str, text: str) -> None:
-        """The server refused the oldest message on its way with this topic. Reader thread."""
+    def refused(self, topic: str, text: str) -> bool:
+        """The server refused the oldest message on its way with this topic; False: there is none. Reader thread."""
         with self._lock:
-            if self._retired or (found := self._on_wire.first_of(topic)) is None:
-                return
+            if self._retired or not (found := self._on_wire.first_of(topic)):
+                return False
             self._go_on(filter(None, (self._off_wire(found),)))
             verdict = self._refusal(found, text)
             self._forget(number_of(found))
         self._answers.failed(found, verdict)
+        return True
 
     def oldest(self) -> float | None:
         """When the oldest record without any answer was sent first (`time.monotonic`), None without one."""

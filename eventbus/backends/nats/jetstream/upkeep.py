@@ -154,7 +154,7 @@ class Upkeep:
         left = self._resolve([feed for feed in broken if not feed.closed])
         for feed, reason in broken.items():
             if feed not in left and not feed.closed:
-                self._tell(feed, SubscribeError(f"{feed.attachment!r} was repaired: {reason}"))
+                self._tell(feed, SubscribeError(f"{feed.attachment.topic!r} is read again: {reason}"))
                 feed.reported = ""
         if left:
             with self._lock:
