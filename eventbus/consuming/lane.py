@@ -39,7 +39,8 @@ class Lane:
         self._entries: deque[Entry] = deque()
         """Put and not begun. Taken out under the lock, put under the owner's."""
         self._stands_since = 0.0
-        self._stands_at: tuple[int, int, int] | None = None
+        self._stands_at: tuple[int, int] | None = None
+        self._turns = 0  # batches and retries that were begun
         self._returns = 0
         self.parked = 0
         """Deliveries that wait for a retry, or behind one."""
@@ -51,8 +52,7 @@ class Lane:
         self._entry = NOTHING
         self._first = self._position = self._cut = self._left = 0
         """Of the entry: what is acknowledged, what is handled, where it ends now, and the bytes of the rest."""
-        self._trying: Delivery | None = None
-        """What is tried again at this moment, or was so last."""
+        self._trying: Delivery | None = None  # again, at this moment
         self._forked = False
 
     # -- any thread ------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class Lane:
 
     def stands_for(self, now: float) -> float:
         """Seconds that one handler runs, as far as was seen; 0 for none. One caller at a time."""
-        at = (id(self._entry), self._position, id(self._trying))
+        at = (self._turns, self._position)
         idle = self._entry is NOTHING and self._trying is None
         if idle or at != self._stands_at:
             self._stands_at, self._stands_since, self._returns = at, now, 0
@@ -235,6 +235,7 @@ class Lane:
                 return
             self._entry, self._first, self._position, self._left = entry, 0, 0, entry.size
             self._cut = len(entry.batch)
+            self._turns += 1
         self._owner.working()
         self._handle(entry)
 
@@ -338,6 +339,7 @@ class Lane:
                 return
             if not lease.ended and not (check and not self._outcomes.claims(delivery)):
                 self._trying = delivery
+                self._turns += 1
                 try:
                     result = self._handler(delivery)
                     if result is not None:
