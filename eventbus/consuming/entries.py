@@ -91,3 +91,13 @@ def all_of(entries: deque[Entry]) -> list[Entry]:
     taken = list(entries)
     entries.clear()
     return taken
+
+
+def split_all(entries: Sequence[Entry], stays: Callable[[Delivery], bool]) -> tuple[list[Entry], list[Entry]]:
+    """What stays and what leaves, in order."""
+    staying, leaving = list[Entry](), list[Entry]()
+    for entry in entries:
+        stay, leave = entry.split(stays)
+        staying += filter(None, [stay])
+        leaving += filter(None, [leave])
+    return staying, leaving

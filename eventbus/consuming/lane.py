@@ -5,54 +5,35 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Sequence
+from queue import Empty
 
 from .. import log
 from ..callables import refuse_unawaited
 from ..message import Delivery
-from ..threads import Pauses
 from . import handling
-from .batches import size_of
 from .entries import NOTHING, Entry, Notice, Owner, all_of
+from .lane_queue import LaneQueue
 from .lease import Lease
 from .outcomes import Outcomes
-from .parked import ParkedKey, ParkedKeys, lane_key
+from .parked import ParkedKey, lane_key
 
 logger = log.get(__name__)
 
 
-WAITING = 64
-"""Messages that may wait for a lane that stands still, where a broker takes more of them back."""
-STAYS_AWAY = Pauses(first=1.0, factor=2.0, longest=30.0)
-"""How long what such a lane gives back is to stay away."""
-
-
-class Lane:
+class Lane(LaneQueue):
     """Runs handlers on the thread that calls `run`. Whoever acknowledges calls `flush`, on any thread."""
 
     def __init__(self, owner: Owner, handler: Callable[[Delivery], object], outcomes: Outcomes) -> None:
+        super().__init__()
         self._owner = owner
         self._handler = handler
         self._outcomes = outcomes
-        self._inbox: SimpleQueue[Notice] = SimpleQueue()
-        self._entries: deque[Entry] = deque()
-        """Put and not begun. Taken out under the lock, put under the owner's."""
-        self._stands_since = 0.0
-        self._stands_at: tuple[int, int] | None = None
-        self._turns = 0  # batches and retries that were begun
-        self._returns = 0
+        self._first = 0
+        """Of the entry: what is acknowledged."""
         self.parked = 0
         """Deliveries that wait for a retry, or behind one."""
-        self._keys = ParkedKeys()
-        self._kept: deque[Entry] = deque()
-        """Not started because of a pause."""
         self._nudged = False
-        self._lock = threading.Lock()
-        self._entry = NOTHING
-        self._first = self._position = self._cut = self._left = 0
-        """Of the entry: what is acknowledged, what is handled, where it ends now, and the bytes of the rest."""
-        self._trying: Delivery | None = None  # again, at this moment
         self._forked = False
 
     # -- any thread ------------------------------------------------------------------------------
@@ -79,94 +60,6 @@ class Lane:
             self._left -= size
         self._finish(entry.batch[first:end] if end - first < len(entry.batch) else entry.batch, entry.lease, size)
 
-    def put(self, entry: Entry) -> None:
-        """Queue a batch; one caller at a time."""
-        self._entries.append(entry)
-        self._inbox.put(Notice.ENTRY)
-
-    def end(self) -> None:
-        """End the lane behind what is queued."""
-        self._inbox.put(Notice.END)
-
-    def nudge(self) -> None:
-        """Have the lane look at everything again."""
-        self._inbox.put(Notice.NUDGE)
-
-    def stands_for(self, now: float) -> float:
-        """Seconds that one handler runs, as far as was seen; 0 for none. One caller at a time."""
-        at = (self._turns, self._position)
-        idle = self._entry is NOTHING and self._trying is None
-        if idle or at != self._stands_at:
-            self._stands_at, self._stands_since, self._returns = at, now, 0
-        return 0.0 if idle else now - self._stands_since
-
-    @property
-    def waits_too_much(self) -> bool:
-        """Whether more waits than may wait for a lane that stands still."""
-        begun = self._cut - self._position - 1
-        return begun + sum(len(entry.batch) for entry in list(self._entries)) > WAITING
-
-    def held_keys(self) -> set[Hashable]:
-        """Keys that only this lane may handle now: that of the message that it runs, and those that are parked."""
-        entry, position = self._entry, self._position
-        running = {lane_key(one) for one in entry.batch[position : position + 1]}
-        return {*running, *list(self._keys.waiting)} - {None}
-
-    def take_back(self) -> list[Entry]:
-        """What no handler was started for, but for its `held_keys`. Under the owner's lock."""
-        with self._lock:
-            entries = [*self._cut_off(), *all_of(self._kept), *all_of(self._entries)]
-        held = self.held_keys()
-        return self._take(entries, lambda one: lane_key(one) in held)
-
-    def take_too_much(self) -> list[Entry]:
-        """Of that, what is too much for a lane that stands still, but for keys that wait already."""
-        entries, keys = self.take_back(), set[Hashable]()
-        count = sum(len(entry.batch) for entry in list(self._entries))
-
-        def stays(one: Delivery) -> bool:
-            nonlocal count
-            key = lane_key(one)
-            if count >= WAITING and (key is None or key not in keys):
-                return False
-            count += 1
-            keys.add(key)
-            return True
-
-        return self._take(entries, stays)
-
-    def _cut_off(self) -> list[Entry]:
-        """The rest of what the lane works on; nothing if it got on meanwhile. Under the lock.
-
-        The lane notes its position before it looks at the cut, and this the other way round: one sees the other.
-        """
-        entry, end, cut = self._entry, self._cut, self._position + 1
-        if cut >= end:
-            return []
-        self._cut = cut
-        if self._position + 1 != cut:
-            self._cut = end
-            return []
-        rest = entry.batch[cut:end]
-        size = min(self._left, size_of(rest))
-        self._left -= size
-        return [Entry(entry.lease, rest, size, entry.check, entry.since)]
-
-    def _take(self, entries: Sequence[Entry], stays: Callable[[Delivery], bool]) -> list[Entry]:
-        taken = list[Entry]()
-        for entry in entries:
-            staying, leaving = entry.split(stays)
-            if staying is not None:
-                self.put(staying)
-            if leaving is not None:
-                taken.append(leaving)
-        return taken
-
-    def next_delay(self) -> float:
-        """Seconds that what is given back stays away: more each time, until the lane gets on."""
-        self._returns += 1
-        return STAYS_AWAY.after(self._returns)
-
     def look(self) -> None:
         """Acknowledge what is done, and see that nothing waits for a retry under an ended lease."""
         self.flush()
@@ -184,6 +77,7 @@ class Lane:
             while self._one():
                 pass
             with self._lock:
+                self._ended = True
                 rest = [*all_of(self._kept), *all_of(self._entries)]
             for entry in rest:
                 self.drop(entry.batch, entry.lease, entry.size)
@@ -275,8 +169,8 @@ class Lane:
                 if self._forked:
                     raise
                 position += 1
+                self._fail(entry, delivery, error)  # first: its key is held at every moment
                 self._pass_over(position)
-                self._fail(entry, delivery, error)
             else:
                 position += 1
                 self._position = position

@@ -224,6 +224,8 @@ class Lanes:
         """So many are finished, or were dropped. Called by lanes."""
         with self._lock:
             self._count -= count
+            # Bytes are counted about, as parts of their batches: with nothing in hand they are none.
+            size = size if self._count else self._size
             self._size -= size
             self._budget.add(-size)
             room = self._full and not self._is_over(0.5)
@@ -307,7 +309,7 @@ class Lanes:
             taken = [entry for lane in standing.values() for entry in lane.take_back()]
             for entry in taken:
                 self._routing.left(entry.batch)
-            self._routing.stand({place: lane.held_keys() for place, lane in standing.items()})
+            self._routing.stand({place: lane.held for place, lane in standing.items()})
             for entry in taken:
                 self._put_around(entry)
 
@@ -331,7 +333,7 @@ class Lanes:
             self._routing.stand({})
             entries = lane.take_too_much()
             self._full = True
-        delay = lane.next_delay()
+        delay = lane.next_delay() if entries else 0.0
         for entry in entries:
             self._outcomes.given_back(entry.batch, entry.lease, delay)
             self.left(entry.batch)

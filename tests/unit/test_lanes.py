@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eventbus.consuming import acknowledgements as acknowledgements_module
-from eventbus.consuming import lane as lane_module
+from eventbus.consuming import lane_queue as lane_queue_module
 from eventbus.consuming import lanes as lanes_module
 from eventbus.consuming import parked as parked_module
 from eventbus.consuming.acknowledgements import Acknowledgements
@@ -393,7 +393,7 @@ def test_a_returned_coroutine_is_a_failure_and_closed(make: Make) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes_module, "MOVES_AFTER", 0.05)
     monkeypatch.setattr(lanes_module, "GIVES_BACK_AFTER", 0.05)
-    monkeypatch.setattr(lane_module, "WAITING", 4)
+    monkeypatch.setattr(lane_queue_module, "WAITING", 4)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -459,6 +459,21 @@ def test_what_waits_for_one_lane_goes_through_the_others(make: Make, gate: threa
     assert handler.handled[24:] == [0, 3, 6]
     assert sorted(rig.acknowledged) == list(range(27))
     assert rig.lanes.size == 0
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_what_stays_with_a_lane_is_not_put_again_and_again(make: Make, gate: threading.Event, concurrency: int) -> None:
+    handler = Blocking(gate, 0)
+    rig = make(handler, concurrency=concurrency, high=1000, takes_back=True)
+    for number in range(100):
+        rig.put(number, key="slow")
+    assert handler.entered.wait(5.0)
+    assert not gate.wait(0.4)  # twenty looks
+    assert max(lane._inbox.qsize() for lane in rig.lanes._lanes) < 110
+    gate.set()
+    wait_until(lambda: handler.handled == list(range(100)))
+    assert rig.delays == [], "nothing was given back"
 
 
 @pytest.mark.usefixtures("impatient")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from nats_operator import Operator
 from rounds import limit, rounds
-from world_support import Seen, end
+from world_support import Seen, end, pause
 
 from eventbus import (
     EventBus,
@@ -96,6 +96,48 @@ def test_a_topic_that_has_moved_to_a_full_stream_holds_up_itself(bus: EventBus, 
     assert not waiting.done()
     operator.call("STREAM.PURGE.B")
     assert waiting.result(5.0).partition == "B"
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.03])
+def test_a_topic_that_is_taken_from_its_stream_holds_up_itself(
+    nats_server: NatsServer, operator: Operator, delay: float
+) -> None:
+    """Its lookup ends while its record is being tried: what waits for the others goes on all the same."""
+    operator.make_stream("S", "s.a", "s.b")
+    with TcpProxy(*nats_server.address) as proxy:
+        bus = EventBus(nats_server.url_at(*proxy.address))
+        try:
+            bus.open()
+            bus.publish_many([Message("s.a", b"1"), Message("s.b", b"1")])
+            proxy.delay(delay)
+            operator.call("STREAM.UPDATE.S", name="S", subjects=["s.b"])
+            gone = bus.publish_async("s.a", b"2")
+            for number in range(5):
+                assert bus.publish("s.b", str(number), timeout=5.0).confirmed
+            assert isinstance(gone.exception(10.0), (PublishRejectedError, PublishUnknownError))
+            assert operator.stored("S") == 7
+        finally:
+            end(bus)
+
+
+def test_an_outage_of_the_whole_stream_parts_no_topics(nats_server: NatsServer) -> None:
+    """Else each topic would have a window of its own afterwards, and the server too much to do."""
+    bus = EventBus(nats_server.url)
+    try:
+        bus.open()
+        topics = [f"s.t{number}" for number in range(30)]
+        bus.publish_many([Message(topic, b"1") for topic in topics])
+        for _ in range(2):
+            nats_server.freeze()
+            waiting = [bus.publish_async(topic, b"2") for topic in topics]
+            pause(0.5)
+            nats_server.thaw()
+            assert all(one.result(10.0).confirmed for one in waiting)
+        session = bus._lifecycle.supervisor.session
+        queues = set(session.publisher._routes.by_topic.values())  # type: ignore[union-attr]
+        assert len(queues) == 1
+    finally:
+        end(bus)
 
 
 @pytest.mark.parametrize("many", [1, 60])

@@ -26,17 +26,20 @@ def test_topics_are_tried_in_turn_each_with_its_oldest() -> None:
     assert tried == [1, 3, 4, 1], "and from the start when all were refused"
 
 
-def test_what_is_refused_while_another_is_stored_is_told_once() -> None:
+def test_what_is_refused_when_another_was_stored_is_its_own() -> None:
     queue = StreamQueue("s", state=State.OPEN)
     queue.topics = {"a", "b"}
     queue.answered("a", False)
+    assert not queue.suspects("a"), "all may be refused"
     queue.answered("b", True)
-    assert queue.refused_topics() == ["a"]
-    assert queue.refused_topics() == []
+    assert queue.suspects("a") and not queue.suspects("b")
+    queue.answered("a", True)
+    assert not queue.suspects("a")
     alone = StreamQueue("s", state=State.OPEN)
     alone.topics = {"a"}
     alone.answered("a", False)
-    assert alone.refused_topics() == [], "there is nothing to part from"
+    alone.answered("a", True)
+    assert not alone.suspects("a"), "there is nothing to part from"
 
 
 def test_what_is_about_to_go_out_counts_and_can_be_called_back() -> None:

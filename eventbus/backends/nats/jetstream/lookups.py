@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable
 from itertools import islice
 
-from ....errors import EventBusError
+from .... import log
+from ....errors import EventBusError, NotConnectedError
 from ....publishing.records import topic_of
 from .stream_queue import State, StreamQueue
 from .streams import Place
+
+logger = log.get(__name__)
 
 MOST = 8
 """Streams that are looked for at a time, of topics with the same first token."""
@@ -49,4 +52,7 @@ class Lookups:
             place = self._ensure(topic)
         except EventBusError as error:
             problem = error
+        except Exception as error:  # a bug of ours: the topic must not be looked for for ever
+            logger.exception("looking for the stream of %r failed", topic)
+            problem = NotConnectedError(str(error))
         self._found(queue, topic, place, problem)

@@ -189,7 +189,9 @@ class JetStreamPublisher(NatsPublisher):
     def _land(self, number: int, ack: PubAck, touched: set[StreamQueue]) -> Record | None:
         """The record that an answer is about, off the wire; None where it changes nothing."""
         if ack.verdict is Verdict.NOISE:
-            self._report_noise(number, ack)
+            if not self._noise and number in self._on_wire:
+                self._noise = True
+                logger.warning("somebody answers messages, but not as JetStream does: %s", ack.text)
             return None
         entry = self._on_wire.pop(number)
         if entry is None:
@@ -203,6 +205,8 @@ class JetStreamPublisher(NatsPublisher):
                 if queue.probe == number:
                     queue.probe = None
                     queue.answered(topic_of(record), ack.verdict is _STORED)
+            if ack.verdict is _STORED and queue.doubts:
+                queue.doubts.discard(topic_of(record))
         if ack.verdict is _STORED and (self._blocks or self._sendings):
             self._forget(number)
         return record
@@ -228,7 +232,7 @@ class JetStreamPublisher(NatsPublisher):
             verdict = self._refusal(record, ack.text)
             self._forget(number)
             return verdict
-        if ack.verdict is Verdict.SUBJECT_FULL:
+        if ack.verdict is Verdict.SUBJECT_FULL or queue.suspects(topic_of(record)):
             queue = self._split(queue, topic_of(record))
         elif ack.verdict is Verdict.BUSY:
             queue.narrow()
@@ -248,11 +252,6 @@ class JetStreamPublisher(NatsPublisher):
     def _split(self, queue: StreamQueue, topic: str) -> StreamQueue:
         """What holds up a topic is its own: from now on it waits for itself."""
         return self._routes.split(queue, topic, self._on_wire.count(topic))
-
-    def _report_noise(self, number: int, ack: PubAck) -> None:
-        if not self._noise and number in self._on_wire:
-            self._noise = True
-            logger.warning("somebody answers messages, but not as JetStream does: %s", ack.text)
 
     # -- sending again, under the lock ------------------------------------------------------------------
 
@@ -283,15 +282,7 @@ class JetStreamPublisher(NatsPublisher):
                     self._schedule(queue)
 
     def _reopen(self, queue: StreamQueue) -> None:
-        """The stream answers: what waits goes out, in order. The broker drops what it had.
-
-        But not for topics that were refused while another was stored: what is wrong there is theirs.
-        """
-        for topic in queue.refused_topics():
-            own = self._split(queue, topic)
-            if own.trouble(queue.cause):
-                self._close(own, State.TROUBLE)
-            self._schedule(own)
+        """The stream answers: what waits goes out, in order. The broker drops what it had."""
         queue.state = State.WINDOW
         self._release(queue, queue.window)
         if not queue.held:
@@ -317,7 +308,7 @@ class JetStreamPublisher(NatsPublisher):
             if queue.flying and now - queue.troubled_at < SETTLING:
                 self._schedule(queue)
                 return
-            if min(now - queue.troubled_at, now - queue.looked_at) > LOST_AFTER and not queue.is_split:
+            if min(now - queue.troubled_at, now - queue.looked_at) > LOST_AFTER:
                 self._lookups.look(queue)
             self._ground(queue, queue.topics)
             if not queue.held:
@@ -350,10 +341,14 @@ class JetStreamPublisher(NatsPublisher):
             if self._retired:
                 return
             for record, sent in self._on_wire.before(before):
+                was_tried = self._routes.is_tried(record)
                 queue = self._off_wire(record)
                 self._sendings.unanswered(record, sent)
                 if queue is not None:
-                    queue.answered(topic_of(record), False)
+                    if was_tried:
+                        queue.answered(topic_of(record), False)
+                    if queue.suspects(topic_of(record)):
+                        queue = self._split(queue, topic_of(record))
                     self._wait(queue, record, f"no answer within {UNANSWERED:g} s")
 
     # -- the queue's stream -----------------------------------------------------------------------------
@@ -364,10 +359,13 @@ class JetStreamPublisher(NatsPublisher):
         with self._lock:
             queue.looking.discard(topic)
             queue.looked_at = time.monotonic()
-            if self._retired or self._routes.by_topic.get(topic) is not queue:
-                return  # others have the record by now, or the stream was found with another topic
-            if isinstance(problem, PublishRejectedError):
-                rejected = self._give_up(queue, topic, str(problem))
+            now = self._routes.by_topic.get(topic)
+            if self._retired or now is None:
+                return  # others have the record by now
+            if isinstance(problem, PublishRejectedError) and (now is queue or now.is_split):
+                rejected = self._give_up(now, topic, str(problem))
+            elif now is not queue:
+                return  # the stream was found with another topic
             elif problem is not None or queue.state is State.TROUBLE:
                 self._schedule(queue)
             else:
@@ -395,6 +393,8 @@ class JetStreamPublisher(NatsPublisher):
         self._routes.forget(topic)
         if queue.state is State.NEW:
             self._lookups.look(queue)
-        elif queue.held:
+        elif queue.state is State.TROUBLE and queue.probe is None:
             self._schedule(queue)
+        else:
+            self._go_on([queue])
         return rejected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ....publishing.records import topic_of
+from ....publishing.records import Record, number_of, topic_of
 from ..core.publishing import MAX_KNOWN_TOPICS
 from .stream_queue import State, StreamQueue
 from .streams import Place
@@ -37,6 +37,11 @@ class Routes:
             queue = queue or self._new.setdefault(token, StreamQueue(token))
             self._put([topic], queue)
         return queue
+
+    def is_tried(self, record: Record) -> bool:
+        """Whether it is the one that is tried for its queue."""
+        queue = self.by_topic.get(topic_of(record))
+        return queue is not None and queue.probe == number_of(record)
 
     def found(self, queue: StreamQueue, topic: str, place: Place | None) -> StreamQueue:
         """The stream of a new topic is known, or may not be asked for: the queue that it is in now.
@@ -88,6 +93,7 @@ class Routes:
     def _move(self, queue: StreamQueue, other: StreamQueue, topics: set[str]) -> None:
         """Bring topics, and what waits for them, from one queue to another."""
         queue.topics -= topics
+        queue.doubts -= topics
         self._put(topics, other)
         for number in [number for number, record in queue.held.items() if topic_of(record) in topics]:
             other.hold(queue.held.pop(number))

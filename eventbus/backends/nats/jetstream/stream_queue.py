@@ -63,6 +63,8 @@ class StreamQueue:
         """Why it is in trouble."""
         self._refused: set[str] = set()
         """Topics the one of which that was tried was not stored, since one was."""
+        self.doubts: set[str] = set()
+        """Topics that were refused when another one was stored, and are not stored since."""
 
     def covers(self, topic: str) -> bool:
         """Whether the stream takes a topic, as far as is known."""
@@ -95,11 +97,9 @@ class StreamQueue:
         del self.held[number_of(found)]
         return found
 
-    def refused_topics(self) -> list[str]:
-        """Those that were refused while another one was stored; told once."""
-        refused = [topic for topic in self._refused if len(self.topics) > 1]
-        self._refused.clear()
-        return refused
+    def suspects(self, topic: str) -> bool:
+        """Whether a topic that is refused now was so, too, when another one was stored: what is wrong is its own."""
+        return topic in self.doubts and len(self.topics) > 1
 
     def _sort(self) -> None:
         if not self._in_order:
@@ -125,7 +125,9 @@ class StreamQueue:
         self.is_well = stored
         if stored:
             self._tries = 0
-            self._refused.discard(topic)
+            self.doubts |= self._refused & self.topics
+            self.doubts.discard(topic)
+            self._refused.clear()
         else:
             self._refused.add(topic)
 
