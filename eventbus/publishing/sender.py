@@ -192,7 +192,6 @@ class Sender:
             if number_of(record) in records:  # else it was answered meanwhile
                 piece.append(record)
         took, going = self._give(port, piece, [record for record in piece if number_of(record) in ungiven])
-        ungiven.difference_update(map(number_of, going[:took]))
         if took < len(going):
             self.let_go()
             raise SessionRetired("the session takes nothing more")
@@ -238,6 +237,7 @@ class Sender:
                 going = [record for record in records if number_of(record) not in without]
         if not going:
             return 0, going
+        self.ungiven.difference_update(map(number_of, going))  # before: what the port gives back is added again
         try:
             took = port.publish(going)
         except Exception as error:
@@ -246,8 +246,18 @@ class Sender:
                 self._failed(record, error)
             return len(going), going
         if took < len(going):
-            _give_back(going[took:], fresh)
+            self._untaken(going[took:], fresh)
         return took, going
+
+    def _untaken(self, records: Sequence[Record], fresh: Sequence[Record]) -> None:
+        """A port did not take these: of those that no client had before each may be withdrawn again."""
+        claimed = set(map(number_of, fresh))
+        for record in records:
+            if number_of(record) in claimed:
+                self.ungiven.add(number_of(record))
+                waiter = waiter_of(record)
+                if waiter is not None:
+                    waiter.give_back()
 
     def _take_back(self) -> None:
         withdrawn = self._inbox.withdrawn
@@ -259,11 +269,3 @@ class Sender:
             if record is not None:
                 self._withdrawn([record])
             withdrawn.popleft()
-
-
-def _give_back(records: Sequence[Record], fresh: Sequence[Record]) -> None:
-    claimed = set(map(number_of, fresh))
-    for record in records:
-        waiter = waiter_of(record)
-        if waiter is not None and number_of(record) in claimed:
-            waiter.give_back()

@@ -133,7 +133,7 @@ def test_an_outage_of_the_whole_stream_parts_no_topics(nats_server: NatsServer) 
             pause(0.5)
             nats_server.thaw()
             assert all(one.result(10.0).confirmed for one in waiting)
-        session = bus._lifecycle.supervisor.session
+        session = bus._supervisor.session
         queues = set(session.publisher._routes.by_topic.values())  # type: ignore[union-attr]
         assert len(queues) == 1
     finally:
@@ -188,7 +188,7 @@ def test_refused_by_the_next_session_and_stored_by_the_last_one_is_unknown(
 def test_a_topic_without_a_stream_is_rejected_alone(bus: EventBus, operator: Operator) -> None:
     operator.make_stream("EU", "orders.eu.>")
     results = [bus.publish_async(f"orders.eu.{number % 3}", str(number)) for number in range(300)]
-    with pytest.raises(PublishRejectedError, match=r"no stream holds 'orders\.us\.new'"):
+    with pytest.raises(PublishRejectedError, match=r"no stream (holds|takes) 'orders\.us\.new'"):
         bus.publish("orders.us.new", b"x", timeout=5.0)
     assert all(result.result(5.0).partition == "EU" for result in results)
     assert operator.stored("EU") == 300

@@ -111,7 +111,7 @@ class Streams:
                 return []
             raise StreamRefused(f"no stream takes {topic!r}, and create_streams is off")
         if token in self._learned.foreign:
-            raise StreamRefused(f"no stream takes {topic!r} any more, and the one that did was not made by eventbus")
+            raise StreamRefused(f"no stream takes {topic!r}, and those of {token!r} are not made by eventbus")
         names = yield from self._make(token, topic)
         return names
 
