@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eventbus.backends.nats.jetstream.on_wire import OnWire
 from eventbus.backends.nats.jetstream.routes import Routes
+from eventbus.backends.nats.jetstream.sendings import Sendings
 from eventbus.backends.nats.jetstream.stream_queue import State, StreamQueue
 from eventbus.publishing.records import Batch, Record, number_of
 
@@ -70,3 +71,31 @@ def test_a_topic_that_parts_takes_its_share_of_what_is_on_the_wire() -> None:
     assert (sorted(own.held), sorted(queue.held)) == ([1, 3], [2])
     assert routes.queue_of("s.a") is own and routes.queue_of("s.b") is queue
     assert routes.split(own, "s.a", 2) is own, "it has parted"
+
+
+def test_what_waits_is_given_back_once_until_it_is_sent_again() -> None:
+    """A second time it could be withdrawn between the two, and be sent all the same."""
+
+    class Answers:
+        def __init__(self) -> None:
+            self.was_returned: list[int] = []
+
+        def returned(self, record: Record, cause: str) -> None:
+            self.was_returned.append(number_of(record))
+
+        def given(self, record: Record) -> bool:
+            return True
+
+    answers = Answers()
+    sendings = Sendings(answers)  # type: ignore[arg-type]
+    (record,) = records("a")
+    sendings.refused(record, "full")
+    sendings.refused(record, "full")
+    assert answers.was_returned == [1]
+    assert sendings.again(record)
+    sendings.refused(record, "full")
+    assert answers.was_returned == [1, 1]
+    sendings.forget(1)
+    sendings.unanswered(record, 0.0)
+    sendings.refused(record, "full")
+    assert answers.was_returned == [1, 1], "a sending of it may be stored"

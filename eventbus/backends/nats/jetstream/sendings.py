@@ -41,9 +41,13 @@ class Sendings:
         self._unsure.setdefault(number_of(record), (record, sent))
 
     def refused(self, record: Record, cause: str) -> None:
-        """It was refused for now, and waits: where nothing else is open, whoever waits for it may take it back."""
-        if number_of(record) not in self._unsure:
-            self._returned.add(number_of(record))
+        """It was refused for now, and waits: where nothing else is open, whoever waits for it may take it back.
+
+        Once: given back twice it could be taken back and sent all the same.
+        """
+        number = number_of(record)
+        if number not in self._unsure and number not in self._returned:
+            self._returned.add(number)
             self._answers.returned(record, cause)
 
     def is_sure(self, number: int) -> bool:
