@@ -91,8 +91,9 @@ class InHandByIdentity:
         self._finished: dict[Hashable, int] = {}
         self._remembered = remembered
         self.duplicates = 0
-        self.era = 0
-        """Noted with what is finished."""
+        self._era = 0
+        self._older: set[Hashable] = set()
+        """What was in hand when the era began."""
 
     @property
     def lease(self) -> Lease:
@@ -127,7 +128,7 @@ class InHandByIdentity:
         """Note these as done; those that were in hand, each with its newest token."""
         done: list[Delivery] = []
         with self._lock:
-            held, finished = self._held, self._finished
+            held, finished, era, older = self._held, self._finished, self._era, self._older
             take = held.pop
             for delivery in deliveries:
                 identity = delivery.identity
@@ -136,7 +137,7 @@ class InHandByIdentity:
                     latest = self._stale.pop(identity, None) if latest is None else latest
                 if latest is not None:
                     done.append(latest)
-                    finished[identity] = self.era
+                    finished[identity] = era if identity not in older else era - 1
             if len(finished) > 2 * self._remembered:
                 self._finished = newest(finished, self._remembered)
         return done
@@ -153,6 +154,12 @@ class InHandByIdentity:
 
     def look(self, now: float) -> None:
         """Nothing: what is in hand here does not end with time."""
+
+    def begin_era(self) -> None:
+        """From now on the broker may have forgotten what it gave before: what comes again of that is no new message."""
+        with self._lock:
+            self._era += 1
+            self._older = {*self._held, *self._stale}
 
     def end_lease(self) -> None:
         """What is in hand is not ours any more."""
@@ -178,7 +185,7 @@ class InHandByIdentity:
         return len(self._held) + len(self._stale)
 
     def _is_repeat(self, delivery: Delivery, era: int) -> bool:
-        """Whether a delivery of what was finished, in that era, is the same message again, and nobody's wish."""
+        """Whether a delivery of what came in that era, and is finished, is the same again, and nobody's wish."""
         return True
 
     def _change(self, lease: Lease) -> None:

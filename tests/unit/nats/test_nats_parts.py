@@ -443,3 +443,26 @@ def test_a_batch_of_core_messages_is_like_a_list(payloads: list[bytes], part: sl
     else:
         with pytest.raises(IndexError):
             batch[index]
+
+
+def test_what_a_server_forgot_to_have_given_is_no_new_message_and_what_is_set_back_is():
+    in_hand = NatsInHand()
+
+    def given(sequence: int, times: int) -> JetStreamDelivery:
+        delivery = JetStreamDelivery.__new__(JetStreamDelivery)
+        delivery.topic, delivery.payload, delivery._block = "t", b"", None
+        delivery.identity, delivery.token = ("s@1", sequence), b"$JS.ACK.s.c.%d.%d.1.0.0" % (times, sequence)
+        return delivery
+
+    def fresh(*deliveries: JetStreamDelivery) -> int:
+        return len(in_hand.admit(deliveries, in_hand.lease).fresh)
+
+    in_hand.begin_era()
+    before, after = given(1, 1), given(2, 1)
+    assert fresh(before) == 1
+    in_hand.begin_era()  # another session, of a server that was killed meanwhile
+    assert fresh(after) == 1
+    in_hand.finish([before, after])
+    assert fresh(given(1, 1)) == 0, "it came in the session before"
+    assert fresh(given(2, 2)) == 0, "its acknowledgement was lost"
+    assert fresh(given(2, 1)) == 1, "somebody has set the consumer back"

@@ -248,7 +248,7 @@ def note_remade(attachment: Attachment, stream: Stream) -> None:
     """A durable is made again: what was finished just now and comes again is no new message, if the stream is known."""
     in_hand = in_hand_of(attachment)
     if stream.is_known:
-        in_hand.era += 1
+        in_hand.begin_era()
     else:
         in_hand.forget_finished()
 

@@ -30,8 +30,8 @@ class NatsInHand(InHandByIdentity):
         self.renewed_at = 0.0
 
     def _is_repeat(self, delivery: Delivery, era: int) -> bool:
-        # A consumer that gives for the first time what was finished in this session was set back by somebody.
-        return era != self.era or delivery.attempt > 1
+        # A consumer that gives for the first time what has come in this session already was set back by somebody.
+        return era != self._era or delivery.attempt > 1
 
     def look(self, now: float) -> None:
         """Give up what was not renewed in time: it is not ours any more."""

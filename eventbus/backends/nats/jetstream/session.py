@@ -111,7 +111,7 @@ class JetStreamSession(NatsSession):
             if targets is None:
                 raise SubscribeError(f"{one!r} was not prepared")
             in_hand = in_hand_of(one)
-            in_hand.era += 1
+            in_hand.begin_era()
             if not all(target.incarnation.rpartition("@")[2] for target in targets):
                 in_hand.forget_finished()  # another stream of that name would look the same
             self._note_ack_wait(one, targets)
