@@ -237,7 +237,8 @@ class Sender:
                 going = [record for record in records if number_of(record) not in without]
         if not going:
             return 0, going
-        self.ungiven.difference_update(map(number_of, going))  # before: what the port gives back is added again
+        if self.ungiven:  # before: what the port gives back is added again
+            self.ungiven.difference_update(map(number_of, going))
         try:
             took = port.publish(going)
         except Exception as error:
