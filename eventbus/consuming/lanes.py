@@ -287,7 +287,7 @@ class Lanes:
         )
 
     def _relieve(self, now: float) -> None:
-        """What waits for lanes that stand still goes to the others, or, where all of them do, in part to others' lanes.
+        """What waits for lanes that stand still goes to the others; if all do, what is too much is given back.
 
         While all stand still no more is fetched, where what comes could be somebody else's.
         """

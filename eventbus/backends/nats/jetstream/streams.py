@@ -33,7 +33,7 @@ class StreamRefused(EventBusError):
 class Stream:
     """A stream as it is. incarnation: its name and when it was made; sequences count within it.
 
-    last: its last sequence when it was asked. confirms: why no publish to it is confirmed, "" where it is.
+    last: its last sequence when it was asked. confirms_nothing: why no publish to it is confirmed, "" where it is.
     """
 
     name: str
