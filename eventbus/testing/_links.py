@@ -79,6 +79,7 @@ class Link:
         self.to_client = Pipe(server, client)
         self.connecting = True
         self.deaf = False
+        self.armed_at = 0.0  # when the selector was last told what to wait for
 
     @property
     def finished(self) -> bool:

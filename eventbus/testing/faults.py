@@ -321,7 +321,7 @@ class TcpProxy:
     def _arm(self, link: Link) -> None:
         wanted = {link.client: 0, link.server: _WRITE if link.connecting else 0}
         if not link.connecting:
-            now = time.monotonic()
+            link.armed_at = now = time.monotonic()
             for pipe in self._open_pipes(link):
                 if pipe.hungry:
                     wanted[pipe.source] |= _READ
@@ -342,9 +342,9 @@ class TcpProxy:
             self._selector.modify(sock, mask, link)
 
     def _next_due(self) -> float | None:
-        now = time.monotonic()
-        pipes = (pipe for link in self._links for pipe in self._open_pipes(link))
-        return min((due for pipe in pipes if (due := pipe.due_at() or 0.0) > now), default=None)
+        # What was due when its link was armed waits for its sink; what has become due since waits for us.
+        pipes = ((link.armed_at, pipe) for link in self._links for pipe in self._open_pipes(link))
+        return min((due for armed_at, pipe in pipes if (due := pipe.due_at() or 0.0) > armed_at), default=None)
 
     def _drop(self, link: Link, *, reset: bool) -> None:
         self._links.discard(link)

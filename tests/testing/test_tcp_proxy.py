@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from testing_support import Target
@@ -205,6 +207,19 @@ def test_delay_can_be_long_without_stopping_others(proxy: TcpProxy, target: Targ
     slow.sendall(b"in a minute")
     proxy.delay(0.0)
     assert says(*target.join(proxy.address), b"now")
+
+
+def test_what_becomes_due_between_two_looks_is_sent(
+    proxy: TcpProxy, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else has to happen for it: nobody else may be sending."""
+    looks = itertools.count()
+    hurried = SimpleNamespace(monotonic=lambda: time.monotonic() + 0.001 * next(looks))
+    monkeypatch.setattr("eventbus.testing.faults.time", hurried)
+    client, server = target.join(proxy.address)
+    proxy.delay(0.0015)
+    for _ in range(5):
+        assert says(client, server, b"one at a time")
 
 
 def test_a_negative_delay_is_refused(proxy: TcpProxy) -> None:
