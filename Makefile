@@ -4,8 +4,6 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 PYTEST = $(BIN)/python -m pytest
-RUFF = --line-length 120 --target-version py310
-RUFF_RULES = --select E,F,W,I,B,UP,SIM,RUF,PL,C90 --ignore PLC0415,PLR0911,PLR0913,PLR0917,PLR2004,PLW2901
 MATRIX ?= python3.10 python3.11 python3.12 python3.13
 BACKEND ?= nats
 WORKERS ?= 2
@@ -35,15 +33,15 @@ test-versions: $(STAMP) ## the tests that need no server, on every Python of 3.1
 	$(BIN)/python scripts/versions.py
 
 lint: $(STAMP) ## style
-	$(BIN)/ruff format --check $(RUFF) eventbus tests scripts
-	$(BIN)/ruff check $(RUFF) $(RUFF_RULES) eventbus tests scripts
+	$(BIN)/ruff format --check eventbus tests scripts
+	$(BIN)/ruff check eventbus tests scripts
 
 type: $(STAMP) ## static types, strict
 	$(BIN)/mypy eventbus
 
 fmt: $(STAMP) ## format in place
-	$(BIN)/ruff check $(RUFF) $(RUFF_RULES) --fix --quiet eventbus tests scripts || true
-	$(BIN)/ruff format $(RUFF) eventbus tests scripts
+	$(BIN)/ruff check --fix --quiet eventbus tests scripts || true
+	$(BIN)/ruff format eventbus tests scripts
 
 bench: $(STAMP) ## speed as ratios against nats-py and raw confluent-kafka, measured in the same run
 	$(BIN)/python -m scripts.bench

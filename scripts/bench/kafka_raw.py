@@ -17,7 +17,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from eventbus import KafkaConfig
-from eventbus.backends.kafka.options import ClientOptions
+from eventbus.backends.kafka.clients.options import ClientOptions
 
 ID_HEADER = "Eventbus-Id"
 USER_HEADER = ("tenant", "acme-europe-west")

@@ -17,9 +17,9 @@ from drivers import Driver
 
 from eventbus import AuthenticationError, EventBus, EventBusConfig, KafkaConfig, Subscription
 from eventbus.backends.kafka.backend import KafkaBackend
-from eventbus.backends.kafka.forks import Consumer, Producer
-from eventbus.backends.kafka.member import group_id
-from eventbus.backends.kafka.outbox import Outbox
+from eventbus.backends.kafka.clients.fork_safety import Consumer, Producer
+from eventbus.backends.kafka.names import group_id
+from eventbus.backends.kafka.publishing.publisher import KafkaPublisher
 from eventbus.backends.kafka.session import KafkaSession
 from eventbus.message import matches
 from eventbus.testing import KafkaServer, wait_until
@@ -129,7 +129,7 @@ class KafkaDriver(Driver):
 
     def restore_broken(self, step: str) -> None:
         """A link that dies is none of our business here, librdkafka makes another: it is the producer that fails."""
-        owner: Any = Outbox if step == "publish" else KafkaSession
+        owner: Any = KafkaPublisher if step == "publish" else KafkaSession
         original, left = getattr(owner, step), itertools.chain([True], itertools.repeat(False))
 
         def broken(subject: Any, *args: Any) -> Any:

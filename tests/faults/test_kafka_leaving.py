@@ -13,9 +13,9 @@ pytest.importorskip("confluent_kafka")
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from eventbus import KafkaConfig
-from eventbus.backends.kafka.forks import Consumer
-from eventbus.backends.kafka.leaving import close
-from eventbus.backends.kafka.options import ClientOptions
+from eventbus.backends.kafka.clients.fork_safety import Consumer
+from eventbus.backends.kafka.clients.options import ClientOptions
+from eventbus.backends.kafka.consuming.leaving import close
 from eventbus.testing import wait_until
 from eventbus.testing.servers.kafka import KafkaServer
 

@@ -12,7 +12,8 @@ pytest.importorskip("confluent_kafka")
 from confluent_kafka import Producer
 
 from eventbus import EventBus, EventBusConfig, KafkaConfig
-from eventbus.backends.kafka import standstill, watch
+from eventbus.backends.kafka import metadata
+from eventbus.backends.kafka.consuming import standstill
 from eventbus.backends.kafka.session import KafkaSession
 from eventbus.testing import wait_until
 from eventbus.testing.servers.kafka import KafkaServer
@@ -41,7 +42,7 @@ def publish(producer: Producer, topic: str, *texts: str, commit: bool) -> None:
 def test_markers_are_no_stall(
     kafka_server_shared: KafkaServer, producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "DISCOVER_EVERY", 0.2)
+    monkeypatch.setattr(metadata, "DISCOVER_EVERY", 0.2)
     monkeypatch.setattr(standstill, "LOOK_EVERY", 0.1)
     config = KafkaConfig(brokers=kafka_server_shared.bootstrap, stall_timeout=STALL, partitions=1)
     got: list[str] = []

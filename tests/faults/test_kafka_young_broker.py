@@ -17,10 +17,10 @@ pytest.importorskip("confluent_kafka")
 from kafka_driver import native_clients
 
 from eventbus import ConnectFailedError, KafkaConfig
-from eventbus.backends.kafka.connecting import connected_producer, discard
-from eventbus.backends.kafka.forks import Producer
-from eventbus.backends.kafka.options import ClientOptions
-from eventbus.backends.kafka.problems import ClientErrors
+from eventbus.backends.kafka.clients.connecting import connected_producer, discard
+from eventbus.backends.kafka.clients.errors import ClientErrors
+from eventbus.backends.kafka.clients.fork_safety import Producer
+from eventbus.backends.kafka.clients.options import ClientOptions
 from eventbus.testing import wait_until
 from eventbus.threads import StopToken
 

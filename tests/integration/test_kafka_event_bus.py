@@ -19,7 +19,7 @@ pytest.importorskip("confluent_kafka")
 
 from confluent_kafka.admin import AdminClient
 
-from eventbus.backends.kafka.forks import Consumer, Producer
+from eventbus.backends.kafka.clients.fork_safety import Consumer, Producer
 
 pytestmark = pytest.mark.kafka
 

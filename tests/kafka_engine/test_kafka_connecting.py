@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from eventbus import AuthenticationError, ConfigError, ConnectFailedError, KafkaConfig, TlsConfig
-from eventbus.backends.kafka.connecting import connected_producer, discard
-from eventbus.backends.kafka.options import ClientOptions
-from eventbus.backends.kafka.problems import ClientErrors
-from eventbus.backends.kafka.reach import examine, speaks
+from eventbus.backends.kafka.clients.api_versions import examine, speaks
+from eventbus.backends.kafka.clients.connecting import connected_producer, discard
+from eventbus.backends.kafka.clients.errors import ClientErrors
+from eventbus.backends.kafka.clients.options import ClientOptions
 from eventbus.testing import Certificates, KafkaServer, MockKafka, TcpProxy, wait_until
 from eventbus.testing.plugin import skip_or_fail
 from eventbus.testing.ports import free_port, release_port

@@ -15,10 +15,10 @@ from confluent_kafka import KafkaError
 from kafka_engine_support import BROADCAST, Buses, Load, clients_of, lasting, session_of
 
 from eventbus import EventBus, Message, NotConnectedError, SubscriptionState
-from eventbus.backends.kafka import member
-from eventbus.backends.kafka.feed import Feed
-from eventbus.backends.kafka.forks import Consumer
-from eventbus.backends.kafka.journal import PartitionLog
+from eventbus.backends.kafka.clients.fork_safety import Consumer
+from eventbus.backends.kafka.consuming import member
+from eventbus.backends.kafka.consuming.consumer_thread import ConsumerThread
+from eventbus.backends.kafka.consuming.in_hand import PartitionState
 from eventbus.testing import MockKafka, TcpProxy, wait_until
 
 Make = Callable[..., MockKafka]
@@ -26,12 +26,12 @@ Make = Callable[..., MockKafka]
 PROTOCOLS = ("consumer", "classic")
 
 
-def feed_of(bus: EventBus) -> Feed:
+def feed_of(bus: EventBus) -> ConsumerThread:
     (feed,) = session_of(bus)._running_feeds()
     return feed
 
 
-def delivered_of(bus: EventBus) -> list[PartitionLog]:
+def delivered_of(bus: EventBus) -> list[PartitionState]:
     """The partitions that it has and of which something was delivered."""
     return [log for log in feed_of(bus).logs.values() if log.offsets is not None]
 

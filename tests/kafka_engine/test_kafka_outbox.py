@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from eventbus.backends.kafka import outbox as outbox_module
-from eventbus.backends.kafka.outbox import ID_HEADER, Outbox
-from eventbus.backends.kafka.problems import ClientErrors
+from eventbus.backends.kafka.clients.errors import ClientErrors
+from eventbus.backends.kafka.publishing import publisher as publisher_module
+from eventbus.backends.kafka.publishing.publisher import ID_HEADER, KafkaPublisher
 from eventbus.errors import NotConnectedError, PublishNotSentError, PublishRejectedError
 from eventbus.publishing.records import Record
 from eventbus.testing import wait_until
@@ -104,7 +104,7 @@ class Box:
         self.asked: list[str] = []
         self.fatal: list[BaseException] = []
         self.errors = ClientErrors("test")
-        self.outbox = Outbox(
+        self.outbox = KafkaPublisher(
             self.producer, self.errors, "eventbus.test.reports", self.answers, self.asked.append, self.fatal.append
         )
         self.outbox.ready.add("t")
@@ -125,7 +125,7 @@ def box() -> Iterator[Box]:
 
 
 def test_every_way_to_an_answer_is_counted_once(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "RESEND_EVERY", 0.0)
+    monkeypatch.setattr(publisher_module, "RESEND_EVERY", 0.0)
     box.publish(*range(300))
     box.publish(300, waiter=object())
     box.publish(301, 302)
@@ -205,7 +205,7 @@ def test_a_broker_at_work_may_go_on_answering_before_the_end(
 
 
 def test_after_the_end_it_takes_nothing_and_says_nothing_of_failures(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "RESEND_EVERY", 60.0)
+    monkeypatch.setattr(publisher_module, "RESEND_EVERY", 60.0)
     box.publish(1, 2)
     box.publish(3, topic="new")
     box.publish(4, 5)
@@ -226,7 +226,7 @@ def test_after_the_end_it_takes_nothing_and_says_nothing_of_failures(box: Box, m
 def test_of_reports_that_come_after_the_end_only_good_ones_are_told(
     box: Box, monkeypatch: pytest.MonkeyPatch, error: Any, confirmed: list[int]
 ) -> None:
-    monkeypatch.setattr(outbox_module, "_EMPTY_WITHIN", 0.05)
+    monkeypatch.setattr(publisher_module, "_EMPTY_WITHIN", 0.05)
     monkeypatch.setattr(FakeProducer, "purge", lambda self: None)
     box.publish(1, waiter=object())
     box.outbox.retire()

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError
 from kafka_engine_support import INTERVAL, Buses, Load, clients_of, lasting, session_of, threads_and_descriptors
 
 from eventbus import EventBus, EventBusConfig, HealthCheckConfig, KafkaConfig, NotConnectedError, PublishRejectedError
-from eventbus.backends.kafka.progress import Progress
+from eventbus.backends.kafka.publishing.progress import Progress
 from eventbus.testing import MockKafka, wait_until
 from eventbus.threads import StopToken
 

@@ -12,12 +12,14 @@ from confluent_kafka import KafkaException, TopicPartition
 from kafka_engine_support import Buses, lasting, session_of
 
 from eventbus import EventBus, NotConnectedError
-from eventbus.backends.kafka import progress, stalls, standstill, watch
-from eventbus.backends.kafka.feed import Feed
-from eventbus.backends.kafka.member import Member
-from eventbus.backends.kafka.progress import Progress
-from eventbus.backends.kafka.stalls import Stalls
-from eventbus.backends.kafka.standstill import NEVER_FETCHED, Standstill
+from eventbus.backends.kafka import metadata
+from eventbus.backends.kafka.consuming import stalls, standstill
+from eventbus.backends.kafka.consuming.consumer_thread import ConsumerThread
+from eventbus.backends.kafka.consuming.member import Member
+from eventbus.backends.kafka.consuming.stalls import Stalls
+from eventbus.backends.kafka.consuming.standstill import NEVER_FETCHED, Standstill
+from eventbus.backends.kafka.publishing import progress
+from eventbus.backends.kafka.publishing.progress import Progress
 from eventbus.backends.kafka.topics import TopicUnready
 from eventbus.testing import MockKafka, wait_until
 
@@ -238,12 +240,12 @@ class Inbox:
 @pytest.fixture
 def impatient(open_bus: Buses, monkeypatch: pytest.MonkeyPatch) -> Callable[[MockKafka], EventBus]:
     """A bus that finds a stall in about a second."""
-    monkeypatch.setattr(watch, "DISCOVER_EVERY", 0.2)
+    monkeypatch.setattr(metadata, "DISCOVER_EVERY", 0.2)
     monkeypatch.setattr(standstill, "LOOK_EVERY", 0.1)
     return lambda cluster: open_bus(cluster, kafka={"stall_timeout": 0.7})
 
 
-def feed_of(bus: EventBus) -> Feed:
+def feed_of(bus: EventBus) -> ConsumerThread:
     (feed,) = session_of(bus)._running_feeds()
     return feed
 

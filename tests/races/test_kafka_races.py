@@ -13,9 +13,9 @@ pytest.importorskip("confluent_kafka")
 from confluent_kafka import KafkaError
 from race_explorer import UNTIL_FOUND, explore
 
-from eventbus.backends.kafka import outbox as outbox_module
-from eventbus.backends.kafka.outbox import Outbox
-from eventbus.backends.kafka.problems import ClientErrors
+from eventbus.backends.kafka.clients.errors import ClientErrors
+from eventbus.backends.kafka.publishing import publisher as publisher_module
+from eventbus.backends.kafka.publishing.publisher import KafkaPublisher
 from eventbus.publishing.records import Record
 
 SECONDS = 2.0
@@ -25,7 +25,7 @@ PURGED = KafkaError(KafkaError._PURGE_QUEUE)
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "spawn", lambda *args: None)
+    monkeypatch.setattr(publisher_module, "spawn", lambda *args: None)
 
 
 # -- the sender against retire ----------------------------------------------------------------------
@@ -72,12 +72,12 @@ class Quiet:
         return lambda *args: None
 
 
-class CarelessOutbox(Outbox):
+class CarelessOutbox(KafkaPublisher):
     """Looks whether the producer takes records, and counts them then."""
 
     def publish(self, records: Sequence[Record]) -> int:
         produce = self.produce
-        if produce is outbox_module._refuse or self.in_flight:  # the explorer changes threads at locks
+        if produce is publisher_module._refuse or self.in_flight:  # the explorer changes threads at locks
             return 0
         self._taken += 1
         produce("t", b"", None, -1, lambda *report: self._report(records[0], *report))
@@ -87,7 +87,7 @@ class CarelessOutbox(Outbox):
 class Publishing:
     """One record each, and the end of the producer."""
 
-    def __init__(self, kind: type[Outbox] = Outbox) -> None:
+    def __init__(self, kind: type[KafkaPublisher] = KafkaPublisher) -> None:
         self.producer: Any = FakeProducer()
         made: Any = kind(
             self.producer, ClientErrors("test"), "reports", Quiet(), lambda topic: None, lambda cause: None
@@ -108,7 +108,7 @@ class Publishing:
 
 
 def test_a_record_that_meets_the_end_of_the_producer_comes_back_or_is_not_taken() -> None:
-    def explored(kind: type[Outbox], seconds: float) -> None:
+    def explored(kind: type[KafkaPublisher], seconds: float) -> None:
         explore(
             lambda: Publishing(kind),
             Publishing.publish,
@@ -118,6 +118,6 @@ def test_a_record_that_meets_the_end_of_the_producer_comes_back_or_is_not_taken(
             seconds=seconds,
         )
 
-    explored(Outbox, SECONDS)
+    explored(KafkaPublisher, SECONDS)
     with pytest.raises(AssertionError, match="Race condition"):
         explored(CarelessOutbox, UNTIL_FOUND)

@@ -14,9 +14,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from eventbus import ConfigError, EventBusConfig, KafkaConfig, TlsConfig
-from eventbus.backends.kafka.connecting import new_client
-from eventbus.backends.kafka.options import ClientOptions
-from eventbus.backends.kafka.problems import ClientErrors, is_fatal, is_permanent, is_refusal, text_of
+from eventbus.backends.kafka.clients.connecting import new_client
+from eventbus.backends.kafka.clients.errors import ClientErrors, is_fatal, is_permanent, is_refusal, text_of
+from eventbus.backends.kafka.clients.options import ClientOptions
 from eventbus.backends.kafka.topics import Topics
 
 KINDS = ("common", "producer", "consumer", "admin")
@@ -405,7 +405,7 @@ def test_an_option_that_librdkafka_refuses_is_named(settings: dict[str, Any], wo
 def test_the_configuration_needs_no_client_library() -> None:
     program = (
         "import sys, eventbus\n"
-        "from eventbus.backends.kafka.options import ClientOptions\n"
+        "from eventbus.backends.kafka.clients.options import ClientOptions\n"
         "config = eventbus.load_config('kafka://h?producer.linger.ms=5').backend\n"
         "print(ClientOptions(config, 'x').producer['linger.ms'])\n"
         "print('confluent_kafka' in sys.modules)"

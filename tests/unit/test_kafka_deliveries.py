@@ -13,7 +13,7 @@ pytest.importorskip("confluent_kafka")
 
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE
 
-from eventbus.backends.kafka.deliveries import KafkaDelivery
+from eventbus.backends.kafka.consuming.deliveries import KafkaDelivery
 
 NOW = 1_700_000_000_000
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from eventbus.backends.kafka.deliveries import KafkaDelivery
-from eventbus.backends.kafka.intake import Intake
-from eventbus.backends.kafka.journal import Journal, PartitionLog, lease_of
-from eventbus.backends.kafka.offsets import Offsets
-from eventbus.backends.kafka.runs import Run
+from eventbus.backends.kafka.consuming.batches import KafkaBatch
+from eventbus.backends.kafka.consuming.deliveries import KafkaDelivery
+from eventbus.backends.kafka.consuming.in_hand import KafkaInHand, PartitionState, lease_of
+from eventbus.backends.kafka.consuming.intake import Intake
+from eventbus.backends.kafka.consuming.offsets import Offsets
 from eventbus.consuming.lease import Lease
 
 PLACE = ("orders", 0)
@@ -48,7 +48,7 @@ class OnePartition(RuleBasedStateMachine):
     @initialize(gaps=st.sets(st.integers(0, LENGTH - 1), max_size=6))
     def begin(self, gaps: set[int]) -> None:
         self.stored = [offset for offset in range(LENGTH) if offset not in gaps]
-        self.journal = Journal()
+        self.journal = KafkaInHand()
         self.lane: deque[Copy] = deque()
         self.running: Copy | None = None
         self.done: set[int] = set()
@@ -56,7 +56,7 @@ class OnePartition(RuleBasedStateMachine):
         self.group = 0
         """What the broker has as committed."""
         self.member: object | None = None
-        self.logs: dict[tuple[str, int], PartitionLog] = {}
+        self.logs: dict[tuple[str, int], PartitionState] = {}
         self.fetch_from = 0
 
     # -- what may happen -------------------------------------------------------------------------
@@ -210,9 +210,9 @@ def test_runs_with_gaps_finished_in_any_order_end_at_the_position(runs: list[tup
     assert (offsets.committed, offsets.unfinished) == (at, 0)
 
 
-def taking(*offsets: int) -> tuple[Journal, Intake, dict[tuple[str, int], PartitionLog]]:
+def taking(*offsets: int) -> tuple[KafkaInHand, Intake, dict[tuple[str, int], PartitionState]]:
     """A journal whose partition is assigned, and has handed out and finished these."""
-    journal = Journal()
+    journal = KafkaInHand()
     with journal.lock:
         log = journal.log_of(PLACE)
         log.assign(object())
@@ -335,7 +335,7 @@ def test_offsets_that_go_on_in_another_partition_are_no_run(other: tuple[str, in
 
 def twin(*places: tuple[str, int]) -> Intake:
     """Of a consumer that has these partitions, or two of three."""
-    journal = Journal()
+    journal = KafkaInHand()
     with journal.lock:
         logs = {place: journal.log_of(place) for place in places or (PLACE, OTHERS[0])}
         for log in logs.values():
@@ -353,9 +353,9 @@ def shown(batch: list[KafkaDelivery], errors: list[KafkaError]) -> Any:
 
 
 def test_a_run_is_a_sequence_whose_parts_are_runs() -> None:
-    log = Journal().new_log(PLACE)
+    log = KafkaInHand().new_log(PLACE)
     messages = [made(offset) for offset in range(5, 10)]
-    run = Run(messages, PLACE[0], log, log.base + 5)
+    run = KafkaBatch(messages, PLACE[0], log, log.base + 5)
     assert [one.identity - log.base for one in run] == [5, 6, 7, 8, 9]
     assert (run[0].message, run[-1].message, run[-1].identity) == (messages[0], messages[-1], log.base + 9)
     part = run[1:3]

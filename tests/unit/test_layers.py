@@ -56,6 +56,16 @@ HOME_OF = {
 }
 ROOMS = {
     "eventbus.backends.nats": ["link", "core", "jetstream", "backend"],
+    "eventbus.backends.kafka": [
+        "names",
+        "clients",
+        "topics",
+        "publishing",
+        "consuming",
+        "metadata",
+        "session",
+        "backend",
+    ],
 }
 """Inside a backend: each room imports from itself and those in front of it."""
 CIRCLES_TO_COME = "eventbus.backends.kafka."

@@ -7,12 +7,12 @@ import socket
 from ...config import KafkaConfig
 from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
-from .connecting import connected_producer, discard
-from .journal import Journal
-from .options import ClientOptions
-from .problems import ClientErrors
-from .protocol import GroupProtocol
-from .reach import known_apis, speaks
+from .clients.api_versions import known_apis, speaks
+from .clients.connecting import connected_producer, discard
+from .clients.errors import ClientErrors
+from .clients.group_protocol import GroupProtocol
+from .clients.options import ClientOptions
+from .consuming.in_hand import KafkaInHand
 from .session import KafkaSession
 
 
@@ -57,9 +57,9 @@ class KafkaBackend:
             raise
         return KafkaSession(producer, errors, options, self._config, context, self._protocol)
 
-    def new_in_hand(self) -> Journal:
+    def new_in_hand(self) -> KafkaInHand:
         """By partition and offset."""
-        return Journal()
+        return KafkaInHand()
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """Whether one of the brokers answers an ApiVersions request within `timeout` seconds. Never raises."""

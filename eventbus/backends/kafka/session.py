@@ -18,19 +18,19 @@ from ...errors import NotConnectedError, SessionRetired, SubscribeError
 from ...message import Delivery
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
 from ..base import Prepared, SessionContext
-from .connecting import new_client
-from .feed import Feed, Shared
-from .forks import Producer, keep
-from .journal import journal_of
-from .member import group_id
-from .options import ClientOptions
-from .orders import Order
-from .outbox import Outbox
-from .problems import ClientErrors, text_of
-from .progress import Progress
-from .protocol import GroupProtocol
-from .topics import AGAIN, LEADERLESS_FOR, Place, TopicRefused, Topics, TopicUnready, is_pattern
-from .watch import Watch
+from .clients.connecting import new_client
+from .clients.errors import ClientErrors, text_of
+from .clients.fork_safety import Producer, keep
+from .clients.group_protocol import GroupProtocol
+from .clients.options import ClientOptions
+from .consuming.consumer_thread import ConsumerThread, Shared
+from .consuming.in_hand import in_hand_of
+from .consuming.requests import Request
+from .metadata import Metadata
+from .names import TopicPartition, group_id, is_pattern
+from .publishing.progress import Progress
+from .publishing.publisher import KafkaPublisher
+from .topics import AGAIN, LEADERLESS_FOR, TopicRefused, Topics, TopicUnready
 
 logger = log.get(__name__)
 
@@ -62,8 +62,8 @@ class KafkaSession:
         self._retired = False
         self._stop = StopToken()
         self._lock = threading.Lock()
-        self._feeds: dict[Attachment, Feed] = {}
-        self._leaving: list[Feed] = []
+        self._feeds: dict[Attachment, ConsumerThread] = {}
+        self._leaving: list[ConsumerThread] = []
         self._prepared: dict[Attachment, Mapping[str, Sequence[int]]] = {}
         admin_errors = ClientErrors(f"{self._name}-admin")
         self.topics = Topics(lambda: keep(new_client(AdminClient, options.admin, admin_errors)), config)
@@ -74,8 +74,8 @@ class KafkaSession:
             protocol=protocol,
             on_error=context.on_error,
         )
-        self._watch = Watch(f"{self._name}-watch", self.topics, self._running_feeds, config.stall_timeout)
-        self.outbox = Outbox(
+        self._watch = Metadata(f"{self._name}-watch", self.topics, self._running_feeds, config.stall_timeout)
+        self.outbox = KafkaPublisher(
             producer, errors, f"{self._name}-reports", context.answers, self._watch.ensure, self._beyond_help
         )
         self._watch.start(self.outbox)
@@ -90,7 +90,7 @@ class KafkaSession:
         return self._lost
 
     @property
-    def publisher(self) -> Outbox:
+    def publisher(self) -> KafkaPublisher:
         """The outbox."""
         return self.outbox
 
@@ -121,7 +121,7 @@ class KafkaSession:
                 if one not in self._prepared:
                     raise SubscribeError(f"{one!r} was not prepared")
             for one in attachments:
-                self._feeds[one] = Feed(one, self._shared, self._prepared[one])
+                self._feeds[one] = ConsumerThread(one, self._shared, self._prepared[one])
         self._context.on_served(attachments)
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
@@ -131,7 +131,7 @@ class KafkaSession:
             if feed is not None and feed not in self._leaving:
                 self._leaving.append(feed)
         if feed is not None:
-            feed.obey(Order.LEAVE)
+            feed.obey(Request.LEAVE)
 
     def resume(self, attachment: Attachment) -> None:
         """Deliver again: the lanes have room. What is unknown here is left alone."""
@@ -190,7 +190,7 @@ class KafkaSession:
         deadline = Deadline(timeout)
         feeds = self._all_feeds()
         for feed in feeds:
-            feed.obey(Order.ACKNOWLEDGE)
+            feed.obey(Request.ACKNOWLEDGE)
         while not all(feed.settled() for feed in feeds):
             if deadline.over:
                 raise NotConnectedError("acknowledgements were not confirmed in time")
@@ -214,7 +214,7 @@ class KafkaSession:
         self._stop.set()
         self._watch.stop()
         for feed in self._all_feeds():
-            feed.obey(Order.END)
+            feed.obey(Request.END)
 
     def _prepare(
         self, attachments: Sequence[Attachment], refused: dict[Attachment, Exception], deadline: Deadline
@@ -222,7 +222,7 @@ class KafkaSession:
         for one in attachments:
             try:
                 found = self._find(one, deadline)
-                journal = journal_of(one)
+                journal = in_hand_of(one)
                 if journal.begins is None and (one.group is None or one.start == "latest"):
                     places = [(topic, partition) for topic, partitions in found.items() for partition in partitions]
                     journal.begins = self._ends(places, deadline)
@@ -234,7 +234,7 @@ class KafkaSession:
             except (TopicRefused, TopicUnready) as error:  # the others run
                 refused[one] = error
 
-    def _ends(self, places: Sequence[Place], deadline: Deadline) -> dict[Place, int]:
+    def _ends(self, places: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
         leaderless = Deadline(min(LEADERLESS_FOR, deadline.share(0.5)))
         while True:
             try:
@@ -267,15 +267,15 @@ class KafkaSession:
             self._lost = cause
         self._context.on_lost(self, cause)
 
-    def _with_feed(self, attachment: Attachment, call: Callable[[Feed], object]) -> None:
+    def _with_feed(self, attachment: Attachment, call: Callable[[ConsumerThread], object]) -> None:
         feed = self._feeds.get(attachment)
         if feed is not None:
             call(feed)
 
-    def _all_feeds(self) -> list[Feed]:
+    def _all_feeds(self) -> list[ConsumerThread]:
         with self._lock:
             return list(self._feeds.values())
 
-    def _running_feeds(self) -> list[Feed]:
+    def _running_feeds(self) -> list[ConsumerThread]:
         with self._lock:
             return [feed for feed in self._feeds.values() if feed not in self._leaving]

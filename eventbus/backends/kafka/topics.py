@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import TopicPartition as Position
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     NewTopic,
@@ -18,13 +19,11 @@ from ...config import KafkaConfig
 from ...errors import EventBusError, NotConnectedError
 from ...message import matches
 from ...threads import Deadline, StopToken
-from .forks import Consumer, keep
-from .problems import HOPELESS, text_of
+from .clients.errors import HOPELESS, text_of
+from .clients.fork_safety import Consumer, keep
+from .names import TopicPartition
 
 logger = log.get(__name__)
-
-Place = tuple[str, int]
-"""A topic and the number of one of its partitions."""
 
 ROUND = 2.0
 """Seconds that one question to the cluster may take."""
@@ -34,11 +33,6 @@ AGAIN = 0.05
 LEADERLESS_FOR = 2.0
 """Seconds that a topic's other partitions are waited for when some have a leader: a node may be down for long."""
 _ASK = 0.25
-
-
-def is_pattern(topic: str) -> bool:
-    """Whether it stands for several topics."""
-    return "*" in topic or ">" in topic
 
 
 class TopicRefused(EventBusError):
@@ -122,13 +116,13 @@ class Topics:
             if matches(pattern, name) and (name == pattern or not name.startswith("__"))
         }
 
-    def ends(self, places: Iterable[Place], timeout: float) -> dict[Place, int]:
+    def ends(self, places: Iterable[TopicPartition], timeout: float) -> dict[TopicPartition, int]:
         """Where partitions end now: the offset of the next message.
 
         TopicUnready: the cluster cannot say it of all of them. NotConnectedError without an answer.
         """
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = {TopicPartition(topic, partition): latest for topic, partition in places}
+        asked = {Position(topic, partition): latest for topic, partition in places}
         if not asked:
             return {}
         deadline = Deadline(timeout)
@@ -161,7 +155,7 @@ class Topics:
         consumer: Any = keep(Consumer({**options, "error_cb": lambda error: None}))
         while not deadline.over:
             try:
-                consumer.committed([TopicPartition(topic, 0)], max(0.05, min(_ASK, deadline.remaining())))
+                consumer.committed([Position(topic, 0)], max(0.05, min(_ASK, deadline.remaining())))
                 return
             except KafkaException as error:
                 event = consumer.poll(0)  # a refusal is told there only

@@ -8,13 +8,13 @@ from typing import Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
-from ...fields import NO_HEADERS, RawHeaders, shown
-from ...message import TOMBSTONE, Delivery
-from .outbox import ID_HEADER
+from ....fields import NO_HEADERS, RawHeaders, shown
+from ....message import TOMBSTONE, Delivery
+from ..names import ID_HEADER
 
 
 class KafkaDelivery(Delivery):
-    """A message from a partition. identity: base of the log plus offset. token: its PartitionLog."""
+    """A message from a partition. identity: base of the log plus offset. token: its PartitionState."""
 
     __slots__ = ("identity", "message", "token", "topic")
 

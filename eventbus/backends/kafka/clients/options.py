@@ -7,8 +7,8 @@ from typing import Any
 
 from attrs import frozen
 
-from ...config import KafkaConfig, TlsConfig
-from ...errors import ConfigError
+from ....config import KafkaConfig, TlsConfig
+from ....errors import ConfigError
 
 _COMMON: dict[str, Any] = {
     "socket.timeout.ms": 10_000,  # what a link that died in silence costs, by default a minute

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from confluent_kafka import KafkaError
 
-from ... import log
+from .... import log
 
 logger = log.get(__name__)
 

@@ -12,18 +12,18 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from ... import log
-from ...errors import NotConnectedError, PublishError, PublishNotSentError, PublishRejectedError, SessionRetired
-from ...message import TOMBSTONE
-from ...publishing.port import Answers
-from ...publishing.records import NO_EXTRAS, Record, given_id_of, number_of, topic_of, waiter_of
-from ...threads import Deadline, drained, join_all, spawn
-from .forks import Producer
-from .problems import ClientErrors, is_fatal, is_permanent, text_of
+from .... import log
+from ....errors import NotConnectedError, PublishError, PublishNotSentError, PublishRejectedError, SessionRetired
+from ....message import TOMBSTONE
+from ....publishing.port import Answers
+from ....publishing.records import NO_EXTRAS, Record, given_id_of, number_of, topic_of, waiter_of
+from ....threads import Deadline, drained, join_all, spawn
+from ..clients.errors import ClientErrors, is_fatal, is_permanent, text_of
+from ..clients.fork_safety import Producer
+from ..names import ID_HEADER
 
 logger = log.get(__name__)
 
-ID_HEADER = "Eventbus-Id"
 POLL = 0.1
 """Seconds of one wait for reports. Producer.poll of 0.2 s and more oversleeps in confluent-kafka 2.13 to 2.15."""
 RESEND_EVERY = 0.25
@@ -39,7 +39,7 @@ def _refuse(*args: object) -> None:
     raise SessionRetired("the producer has ended")
 
 
-class Outbox:
+class KafkaPublisher:
     """A PublishingPort on one producer.
 
     A record in flight is noted nowhere but in its own delivery callback, which librdkafka keeps. Callbacks

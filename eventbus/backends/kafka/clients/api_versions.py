@@ -16,9 +16,9 @@ from typing import Any
 
 from attrs import frozen
 
-from ... import log
-from ...config import TlsConfig
-from ...threads import Deadline, StopToken, spawn
+from .... import log
+from ....config import TlsConfig
+from ....threads import Deadline, StopToken, spawn
 
 logger = log.get(__name__)
 

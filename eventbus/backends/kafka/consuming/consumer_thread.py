@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
-from ... import log
-from ...consuming.attachment import Attachment
-from ...errors import EventBusError, NotConnectedError
-from ...threads import Deadline, join_all, spawn
-from .journal import PartitionLog, journal_of
+from .... import log
+from ....consuming.attachment import Attachment
+from ....errors import EventBusError, NotConnectedError
+from ....threads import Deadline, join_all, spawn
+from ..clients.group_protocol import GroupProtocol
+from ..clients.options import ClientOptions
+from ..names import TopicPartition
+from .in_hand import PartitionState, in_hand_of
 from .member import BeyondHelp, Member, ProtocolRefused
-from .options import ClientOptions
-from .orders import Order
-from .protocol import GroupProtocol
-from .topics import Place
+from .requests import Request
 
 logger = log.get(__name__)
 
@@ -40,7 +40,7 @@ class Shared:
     on_error: Callable[[Exception], None]
 
 
-class Feed:
+class ConsumerThread:
     """Owns one consumer after the other, on one thread. All methods are thread-safe.
 
     `lock` guards the logs: whoever acknowledges does so from a lane.
@@ -51,10 +51,10 @@ class Feed:
         self.deliver = attachment.deliver
         self.shared = shared
         self.topics = topics
-        self.journal = journal_of(attachment)
+        self.journal = in_hand_of(attachment)
         self.lock = self.journal.lock
-        self.logs: dict[Place, PartitionLog] = {}
-        self.order = Order.FETCH
+        self.logs: dict[TopicPartition, PartitionState] = {}
+        self.order = Request.FETCH
         self.full = False
         self.room = threading.Event()
         self.acknowledged = threading.Event()
@@ -71,11 +71,11 @@ class Feed:
 
     # -- what others ask -------------------------------------------------------------------------
 
-    def obey(self, order: Order) -> None:
+    def obey(self, order: Request) -> None:
         """Give the owner an order; one that asks for less than an earlier one is ignored."""
         with self.lock:
             self.order = max(self.order, order)
-            self.journal.ending |= order is Order.ACKNOWLEDGE or order is Order.LEAVE
+            self.journal.ending |= order is Request.ACKNOWLEDGE or order is Request.LEAVE
         self.room.set()
         self._wake.set()
 
@@ -110,7 +110,7 @@ class Feed:
         with self.lock:
             return any(log.busy for log in self.logs.values())
 
-    def standing(self, seconds: float) -> dict[Place, int]:
+    def standing(self, seconds: float) -> dict[TopicPartition, int]:
         """Where it has not moved for so many seconds although it could have: see `Standstill`."""
         member = self._member
         return {} if member is None else member.standstill.for_longer_than(seconds)
@@ -158,7 +158,7 @@ class Feed:
             self._await(self._predecessor)
             self._predecessor = None
         pause = FIRST_PAUSE
-        while self.order is not Order.END and not (self.order is Order.LEAVE and not self.busy):
+        while self.order is not Request.END and not (self.order is Request.LEAVE and not self.busy):
             began = time.monotonic()
             if self._one_member():
                 return
@@ -166,13 +166,13 @@ class Feed:
             if time.monotonic() - began > LONGEST_PAUSE:
                 pause = FIRST_PAUSE
             deadline = Deadline(pause)
-            while not deadline.over and self.order < Order.LEAVE:
+            while not deadline.over and self.order < Request.LEAVE:
                 self.pause(min(0.5, deadline.remaining()))
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _await(self, predecessor: threading.Thread) -> None:
         deadline = Deadline(LEAVE)
-        while predecessor.is_alive() and not deadline.over and self.order is not Order.END:
+        while predecessor.is_alive() and not deadline.over and self.order is not Request.END:
             predecessor.join(0.05)
             self.beat = time.monotonic()
 
@@ -202,7 +202,7 @@ class Feed:
 
     def _retire(self, member: Member) -> None:
         """End a consumer; where another one follows, on a thread of its own that is not waited for long."""
-        if self.order >= Order.LEAVE:
+        if self.order >= Request.LEAVE:
             member.end()
             return
         reaper = spawn(f"{threading.current_thread().name}-closing", member.end)

@@ -7,11 +7,11 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Message
 
-from ... import log
+from .... import log
+from ..names import TopicPartition
+from .batches import KafkaBatch
 from .deliveries import KafkaDelivery
-from .journal import Journal, PartitionLog
-from .runs import Run
-from .topics import Place
+from .in_hand import KafkaInHand, PartitionState
 
 logger = log.get(__name__)
 
@@ -22,7 +22,7 @@ _error, _offset, _topic, _partition = Message.error, Message.offset, Message.top
 class Intake:
     """Of one consumer. `take` runs on its thread, under the journal's lock. logs: of the partitions that it has."""
 
-    def __init__(self, logs: dict[Place, PartitionLog], journal: Journal) -> None:
+    def __init__(self, logs: dict[TopicPartition, PartitionState], journal: KafkaInHand) -> None:
         self._logs = logs
         self._journal = journal
 
@@ -31,7 +31,7 @@ class Intake:
         run = self._one_run(messages)
         return self._one_by_one(messages) if run is None else ([run], [])
 
-    def _one_run(self, messages: Sequence[Message]) -> Run | None:
+    def _one_run(self, messages: Sequence[Message]) -> KafkaBatch | None:
         """The usual case at a fraction of the cost: consecutive messages of one partition, all new. Else None."""
         count = len(messages)
         if not count or any(map(_error, messages)):
@@ -48,7 +48,7 @@ class Intake:
         if log is None or begin < log.known or log.rewind:
             return None
         log.fetched(begin, begin + count)
-        return Run(messages, place[0], log, log.base + begin)
+        return KafkaBatch(messages, place[0], log, log.base + begin)
 
     def _one_by_one(self, messages: Sequence[Message]) -> tuple[Sequence[Sequence[KafkaDelivery]], list[KafkaError]]:
         batches: list[list[KafkaDelivery]] = []
@@ -91,7 +91,7 @@ class Intake:
         _end_run(log, begun, following)
         return [one for one in batches if one], errors
 
-    def _log_at(self, place: Place, offset: int) -> PartitionLog | None:
+    def _log_at(self, place: TopicPartition, offset: int) -> PartitionState | None:
         """The log of an offset that does not follow the one before it."""
         log = self._logs.get(place)
         if log is None or log.continues_at(offset):
@@ -103,13 +103,13 @@ class Intake:
         return new
 
 
-def _batch_of(log: PartitionLog, batches: list[list[KafkaDelivery]]) -> list[KafkaDelivery]:
+def _batch_of(log: PartitionState, batches: list[list[KafkaDelivery]]) -> list[KafkaDelivery]:
     """The batch that a log's next delivery belongs to: a batch is of one log."""
     if not batches or (batches[-1] and batches[-1][-1].token is not log):
         batches.append([])
     return batches[-1]
 
 
-def _end_run(log: PartitionLog | None, first_new: int, end: int) -> None:
+def _end_run(log: PartitionState | None, first_new: int, end: int) -> None:
     if log is not None:
         log.fetched(first_new, end)

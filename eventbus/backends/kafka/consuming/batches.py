@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import Message
 
-from ...consuming.batches import LazyBatch
+from ....consuming.batches import LazyBatch
 from .deliveries import KafkaDelivery
 
 if TYPE_CHECKING:
-    from .journal import PartitionLog
+    from .in_hand import PartitionState
 
 _new = KafkaDelivery.__new__
 
 
-class Run(LazyBatch[KafkaDelivery]):
+class KafkaBatch(LazyBatch[KafkaDelivery]):
     """first, end: the identities, from that of the first delivery to behind that of the last."""
 
     __slots__ = ("_messages", "end", "first", "log", "topic")
 
-    def __init__(self, messages: Sequence[Message], topic: str, log: PartitionLog, first: int) -> None:
+    def __init__(self, messages: Sequence[Message], topic: str, log: PartitionState, first: int) -> None:
         self._messages = messages
         self.topic = topic
         self.log = log
@@ -47,6 +47,6 @@ class Run(LazyBatch[KafkaDelivery]):
             yield delivery
             identity += 1
 
-    def part(self, start: int, stop: int) -> Run:
+    def part(self, start: int, stop: int) -> KafkaBatch:
         """The messages from `start` to `stop` of this run, made when they are looked at."""
-        return Run(self._messages[start:stop], self.topic, self.log, self.first + start)
+        return KafkaBatch(self._messages[start:stop], self.topic, self.log, self.first + start)

@@ -6,10 +6,11 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
+from confluent_kafka import TopicPartition as Position
 
-from .journal import PartitionLog
-from .topics import Place
+from ..names import TopicPartition
+from .in_hand import PartitionState
 
 LOOK_EVERY = 1.0
 NEVER_FETCHED = -1
@@ -22,11 +23,11 @@ class Standstill:
     may just wait behind others.
     """
 
-    def __init__(self, logs: dict[Place, PartitionLog], lock: AbstractContextManager[Any]) -> None:
+    def __init__(self, logs: dict[TopicPartition, PartitionState], lock: AbstractContextManager[Any]) -> None:
         self._logs = logs
         self._lock = lock
         self._next_look = 0.0
-        self._since: dict[Place, tuple[int, float]] = {}
+        self._since: dict[TopicPartition, tuple[int, float]] = {}
         self.drained = False
 
     def look(self, consumer: Any) -> None:
@@ -43,15 +44,15 @@ class Standstill:
             for place, stand in stands.items()
         }
 
-    def for_longer_than(self, seconds: float) -> dict[Place, int]:
+    def for_longer_than(self, seconds: float) -> dict[TopicPartition, int]:
         """Partitions in which it has stood still for so long, and where. Thread-safe."""
         now = time.monotonic()
         return {place: stand for place, (stand, since) in self._since.items() if now - since >= seconds}
 
-    def _stands(self, consumer: Any) -> dict[Place, int]:
+    def _stands(self, consumer: Any) -> dict[TopicPartition, int]:
         with self._lock:
             idle = {place: log.begun for place, log in self._logs.items() if not log.busy}
-        begun = [TopicPartition(*place) for place, has_begun in idle.items() if has_begun]
+        begun = [Position(*place) for place, has_begun in idle.items() if has_begun]
         # librdkafka's position is behind the markers of transactions, which are never handed over.
         stands = {(one.topic, one.partition): one.offset for one in consumer.position(begun)} if begun else {}
         for place in idle:
@@ -59,10 +60,10 @@ class Standstill:
                 stands[place] = self._end_seen(consumer, place)
         return stands
 
-    def _end_seen(self, consumer: Any, place: Place) -> int:
+    def _end_seen(self, consumer: Any, place: TopicPartition) -> int:
         """Where the partition ended when it was last fetched from."""
         try:
-            _, end = consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
+            _, end = consumer.get_watermark_offsets(Position(*place), cached=True)
         except KafkaException:  # it does not know the partition yet
             return NEVER_FETCHED
         return max(int(end), NEVER_FETCHED)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from ...errors import NotConnectedError
-from .outbox import Outbox
+from ....errors import NotConnectedError
+from .publisher import KafkaPublisher
 
 
 class Progress:
     """Looks at an outbox from time to time, on the thread that probes."""
 
-    def __init__(self, outbox: Outbox, stall_timeout: float) -> None:
+    def __init__(self, outbox: KafkaPublisher, stall_timeout: float) -> None:
         self._outbox = outbox
         self._stall_timeout = stall_timeout
         self._answered = -1

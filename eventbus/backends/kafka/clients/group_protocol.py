@@ -5,8 +5,8 @@ Against brokers without KIP-848 a consumer of that protocol looks for its coordi
 
 from __future__ import annotations
 
-from ... import log
-from ...errors import ConfigError
+from .... import log
+from ....errors import ConfigError
 
 logger = log.get(__name__)
 

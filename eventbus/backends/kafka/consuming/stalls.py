@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ...errors import NotConnectedError
-from .feed import Feed
-from .topics import Place, Topics, TopicUnready
+from ....errors import NotConnectedError
+from ..names import TopicPartition
+from ..topics import Topics, TopicUnready
+from .consumer_thread import ConsumerThread
 
-_Stands = dict[Place, int]
+_Stands = dict[TopicPartition, int]
 
 
 class Stalls:
@@ -18,9 +19,9 @@ class Stalls:
     def __init__(self, topics: Topics, stall_timeout: float) -> None:
         self._topics = topics
         self._stall_timeout = stall_timeout
-        self._records: dict[Feed, _Record] = {}
+        self._records: dict[ConsumerThread, _Record] = {}
 
-    def look(self, feeds: Sequence[Feed]) -> None:
+    def look(self, feeds: Sequence[ConsumerThread]) -> None:
         """Have consumers replaced that stall; NotConnectedError when the broker does not answer."""
         self._records = {feed: self._records.get(feed) or _Record() for feed in feeds}
         for feed, record in self._records.items():

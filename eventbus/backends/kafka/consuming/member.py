@@ -7,24 +7,25 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as Position
 
-from ...errors import NotConnectedError
-from ...log import get
-from ...threads import Deadline, spawn
+from ....errors import NotConnectedError
+from ....log import get
+from ....threads import Deadline, spawn
+from ..clients.connecting import new_client
+from ..clients.errors import ClientErrors, is_fatal, text_of
+from ..clients.fork_safety import Consumer, keep
+from ..names import TopicPartition, group_id
 from .commits import Commits
-from .connecting import new_client
-from .forks import Consumer, keep
+from .in_hand import PartitionState, lease_of
 from .intake import Intake
-from .journal import PartitionLog, lease_of
 from .leaving import close
-from .orders import Order
-from .problems import ClientErrors, is_fatal, text_of
+from .requests import Request
 from .standstill import Standstill
-from .topics import Place, is_pattern
 
 if TYPE_CHECKING:
-    from .feed import Feed
+    from .consumer_thread import ConsumerThread
 
 logger = get(__name__)
 
@@ -68,12 +69,12 @@ class ProtocolRefused(NotConnectedError):
 class Member:
     """A member of a group, or with manual assignment the reader of a broadcast copy."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: ConsumerThread) -> None:
         self._feed = feed
         self._logs = feed.logs
         self._intake = Intake(feed.logs, feed.journal)
         self._stage = _Stage.FETCHING
-        self._held: set[Place] = set()
+        self._held: set[TopicPartition] = set()
         """Paused by themselves: they are too far ahead."""
         self._commits = Commits(feed, feed.logs)
         self.standstill = Standstill(feed.logs, feed.lock)
@@ -101,7 +102,7 @@ class Member:
         while True:
             feed.beat = time.monotonic()
             order = feed.order
-            if order is Order.END or (order is Order.LEAVE and not feed.busy):
+            if order is Request.END or (order is Request.LEAVE and not feed.busy):
                 return
             cause = feed.asked_to_rebuild()
             if cause is not None:
@@ -109,8 +110,8 @@ class Member:
             self._follow()
             self._seek_back()
             self._hold_back()
-            self._commits.send_if_due(self.consumer, at_once=order > Order.FETCH)
-            if order > Order.FETCH:
+            self._commits.send_if_due(self.consumer, at_once=order > Request.FETCH)
+            if order > Request.FETCH:
                 self._keep_membership()
             elif feed.full:
                 self._wait_for_room()
@@ -242,7 +243,7 @@ class Member:
             self._event(error)
 
     def _seek_back(self) -> None:
-        if self._feed.order > Order.FETCH:
+        if self._feed.order > Request.FETCH:
             return
         back = [log for log in list(self._logs.values()) if log.rewind]
         for log in back:
@@ -250,9 +251,9 @@ class Member:
                 offset = log.go_back()
             self._seek(log.place, offset)
 
-    def _seek(self, place: Place, offset: int) -> None:
+    def _seek(self, place: TopicPartition, offset: int) -> None:
         try:
-            self.consumer.seek(TopicPartition(*place, offset))
+            self.consumer.seek(Position(*place, offset))
         except KafkaException as error:  # not fetching yet, or not ours any more
             raise BeyondHelp(f"going back in {place[0]} [{place[1]}]: {text_of(error)}") from error
 
@@ -277,9 +278,9 @@ class Member:
             starts |= {place: stand for place in starts if (stand := self._feed.journal.stand_in(place)) is not None}
         self._take(starts)
         if starts:
-            self.consumer.incremental_assign([TopicPartition(*place, offset) for place, offset in starts.items()])
+            self.consumer.incremental_assign([Position(*place, offset) for place, offset in starts.items()])
 
-    def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+    def _assigned(self, consumer: Any, partitions: list[Position]) -> None:
         if self._stage is _Stage.LEAVING_LATE:
             return
         starts = self._starts(partitions)
@@ -290,7 +291,7 @@ class Member:
         if self.is_paused:
             self.consumer.pause(partitions)
 
-    def _starts(self, partitions: list[TopicPartition]) -> dict[Place, int]:
+    def _starts(self, partitions: list[Position]) -> dict[TopicPartition, int]:
         """Where a group that begins "now" begins: where partitions ended when it was subscribed, or at the
         beginning of those that came later, or whose committed offset the broker has lost. Not for partitions
         that it has a position in."""
@@ -317,25 +318,25 @@ class Member:
                 if offset is not None and offset >= 0:
                     log.begin(offset)
 
-    def _revoked(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+    def _revoked(self, consumer: Any, partitions: list[Position]) -> None:
         """Partitions go to somebody else: what is not started is dropped, what runs has a moment to end."""
         if self._stage is _Stage.LEAVING_LATE:
             return
         gone = self._give_up(partitions)
         if self._stage is not _Stage.LEAVING:
             deadline = Deadline(REVOKE_GRACE)
-            while self._any_busy(gone) and not deadline.over and self._feed.order < Order.END:
+            while self._any_busy(gone) and not deadline.over and self._feed.order < Request.END:
                 self._feed.acknowledged.wait(0.02)
                 self._feed.acknowledged.clear()
             self._commits.send(self.consumer, gone)
         self.consumer.incremental_unassign(partitions)
 
-    def _lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+    def _lost(self, consumer: Any, partitions: list[Position]) -> None:
         """Partitions have gone to somebody else already."""
         if self._stage is not _Stage.LEAVING_LATE:
             self._give_up(partitions)
 
-    def _give_up(self, partitions: list[TopicPartition]) -> list[PartitionLog]:
+    def _give_up(self, partitions: list[Position]) -> list[PartitionState]:
         with self._feed.lock:
             gone = [self._logs.pop((one.topic, one.partition), None) for one in partitions]
             for log in gone:
@@ -343,7 +344,7 @@ class Member:
                     log.lose()
         return [log for log in gone if log is not None]
 
-    def _any_busy(self, logs: Sequence[PartitionLog]) -> bool:
+    def _any_busy(self, logs: Sequence[PartitionState]) -> bool:
         with self._feed.lock:
             return any(log.busy for log in logs)
 
@@ -361,10 +362,5 @@ class Member:
             self._feed.complain(NotConnectedError(f"{self._feed.attachment.topic}: {text_of(error)}"))
 
 
-def group_id(group: str, topic: str) -> str:
-    """The group's name in Kafka. A pattern has one of its own: what it shares topics with would share messages."""
-    return f"{group}.{topic}" if is_pattern(topic) else group
-
-
-def _as_partitions(places: Iterable[Place]) -> list[TopicPartition]:
-    return [TopicPartition(*place) for place in places]
+def _as_partitions(places: Iterable[TopicPartition]) -> list[Position]:
+    return [Position(*place) for place in places]

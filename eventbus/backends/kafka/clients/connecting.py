@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
-from ...config import KafkaConfig
-from ...errors import AuthenticationError, ConfigError, ConnectFailedError
-from ...threads import Deadline, StopToken, interruptibly, spawn
-from .forks import Producer
+from ....config import KafkaConfig
+from ....errors import AuthenticationError, ConfigError, ConnectFailedError
+from ....threads import Deadline, StopToken, interruptibly, spawn
+from .api_versions import examine, speaks
+from .errors import ClientErrors, is_fatal, text_of
+from .fork_safety import Producer
 from .options import ALIASES, ClientOptions
-from .problems import ClientErrors, is_fatal, text_of
-from .reach import examine, speaks
 
 _ASK = 0.25
 _LONGEST_ASK = 1.5

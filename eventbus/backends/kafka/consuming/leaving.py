@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...threads import Deadline
-from .forks import Consumer
+from ....threads import Deadline
+from ..clients.fork_safety import Consumer
 
 _GOODBYE = 0.5
 _POLL = 0.005

@@ -6,15 +6,16 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import TopicPartition as Position
 
-from ... import log
-from .journal import PartitionLog
-from .problems import text_of
-from .topics import Place
+from .... import log
+from ..clients.errors import text_of
+from ..names import TopicPartition
+from .in_hand import PartitionState
 
 if TYPE_CHECKING:
-    from .feed import Feed
+    from .consumer_thread import ConsumerThread
 
 logger = log.get(__name__)
 
@@ -24,7 +25,7 @@ COMMIT_EVERY = 0.1
 class Commits:
     """Of one consumer. logs: of the partitions that it has."""
 
-    def __init__(self, feed: Feed, logs: dict[Place, PartitionLog]) -> None:
+    def __init__(self, feed: ConsumerThread, logs: dict[TopicPartition, PartitionState]) -> None:
         self._feed = feed
         self._logs = logs
         self._next = 0.0
@@ -42,15 +43,15 @@ class Commits:
             self._next = now + COMMIT_EVERY
             self.send(consumer, list(self._logs.values()))
 
-    def send(self, consumer: Any, logs: Sequence[PartitionLog]) -> None:
+    def send(self, consumer: Any, logs: Sequence[PartitionState]) -> None:
         """Commit what is done in these partitions."""
-        offsets: list[TopicPartition] = []
+        offsets: list[Position] = []
         with self._feed.lock:
             for log in logs:
                 offset = log.committable
                 if offset is not None:
                     log.requested = offset
-                    offsets.append(TopicPartition(*log.place, offset))
+                    offsets.append(Position(*log.place, offset))
             if not offsets or self._feed.attachment.group is None:
                 return
             self._feed.unsettled = True
@@ -60,7 +61,7 @@ class Commits:
         except KafkaException as error:
             self._failed(offsets, error.args[0])
 
-    def answered(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+    def answered(self, error: KafkaError | None, partitions: list[Position]) -> None:
         """The client's `on_commit`."""
         self._in_flight -= 1
         if error is not None:
@@ -76,7 +77,7 @@ class Commits:
             self._failed(failed, failed[0].error)
         self._note_settled()
 
-    def _failed(self, partitions: Sequence[TopicPartition], error: KafkaError | None) -> None:
+    def _failed(self, partitions: Sequence[Position], error: KafkaError | None) -> None:
         """Not stored: asked for again, as long as the partition is ours."""
         logger.info("%r: a commit failed and is repeated: %s", self._feed.attachment, text_of(error))
         with self._feed.lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 
-class Order(IntEnum):
+class Request(IntEnum):
     """Fetch; only acknowledge; leave once nothing is in hand; leave now. Each overrules those before it."""
 
     FETCH = 0

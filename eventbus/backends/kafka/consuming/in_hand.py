@@ -6,19 +6,19 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from ...consuming.attachment import Attachment
-from ...consuming.in_hand import Admitted
-from ...consuming.lease import Lease
-from ...message import Delivery
+from ....consuming.attachment import Attachment
+from ....consuming.in_hand import Admitted
+from ....consuming.lease import Lease
+from ....message import Delivery
+from ..names import TopicPartition
+from .batches import KafkaBatch
 from .offsets import Offsets
-from .runs import Run
-from .topics import Place
 
 _LOG_SPAN = 1 << 48
 """More offsets than a log will ever have: identities of two logs never meet."""
 
 
-class PartitionLog:
+class PartitionState:
     """A partition's log as this process sees it, and the token of its deliveries. Locked by its journal.
 
     base: added to an offset to make an identity. owner: the consumer that has the partition now, if one does.
@@ -32,7 +32,7 @@ class PartitionLog:
         *("_again", "_begun", "_fetched", "_floor"),
     )
 
-    def __init__(self, place: Place, base: int) -> None:
+    def __init__(self, place: TopicPartition, base: int) -> None:
         self.place = place
         self.base = base
         self.offsets: Offsets | None = None
@@ -167,7 +167,7 @@ class PartitionLog:
             self.rewind = True
 
 
-class Journal:
+class KafkaInHand:
     """Of one subscription, for as long as it lives. Fetching sorts out what is in hand already, by its offset.
 
     logs: the newest of each partition. begins: where a subscription that begins "now" does, None until that was
@@ -178,36 +178,36 @@ class Journal:
     def __init__(self) -> None:
         self.duplicates = 0
         self.lock = threading.RLock()
-        self.logs: dict[Place, PartitionLog] = {}
-        self.begins: dict[Place, int] | None = None
+        self.logs: dict[TopicPartition, PartitionState] = {}
+        self.begins: dict[TopicPartition, int] | None = None
         self.previous: threading.Thread | None = None
         self.ending = False
         self._next_base = 0
 
-    def log_of(self, place: Place) -> PartitionLog:
+    def log_of(self, place: TopicPartition) -> PartitionState:
         """The partition's log. Under the lock."""
         log = self.logs.get(place)
         return self.new_log(place) if log is None else log
 
-    def stand_in(self, place: Place) -> int | None:
+    def stand_in(self, place: TopicPartition) -> int | None:
         """Where this process goes on in a partition; None where it has not begun. Under the lock."""
         log = self.logs.get(place)
         return None if log is None or log.offsets is None else log.offsets.committed
 
-    def new_log(self, place: Place) -> PartitionLog:
+    def new_log(self, place: TopicPartition) -> PartitionState:
         """The partition begins anew: its old offsets mean nothing now. Under the lock."""
         if place in self.logs:
             self.logs[place].lease.end()
         self._next_base += _LOG_SPAN
-        log = self.logs[place] = PartitionLog(place, self._next_base)
+        log = self.logs[place] = PartitionState(place, self._next_base)
         return log
 
     def admit(self, batch: Sequence[Delivery], lease: Lease) -> Admitted:
         """Take all of a batch: `Intake` has left out what is done. What came before is to be checked by `claims`."""
-        if isinstance(batch, Run):
+        if isinstance(batch, KafkaBatch):
             return Admitted(batch)
         first: Any = batch[0]
-        log: PartitionLog = first.token
+        log: PartitionState = first.token
         return Admitted(batch, check=first.identity - log.base < log.known)
 
     def claims(self, delivery: Delivery) -> bool:
@@ -219,7 +219,7 @@ class Journal:
 
     def finish(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Note these as done, for the next commit; returns all of them."""
-        if isinstance(deliveries, Run):
+        if isinstance(deliveries, KafkaBatch):
             with self.lock:
                 deliveries.log.finish(deliveries.first, deliveries.end)
             return deliveries
@@ -232,7 +232,7 @@ class Journal:
     def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:
         """Have these, all of one log, fetched again with all behind them that is not done; returns them."""
         if deliveries:
-            log: PartitionLog = deliveries.log if isinstance(deliveries, Run) else deliveries[0].token
+            log: PartitionState = deliveries.log if isinstance(deliveries, KafkaBatch) else deliveries[0].token
             with self.lock:
                 log.give_back(len(deliveries), lease, again=not self.ending)
         return deliveries
@@ -251,14 +251,14 @@ class Journal:
             return sum(log.offsets.unfinished for log in self.logs.values() if log.offsets is not None)
 
 
-def journal_of(attachment: Attachment) -> Journal:
+def in_hand_of(attachment: Attachment) -> KafkaInHand:
     """What the backend has made for this subscription."""
     journal = attachment.in_hand
-    assert isinstance(journal, Journal)
+    assert isinstance(journal, KafkaInHand)
     return journal
 
 
 def lease_of(batch: Sequence[Delivery]) -> Lease:
     """On what a batch was given. Under the journal's lock."""
-    log: PartitionLog = batch.log if isinstance(batch, Run) else batch[0].token
+    log: PartitionState = batch.log if isinstance(batch, KafkaBatch) else batch[0].token
     return log.lease

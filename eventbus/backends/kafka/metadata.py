@@ -9,10 +9,11 @@ from collections.abc import Callable
 from ... import log
 from ...errors import NotConnectedError
 from ...threads import Stopped, StopToken, spawn
-from .feed import Feed
-from .outbox import Outbox
-from .stalls import Stalls
-from .topics import TopicRefused, Topics, TopicUnready, is_pattern
+from .consuming.consumer_thread import ConsumerThread
+from .consuming.stalls import Stalls
+from .names import is_pattern
+from .publishing.publisher import KafkaPublisher
+from .topics import TopicRefused, Topics, TopicUnready
 
 logger = log.get(__name__)
 
@@ -22,10 +23,12 @@ ENSURE_WITHIN = 5.0
 ENSURE_AGAIN = 0.2
 
 
-class Watch:
+class Metadata:
     """Works for one session. `ensure` may be called by any thread; everything else happens on its own."""
 
-    def __init__(self, name: str, topics: Topics, feeds: Callable[[], list[Feed]], stall_timeout: float) -> None:
+    def __init__(
+        self, name: str, topics: Topics, feeds: Callable[[], list[ConsumerThread]], stall_timeout: float
+    ) -> None:
         self._name = name
         self._topics = topics
         self._feeds = feeds
@@ -35,7 +38,7 @@ class Watch:
         self._stalls = Stalls(topics, stall_timeout)
         self.beat = time.monotonic()
 
-    def start(self, outbox: Outbox) -> None:
+    def start(self, outbox: KafkaPublisher) -> None:
         """Start the thread; what is ensured is told to the outbox."""
         self._outbox = outbox
         self.thread = spawn(self._name, self._run)
@@ -109,5 +112,5 @@ class Watch:
                 feed.follow(found)
 
 
-def _follows(feed: Feed) -> bool:
+def _follows(feed: ConsumerThread) -> bool:
     return feed.attachment.group is None or is_pattern(feed.attachment.topic)

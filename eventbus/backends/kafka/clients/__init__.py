@@ -1,0 +1,1 @@
+"""librdkafka's clients: their options, making and proving them, what their errors mean."""

@@ -1,0 +1,1 @@
+"""Publishing to Kafka: one producer and every record that it has not answered."""
