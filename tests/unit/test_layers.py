@@ -60,6 +60,7 @@ ROOMS = {
         "names",
         "clients",
         "topics",
+        "catalogue",
         "publishing",
         "consuming",
         "metadata",

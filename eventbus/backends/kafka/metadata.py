@@ -9,9 +9,6 @@ from collections.abc import Callable
 from ... import log
 from ...errors import NotConnectedError
 from ...threads import Stopped, StopToken, spawn
-from .consuming.consumer_thread import ConsumerThread
-from .consuming.stalls import Stalls
-from .names import is_pattern
 from .publishing.publisher import KafkaPublisher
 from .topics import TopicRefused, Topics, TopicUnready
 
@@ -26,16 +23,13 @@ ENSURE_AGAIN = 0.2
 class Metadata:
     """Works for one session. `ensure` may be called by any thread; everything else happens on its own."""
 
-    def __init__(
-        self, name: str, topics: Topics, feeds: Callable[[], list[ConsumerThread]], stall_timeout: float
-    ) -> None:
+    def __init__(self, name: str, topics: Topics, survey: Callable[[], None]) -> None:
         self._name = name
         self._topics = topics
-        self._feeds = feeds
+        self._survey = survey
         self._stop = StopToken()
         self._wake = threading.Event()
         self._wanted: dict[str, None] = {}
-        self._stalls = Stalls(topics, stall_timeout)
         self.beat = time.monotonic()
 
     def start(self, outbox: KafkaPublisher) -> None:
@@ -66,17 +60,10 @@ class Metadata:
             self.beat = time.monotonic()
             again = self._ensure_wanted()
             if time.monotonic() >= discover_at:
-                self._guarded(self._discover)
-                self._guarded(lambda: self._stalls.look(self._feeds()))
+                self._survey()
                 discover_at = time.monotonic() + DISCOVER_EVERY
             self._wake.wait(ENSURE_AGAIN if again else max(0.05, discover_at - time.monotonic()))
             self._wake.clear()
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except NotConnectedError as error:  # the probe tells of it; this waits for better times
-            logger.debug("%s: %s", self._name, error)
 
     def _ensure_wanted(self) -> bool:
         """True when something has to be tried again."""
@@ -100,17 +87,3 @@ class Metadata:
         for topic in self._outbox.held_topics:  # what came in while its topic was being answered for
             self._wanted[topic] = None
         return bool(self._wanted)
-
-    def _discover(self) -> None:
-        feeds = [feed for feed in self._feeds() if _follows(feed)]
-        if not feeds:
-            return
-        everything = self._topics.all(2.0)
-        for feed in feeds:
-            found = self._topics.among(everything, feed.attachment.topic)
-            if found != feed.topics:
-                feed.follow(found)
-
-
-def _follows(feed: ConsumerThread) -> bool:
-    return feed.attachment.group is None or is_pattern(feed.attachment.topic)

@@ -126,19 +126,20 @@ class Topics:
         if not asked:
             return {}
         deadline = Deadline(timeout)
-        answers = self._client().list_offsets(asked, request_timeout=max(0.1, timeout))
+        answers = self.client().list_offsets(asked, request_timeout=max(0.1, timeout))
         return {
             (place.topic, place.partition): self._result(future, deadline).offset for place, future in answers.items()
         }
 
     def _list_topics(self, *topic: str, timeout: float) -> Any:
         try:
-            return self._client().list_topics(*topic, timeout=timeout)
+            return self.client().list_topics(*topic, timeout=timeout)
         except KafkaException as error:
             # The client stands in the traceback, and ends only when it is forgotten: errors are kept for long.
             raise error.with_traceback(None) from None
 
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """The admin client of now; NotConnectedError when the session has ended."""
         if self.admin is None:
             raise NotConnectedError("the session has ended")
         return self.admin
@@ -177,7 +178,7 @@ class Topics:
         wait = max(0.1, min(ROUND, deadline.remaining()))
         new = NewTopic(topic, num_partitions=self._partitions, replication_factor=self._replication)
         try:
-            futures = self._client().create_topics([new], operation_timeout=wait, request_timeout=wait)
+            futures = self.client().create_topics([new], operation_timeout=wait, request_timeout=wait)
             self._result(futures[topic], Deadline(wait + 0.2))
         except _Refused as error:
             if error.code in HOPELESS:

@@ -40,13 +40,15 @@ _CONSUMER: dict[str, Any] = {
     "fetch.queue.backoff.ms": 10,  # by default a fast consumer stands still for up to a second
     "fetch.wait.max.ms": 100,
     "queued.min.messages": 10_000,
-    "queued.max.messages.kbytes": 65_536,
+    "queued.max.messages.kbytes": 4_096,  # what waits there is lost when a partition has to rest
+    "fetch.max.bytes": 2_097_152,
     "max.poll.interval.ms": 300_000,
 }
 _CLASSIC: dict[str, Any] = {
     "session.timeout.ms": 45_000,  # with a shorter one each outage longer than it costs one more
     "heartbeat.interval.ms": 3_000,
     "partition.assignment.strategy": "cooperative-sticky",
+    "topic.metadata.refresh.interval.ms": 4_000,  # of its own topics: a member has to notice new partitions itself
 }
 ALIASES = {
     "queue.buffering.max.ms": "linger.ms",
