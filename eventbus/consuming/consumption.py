@@ -149,6 +149,12 @@ class Consumption:
             self.sub.error = self._last_error = error
             self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
 
+    def told(self, error: Exception) -> None:
+        """Tell what went wrong, and is over."""
+        self._last_error = error
+        logger.error("%r: %s", self.sub, error)
+        self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
+
     # -- what others ask -------------------------------------------------------------------------
 
     @property

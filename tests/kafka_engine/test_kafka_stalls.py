@@ -160,6 +160,9 @@ class Feeding:
     def standing(self, seconds: float) -> dict[Any, int]:
         return self.stands
 
+    def show(self, troubles: Any) -> None:
+        self.troubles = dict(troubles)
+
     def cure(self, places: Any) -> None:
         self.cured += 1
         assert list(places) == [("t", 0)]
@@ -209,6 +212,10 @@ def test_a_partition_that_stays_behind_is_cured_alone_and_then_its_consumer_is_r
     assert (feeding.cured, feeding.rebuilt) == (1, 1)
     feeding.looked_at(clock, 50)
     assert (feeding.cured, feeding.rebuilt) == (1, 1)
+    assert list(feeding.troubles) == [("t", 0)], "then it is told"
+    feeding.stands["t", 0] = 6
+    feeding.looked_at(clock)
+    assert feeding.troubles == {}
 
 
 def test_one_that_got_on_is_cured_again(clock: Clock) -> None:

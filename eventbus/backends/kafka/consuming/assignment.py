@@ -293,6 +293,24 @@ class Assignment:
         self._confirmed = True
         return True
 
+    def standing_by(self) -> dict[TopicPartition, int]:
+        """Where the group stands in partitions of topics that others have all of."""
+        places = [
+            (topic, partition)
+            for reader, state in self._told.items()
+            if state is SubscriptionState.STANDBY and reader.fetches
+            for topic, partitions in reader.topics.items()
+            for partition in partitions
+        ]
+        if not places:
+            return {}
+        try:
+            known = self._host.consumer.committed([Position(*where) for where in places], _ASK)
+        except KafkaException as error:
+            logger.debug("%s: asking where the group stands: %s", self._owner.key.name, text_of(error))
+            return {}
+        return {(one.topic, one.partition): max(one.offset, 0) for one in known}
+
     def unserved(self) -> list[tuple[Reader, float]]:
         """Those of whom it is not known that they are served, and since when."""
         return [(reader, since) for reader, since in list(self._since.items()) if reader not in self._told]

@@ -16,6 +16,7 @@ from .member import BeyondHelp, Member, ProtocolRefused
 from .reader import Reader
 from .requests import Request
 from .shared import ConsumerKey, Shared
+from .stalls import SILENT
 
 logger = log.get(__name__)
 
@@ -45,6 +46,7 @@ class ConsumerThread:
         self._orders: list[Callable[[Member], object]] = []
         self._wake = threading.Event()
         self._complaints: dict[str, float] = {}
+        self._silent = ""
         self._predecessors: set[threading.Thread] = set()
         self.thread: threading.Thread | None = None
 
@@ -108,6 +110,15 @@ class ConsumerThread:
         logger.warning("%s: nothing is fetched although there is something: %s", self.key.name, sorted(places))
         self.order(cure)
 
+    def show(self, troubles: Mapping[TopicPartition, str]) -> None:
+        """In these partitions nothing gets on, and why; in all others it does."""
+        said = f": {self.errors.last}" if self.errors.last else ""
+        silent = [where for where, why in troubles.items() if why is SILENT]
+        self._silent = f"{silent[0][0]} [{silent[0][1]}]: {SILENT}{said}" if silent else ""
+        for reader in self._readers:
+            mine = [f"{topic} [{number}]: {why}" for (topic, number), why in troubles.items() if topic in reader.topics]
+            reader.told("standstill", NotConnectedError(f"{'; '.join(mine)}{said}") if mine else None)
+
     def rebuild(self, cause: Exception) -> None:
         """Replace the consumer."""
 
@@ -153,6 +164,8 @@ class ConsumerThread:
             raise NotConnectedError(f"the consumer thread of {self.key.name} has died")
         if now - self.beat > patience:
             raise NotConnectedError(f"the consumer thread of {self.key.name} hangs since {now - self.beat:.0f} s")
+        if self._silent:
+            raise NotConnectedError(self._silent)
         member = self._member
         for reader, since in [] if member is None else member.assignment.unserved():
             # Without an error the group takes its time: it waits for members that are gone, up to their time-out.

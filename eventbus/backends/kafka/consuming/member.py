@@ -36,6 +36,7 @@ NO_POSITION = "Failed to fetch committed offset"
 """What librdkafka reports when it does not learn where to begin; it lets those partitions lie until they are assigned
 anew (rdkafka_assignment.c)."""
 _LAST_COMMIT = 1.0
+_ASK = 0.5
 OUTLAST = 90.0
 """Seconds after which a consumer whose last commit is not answered is dropped: librdkafka gives up after 45."""
 
@@ -100,11 +101,12 @@ class Member:
         self._owner = owner
         shared, key = owner.shared, owner.key
         self._stage = _Stage.FETCHING
+        self._next: dict[TopicPartition, int] = {}
         self._protocol = "classic" if key.group is None else shared.protocol.name
         self._commits = Commits(self.reader_of, shared.commit_interval, key.name, commits=key.group is not None)
         self._flow = Flow(self.reader_of, shared.reserve_bytes)
         self.assignment = Assignment(self, owner, self._flow)
-        self.standstill = Standstill(self.assignment.readers, self._advanced)
+        self.standstill = Standstill(self.assignment.readers, self._advanced, self.assignment.standing_by)
         options = shared.options.consumer(
             shared.instance if key.group is None else key.group,
             protocol=self._protocol,
@@ -211,14 +213,41 @@ class Member:
         runs, errors = split(batch)
         for where, messages in runs:
             reader = self.reader_of(where)
-            if reader is not None and not reader.take(where, messages):
+            if reader is None:
+                continue
+            self._look_for_a_gap(reader, where, messages)
+            if not reader.take(where, messages):
                 self._flow.note_waiting(where)
         for error in errors:
             self._event(error)
 
+    def _look_for_a_gap(self, reader: Reader, where: TopicPartition, messages: Sequence[Message]) -> None:
+        """Tell of messages that were deleted before they were read; other gaps come of compaction, or are markers."""
+        offset, last = messages[0].offset(), messages[-1].offset()
+        expected = self._next.get(where)
+        self._next[where] = (last or 0) + 1
+        if offset is None or offset == expected:
+            return
+        low = self.standstill.watermarks(self.consumer, where)[0]
+        if expected is None and self._owner.key.group is not None and offset == low > 0:
+            expected = self._committed(where)
+        if expected is not None and expected < low <= offset:
+            lost = f"{where[0]} [{where[1]}]: {expected} to {low - 1} were deleted before they were read"
+            reader.attachment.told(NotConnectedError(lost))
+
+    def _committed(self, where: TopicPartition) -> int | None:
+        """Where the group had come to; None if it is new, or cannot be asked now."""
+        try:
+            (known,) = self.consumer.committed([Position(*where)], _ASK)
+        except KafkaException as error:
+            logger.debug("%s: asking where the group stands: %s", self._owner.key.name, text_of(error))
+            return None
+        return known.offset if known.offset >= 0 else None
+
     def read_again(self, reader: Reader, where: TopicPartition, offset: int) -> None:
         """Have a partition fetched from an offset, and nothing else disturbed."""
         self._flow.forget(where)
+        self._next.pop(where, None)
         position = Position(*where, offset)
         try:
             self.consumer.incremental_unassign([Position(*where)])
@@ -233,7 +262,7 @@ class Member:
         state = None if reader is None else reader.states.get(where)
         if reader is not None and state is not None and state.begun:
             self.read_again(reader, where, reader.go_back(state))
-        elif reader is not None:
+        else:  # somebody else's, or nobody's
             raise BeyondHelp(f"{where[0]} [{where[1]}]: nothing is fetched although there is something")
 
     def begin_at(self, reader: Reader, where: TopicPartition, offset: int) -> None:

@@ -14,6 +14,7 @@ from .partition_state import PartitionState
 from .reader import Reader
 
 LOOK_EVERY = 1.0
+ASK_EVERY = 5.0
 NEVER_FETCHED = -1
 
 
@@ -21,14 +22,21 @@ class Standstill:
     """Of one consumer. `look` runs on its thread. readers: of the partitions that it has.
 
     drained: whether all that was fetched has been handed over at some time since the last look. Else a partition
-    may just wait behind others. advanced(reader, state): behind what is done there was no message.
+    may just wait behind others. advanced(reader, state): behind what is done there was no message. standing_by():
+    where the group stands in partitions that others have.
     """
 
     def __init__(
-        self, readers: Mapping[TopicPartition, Reader], advanced: Callable[[Reader, PartitionState], object]
+        self,
+        readers: Mapping[TopicPartition, Reader],
+        advanced: Callable[[Reader, PartitionState], object],
+        standing_by: Callable[[], Mapping[TopicPartition, int]] = dict,
     ) -> None:
         self._readers = readers
         self._advanced = advanced
+        self._standing_by = standing_by
+        self._next_question = 0.0
+        self._by: Mapping[TopicPartition, int] = {}
         self._next_look = 0.0
         self._since: dict[TopicPartition, tuple[int, float]] = {}
         self.drained = False
@@ -41,6 +49,10 @@ class Standstill:
         self._next_look = now + LOOK_EVERY
         drained, self.drained = self.drained, False
         stands = self._stands(consumer) if drained else {}
+        if now >= self._next_question:
+            self._next_question = now + ASK_EVERY
+            self._by = self._standing_by()
+        stands = {**self._by, **stands}
         before = self._since
         self._since = {
             where: known if (known := before.get(where)) is not None and known[0] == stand else (stand, now)
@@ -64,7 +76,7 @@ class Standstill:
             self._advance((one.topic, one.partition), idle, stands)
         for where in idle:
             if stands.get(where, -1) < 0:
-                stands[where] = self._watermarks(consumer, where)[1]
+                stands[where] = self.watermarks(consumer, where)[1]
         return stands
 
     @staticmethod
@@ -84,14 +96,14 @@ class Standstill:
             self._advanced(reader, state)
 
     def _note_end(self, consumer: Any, where: TopicPartition, reader: Reader) -> None:
-        end = self._watermarks(consumer, where)[1]
+        end = self.watermarks(consumer, where)[1]
         with reader.lock:
             state = reader.states.get(where)
             if state is not None and end >= 0:
                 state.end = end
 
     @staticmethod
-    def _watermarks(consumer: Any, where: TopicPartition) -> tuple[int, int]:
+    def watermarks(consumer: Any, where: TopicPartition) -> tuple[int, int]:
         """Where the partition began and ended when it was last fetched from."""
         try:
             low, end = consumer.get_watermark_offsets(Position(*where), cached=True)
