@@ -28,7 +28,7 @@ from .config_fields import (
     text,
 )
 from .errors import ConfigError
-from .message import check_group
+from .names import KAFKA_NAMES, OUR_NAMES, NameRules
 
 DEFAULT_NATS_PORT = 4222
 NATS_SCHEMES = ("nats", "tls")
@@ -325,6 +325,11 @@ class KafkaConfig:
 BackendConfig = MemoryConfig | NatsConfig | KafkaConfig
 
 
+def names_of(backend: BackendConfig) -> NameRules:
+    """What topics and groups may be called there."""
+    return KAFKA_NAMES if isinstance(backend, KafkaConfig) else OUR_NAMES
+
+
 @frozen(kw_only=True)
 class EventBusConfig:
     """Everything about a bus. See `eventbus.config_sources` for URLs, mappings and the environment.
@@ -339,7 +344,7 @@ class EventBusConfig:
 
     backend: BackendConfig = field(factory=MemoryConfig)
     name: str = text("bus")
-    group: str | None = checked_text(None, check_group)
+    group: str | None = field(default=None)
     reconnect: ReconnectConfig = field(factory=ReconnectConfig, validator=is_a(ReconnectConfig))
     health_check: HealthCheckConfig = field(factory=HealthCheckConfig, validator=is_a(HealthCheckConfig))
     connect_timeout: float = number(5.0, above=True)
@@ -357,3 +362,11 @@ class EventBusConfig:
         if not isinstance(value, (MemoryConfig, NatsConfig, KafkaConfig)):
             kind = type(value).__name__
             raise ConfigError(f"backend must be a MemoryConfig, NatsConfig or KafkaConfig, not {kind}")
+
+    @group.validator
+    def _legal_group(self, attribute: object, value: object) -> None:
+        try:
+            if value is not None:
+                names_of(self.backend).group(value)
+        except ValueError as error:
+            raise ConfigError(f"group: {error}") from error

@@ -18,6 +18,7 @@ from ... import log
 from ...config import KafkaConfig
 from ...errors import EventBusError, NotConnectedError
 from ...message import matches
+from ...names import is_ours
 from ...threads import Deadline, StopToken
 from .clients.errors import HOPELESS, text_of
 from .clients.fork_safety import Consumer, keep
@@ -83,10 +84,11 @@ class Topics:
             if led and (all(led) or (any(led) and leaderless.over)):
                 return sorted(metadata.partitions)
             if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                if self._create and not created:
+                why_not = self._why_not_made(topic)
+                if why_not is None and not created:
                     created = self._make(topic, deadline)
-                elif not self._create and unknown.over:
-                    raise TopicRefused(f"topic {topic} does not exist, and create_topics is off")
+                elif why_not is not None and unknown.over:
+                    raise TopicRefused(f"topic {topic} does not exist, and {why_not}")
             elif error is not None and error.code() in HOPELESS:
                 raise TopicRefused(f"topic {topic}: {text_of(error)}")
             if deadline.over:
@@ -171,6 +173,11 @@ class Topics:
             if error.args[0].code() in HOPELESS:
                 raise TopicRefused(f"topic {topic}: {text_of(error.args[0])}") from error
             raise NotConnectedError(f"asking for topic {topic}: {text_of(error.args[0])}") from error
+
+    def _why_not_made(self, topic: str) -> str | None:
+        if not self._create:
+            return "create_topics is off"
+        return None if is_ours(topic) else "its name is none for a new one: it could be used on Kafka only"
 
     def _make(self, topic: str, deadline: Deadline) -> bool:
         """Ask for the topic; False when it is worth asking again."""
