@@ -20,7 +20,8 @@ from ...errors import EventBusError, NotConnectedError
 from ...message import matches
 from ...names import is_ours
 from ...threads import Deadline, StopToken
-from .clients.errors import HOPELESS, text_of
+from .clients.connecting import new_client
+from .clients.errors import HOPELESS, ClientErrors, text_of
 from .clients.fork_safety import Consumer, keep
 from .names import TopicPartition
 
@@ -154,7 +155,9 @@ class Topics:
         there in time (librdkafka issues 3663 and 4605).
         """
         deadline = Deadline(timeout)
-        consumer: Any = keep(Consumer({**options, "error_cb": lambda error: None}))
+        errors = ClientErrors(f"asking for {options['group.id']}")
+        errors.quiet = True
+        consumer: Any = keep(new_client(Consumer, options, errors))
         while not deadline.over:
             try:
                 consumer.committed([Position(topic, 0)], max(0.05, min(_ASK, deadline.remaining())))
