@@ -50,11 +50,11 @@ class KafkaBackend:
         options = ClientOptions(self._config, f"eventbus-{context.bus}@{socket.gethostname()}", self._login)
         errors = ClientErrors(f"eventbus.{context.bus}.kafka")
         deadline = Deadline(context.timeout)
+        self._login.on_trouble = context.on_error
+        self._login.refresh(deadline, context.stop)
         if not self._checked:
             check_options(options)
             self._checked = True
-        self._login.on_trouble = context.on_error
-        self._login.refresh(deadline, context.stop)
         producer = connected_producer(options, errors, deadline.remaining(), context.stop)
         try:
             apis = known_apis(self._config.brokers, self._config.tls, max(0.5, deadline.remaining()), context.stop)

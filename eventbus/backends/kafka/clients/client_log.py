@@ -21,7 +21,7 @@ _MOST_TEXTS = 256
 _TOLD_OTHERWISE = frozenset({"FAIL", "ERROR", "FATAL", "BRKFAIL"})
 """Facilities of what `error_cb` says too."""
 _THREAD = re.compile(r"^\[thrd:[^\]]*\]: (?:\[[^\]]*\]: )?")
-_IGNORED = re.compile(r"is a (?:producer|consumer) property and will be ignored")
+_MEANS_NOTHING = re.compile(r"is a (?:producer|consumer) property and will be ignored|: retrying$")
 _NUMBER = re.compile(r"\d+")
 
 
@@ -90,7 +90,7 @@ class ClientLog:
 
 def level_of(line: Line) -> int:
     """The level of a line: what is told by an error, or means nothing, is for debugging; the worst is a warning."""
-    if line.facility in _TOLD_OTHERWISE or _IGNORED.search(line.text):
+    if line.facility in _TOLD_OTHERWISE or _MEANS_NOTHING.search(line.text):
         return logging.DEBUG
     return min(line.level, logging.WARNING)
 

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
 
 from ....config import KafkaConfig
 from ....config_fields import is_secret_option
@@ -18,7 +17,7 @@ from ....threads import Deadline, StopToken, interruptibly, spawn
 from .api_versions import examine, speaks
 from .client_log import CLIENT_LOG
 from .errors import ClientErrors, is_fatal, is_refusal, text_of
-from .fork_safety import Consumer, Producer
+from .fork_safety import AdminClient, Consumer, Producer
 from .login import LOGIN, Login
 from .options import ALIASES, ClientOptions
 

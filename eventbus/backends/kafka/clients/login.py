@@ -153,7 +153,7 @@ class Login:
             client = living()
             if client is not None:
                 with suppress(Exception):  # it has been closed
-                    client.set_sasl_credentials(self._config.user, self._password)
+                    client.take_password(self._config.user, self._password)
 
     def _complain(self, error: Exception) -> None:
         now = time.monotonic()
