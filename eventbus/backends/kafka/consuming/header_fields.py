@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from gc import get_referents
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import Message
@@ -14,6 +15,8 @@ logger = log.get(__name__)
 
 Fields = Sequence[tuple[str, "bytes | None"]]
 
+_headers = methodcaller("headers")
+"""Not `message.headers()`: the interpreter, once it knows the place, would no longer see that an error came with it."""
 _LOST = "\udcff"
 """For a name that nobody can tell any more; like the others it cannot be published, and is shown as an escape."""
 _MOST_TOPICS = 1_000
@@ -29,7 +32,7 @@ def fields_of(message: Message) -> Fields:
     and mended for good. Where several names of one message are so, only the first is known.
     """
     try:
-        fields: Any = message.headers()
+        fields: Any = _headers(message)
     except (SystemError, UnicodeError) as error:
         return _mended(message, error)
     if not fields:
@@ -41,14 +44,14 @@ def fields_of(message: Message) -> Fields:
 
 def _mended(message: Message, error: BaseException | None) -> Fields:
     try:
-        fields: Any = message.headers() or ()
+        fields: Any = _headers(message) or ()
     except (SystemError, UnicodeError):
         fields = ()  # a version that refuses them for good
     names = _names_behind(error)
     whole = []
     for field in fields:
         there = get_referents(field)  # passes over what is null, as the garbage collector does
-        whole.append((names.pop() if names else _LOST, there[0]) if len(there) == 1 else tuple(there))
+        whole.append((names.pop() if names else _LOST, there[0]) if len(there) == 1 else field)
     if fields:
         fields[:] = whole
     _tell(message.topic() or "")
