@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType
 
 MAX_HEADER_NAME = 128
 
@@ -17,7 +16,6 @@ Headers = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes | None]]
 """Headers as publishing takes them."""
 RawHeaders = tuple[tuple[str, bytes | None], ...]
 """Headers as a broker keeps them: in order, repeats kept; None is a null (Kafka and memory)."""
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class BadValue(ValueError):
@@ -81,6 +79,7 @@ class ShownHeaders(Mapping[str, str]):
 
 
 _NULL = ShownText.of("", None)
+NO_HEADERS: Mapping[str, str] = ShownHeaders(())
 
 
 def kept(headers: Headers) -> dict[str, str | bytes] | tuple[tuple[str, str | bytes | None], ...]:
@@ -111,7 +110,13 @@ def shown(data: bytes) -> str:
 
 def shown_name(name: str) -> str:
     """A header's name as text for people; lone surrogates, which stand for bytes that are not UTF-8, as escapes."""
-    return name if name.isascii() else name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    if name.isascii():
+        return name
+    try:
+        data = name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # it was never bytes
+        data = name.encode(errors="surrogatepass")
+    return data.decode(errors="backslashreplace")
 
 
 def shown_headers(fields: RawHeaders, first: bool = False) -> Mapping[str, str]:

@@ -142,9 +142,7 @@ def _is_text(data: bytes) -> bool:
 # -- names of topics and groups ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "topic", ["n" * 181, "n" * 249, "a..b", ".hidden", "trailing.", "..."], ids=lambda name: name[:9]
-)
+@pytest.mark.parametrize("topic", ["n" * 249, "a..b", ".hidden"], ids=lambda name: name[:9])
 def test_a_topic_with_any_name_that_kafka_takes(kafka_server_shared: KafkaServer, topic: str) -> None:
     with EventBus(kafka_server_shared.url) as bus:
         with pytest.raises(PublishRejectedError, match="its name is none for a new one"):
@@ -157,7 +155,7 @@ def test_a_topic_with_any_name_that_kafka_takes(kafka_server_shared: KafkaServer
 def test_groups_with_any_name_that_kafka_takes(bus: EventBus, kafka_server_shared: KafkaServer) -> None:
     topic = new_topic(kafka_server_shared)
     bus.publish(topic, b"x")
-    for group in ("g" * 65, "g" * 500, "team:billing", "billing/v2", "my app", " ", "größe", "a..b", "*", "a > b"):
+    for group in ("g" * 500, "team:billing/v2", " my app ", "größe", "* >"):
         assert len(read(bus, topic, 1, group=fresh(group))) == 1
     with EventBus({"url": kafka_server_shared.url, "group": "my group: one"}) as other:
         seen = Seen()
@@ -246,11 +244,12 @@ def test_java_s_transactions_without_the_aborted(bus: EventBus, kafka_server_sha
     assert texts == [f"kept {turn}.{number}" for turn in (0, 2, 4) for number in range(3)]
 
 
-@pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
-def test_java_reads_what_we_write(kafka_server_shared: KafkaServer, java: Java, codec: str) -> None:
+def test_java_reads_what_we_write_in_every_compression(kafka_server_shared: KafkaServer, java: Java) -> None:
     topic = new_topic(kafka_server_shared)
-    with EventBus({"url": kafka_server_shared.url, "producer": {"compression.type": codec}}) as bus:
-        expected = publish_ours(bus, topic)
+    expected: list[Row] = []
+    for codec in ("none", "gzip", "snappy", "lz4", "zstd"):
+        with EventBus({"url": kafka_server_shared.url, "producer": {"compression.type": codec}}) as bus:
+            expected += publish_ours(bus, topic)
     assert java.read(topic, len(expected)) == expected
 
 
