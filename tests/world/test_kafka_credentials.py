@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from rounds import limit, rounds
+from rounds import LONG, limit, rounds
 from world_support import Seen, end
 
 from eventbus import (
@@ -176,6 +176,29 @@ def test_tokens_are_renewed_in_time_and_a_failing_callback_is_told_and_asked_aga
             wait_until(lambda: time.time() > first + 5.0, 10.0)
             assert bus.publish("renewed", b"2", timeout=20.0).confirmed
             seen.wait(2, 20.0)
+        finally:
+            end(bus)
+
+
+@pytest.mark.skipif(not LONG, reason="not applicable: only in the long form")
+def test_clients_whose_token_the_broker_takes_no_more_are_replaced() -> None:
+    """The token ends for the broker before it says so: only other clients can show another one."""
+    asked: list[float] = []
+
+    def token() -> KafkaToken:
+        asked.append(time.time())
+        return KafkaToken(unsecured_token("alice", 5.0 if len(asked) == 1 else 300.0), time.time() + 300.0)
+
+    reauthenticate = {"listener.name.client.oauthbearer.connections.max.reauth.ms": 3_600_000}
+    with serving(mechanism="OAUTHBEARER", settings=reauthenticate) as server:
+        bus, seen = new_bus(server, token=token), Seen()
+        try:
+            bus.open(10.0)
+            bus.subscribe("replaced", seen, group="g")
+            wait_until(lambda: isinstance(bus.get_connection_state().last_error, AuthenticationError), 30.0)
+            assert bus.publish("replaced", b"x", timeout=30.0).confirmed
+            seen.wait(1, 30.0)
+            assert bus.get_connection_state().reconnect_count >= 1
         finally:
             end(bus)
 
