@@ -76,7 +76,7 @@ def _nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None
 
 
 def new_bus(server: KafkaServer, **kafka: Any) -> EventBus:
-    health = HealthCheckConfig(interval=0.5, retry_interval=0.5)
+    health = HealthCheckConfig(interval=0.5, timeout=0.5, retry_interval=0.2)
     backend = KafkaConfig(brokers=server.bootstrap, **kafka)
     bus = EventBus(EventBusConfig(backend=backend, health_check=health, reconnect=ReconnectConfig(max_backoff=1.0)))
     assert not any(word in repr(bus.config) for word in SECRETS)

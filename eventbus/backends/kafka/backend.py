@@ -37,6 +37,7 @@ class KafkaBackend:
         counts_attempts=False,
         carries_bytes=True,
         tombstones=True,
+        foreign_names=True,
     )
 
     def __init__(self, config: KafkaConfig) -> None:

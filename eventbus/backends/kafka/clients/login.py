@@ -153,7 +153,8 @@ class Login:
             client = living()
             if client is not None:
                 with suppress(Exception):  # it has been closed
-                    client.take_password(self._config.user, self._password)
+                    take = getattr(client, "take_password", None) or client.set_sasl_credentials
+                    take(self._config.user, self._password)
 
     def _complain(self, error: Exception) -> None:
         now = time.monotonic()
