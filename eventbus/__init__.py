@@ -39,6 +39,7 @@ from .errors import (
     UnsupportedError,
 )
 from .globals import close_global, get_global, initialize_from_config
+from .kafka_token import KafkaToken
 from .message import TOMBSTONE, Message, Receipt, Tombstone
 from .state import (
     CloseReport,
@@ -73,6 +74,7 @@ __all__ = [
     "HealthCheckConfig",
     "HealthStatus",
     "KafkaConfig",
+    "KafkaToken",
     "MemoryConfig",
     "Message",
     "NatsConfig",

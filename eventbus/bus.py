@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from . import log
 from .backends import backend_for
+from .config import names_of
 from .config_sources import ConfigSource, load_config
 from .consuming.consumers import Consumers
 from .consuming.subscriptions import Broadcast, Handler, Subscription
@@ -49,6 +50,7 @@ class EventBus:
             self._suspect,
             owner=self._callbacks,
             tombstones=backend.features.tombstones,
+            names=names_of(config.backend),
         )
         self._pending = self._publisher.pending
         self._inbox = self._pending.inbox

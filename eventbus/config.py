@@ -23,12 +23,14 @@ from .config_fields import (
     optional_number,
     optional_text,
     options,
+    pem,
     secret,
     server_urls,
     text,
 )
 from .errors import ConfigError
-from .message import check_group
+from .kafka_token import KafkaToken
+from .names import KAFKA_NAMES, OUR_NAMES, NameRules
 
 DEFAULT_NATS_PORT = 4222
 NATS_SCHEMES = ("nats", "tls")
@@ -78,15 +80,15 @@ class HealthCheckConfig:
 class TlsConfig:
     """How a TLS connection is made: verified, unless `verify=False` is asked for by name.
 
-    ca: path of a PEM file with the authorities to trust, None for the system's.
-    certificate, key: paths of the client certificate (PEM) and its key, for servers that ask for one.
+    ca: a PEM file with the authorities to trust, None for the system's. certificate, key: the client certificate and
+    its key, for servers that ask for one. Each is the path of a file, or its text: what has "-----BEGIN" in it.
     hostname: the name to verify, None for the one connected to.
     handshake_first: TLS before the server's first line, for servers set up so.
     """
 
-    ca: str | None = optional_text()
-    certificate: str | None = optional_text()
-    key: str | None = optional_text()
+    ca: str | None = pem()
+    certificate: str | None = pem()
+    key: str | None = pem()
     hostname: str | None = optional_text()
     verify: bool = flag(True)
     handshake_first: bool = flag(False)
@@ -223,7 +225,7 @@ _KAFKA_REFUSED_FOR = {
     "set `brokers`": "bootstrap.servers metadata.broker.list",
     "set `client_name`": "client.id",
     "set `user` and `password`": "sasl.username sasl.password",
-    "it follows from `tls` and `user`": "security.protocol",
+    "it follows from `tls`, `user` and `token`": "security.protocol",
     "set `tls.ca`": "ssl.ca.location ssl.ca.pem ssl_ca",
     "set `tls.certificate`": "ssl.certificate.location ssl.certificate.pem ssl_certificate",
     "set `tls.key`": "ssl.key.location ssl.key.pem ssl_key",
@@ -268,8 +270,10 @@ class KafkaConfig:
     """A Kafka cluster.
 
     brokers: "host", "host:port" or "[::1]:9092" of some of its brokers, kept as "host:port". user and
-    password, with sasl_mechanism "PLAIN", "SCRAM-SHA-256" or "SCRAM-SHA-512"; any other mechanism is set
-    in `common` as "sasl.mechanisms", without a user. tls: None for plain.
+    password, with sasl_mechanism "PLAIN", "SCRAM-SHA-256" or "SCRAM-SHA-512"; or token, for OAUTHBEARER: a JWT or a
+    KafkaToken. Password and token are a value or a function that returns one, asked at each connect, when a broker
+    refuses what it returned before, and in time before a token expires; on a thread of its own, to return within
+    `connect_timeout`. Any other mechanism is set in `common` as "sasl.mechanisms", without a user. tls: None for plain.
     create_topics: topics that are used and missing are created, with so many partitions and replicas;
     None leaves the number to the broker. group_protocol: "consumer" (KIP-848), "classic", or "auto" for the
     best that the broker has.
@@ -282,7 +286,8 @@ class KafkaConfig:
 
     brokers: tuple[str, ...] = field(default=("127.0.0.1:9092",), converter=_brokers)
     user: str | None = optional_text()
-    password: str | None = secret()
+    password: str | Callable[[], str] | None = field(default=None, repr=False, validator=is_secret)
+    token: str | KafkaToken | Callable[[], str | KafkaToken] | None = field(default=None, repr=False)
     sasl_mechanism: str = choice("PLAIN", *_SASL_MECHANISMS)
     tls: TlsConfig | None = field(default=None, validator=is_a_or_none(TlsConfig))
     client_name: str | None = optional_text()
@@ -297,11 +302,18 @@ class KafkaConfig:
     consumer: Mapping[str, Any] = client_options(_KAFKA_REFUSED)
     admin: Mapping[str, Any] = client_options(_KAFKA_REFUSED)
 
+    @token.validator
+    def _a_token(self, attribute: Any, value: object) -> None:
+        if not isinstance(value, KafkaToken):
+            is_secret(self, attribute, value)
+
     def __attrs_post_init__(self) -> None:
         if not self.brokers:
             raise ConfigError("brokers is empty: name at least one, for example '127.0.0.1:9092'")
         if (self.user is None) != (self.password is None):
             raise ConfigError("user and password go together")
+        if self.token is not None and self.user is not None:
+            raise ConfigError("set either user or token, not both")
         if self.tls is not None and (self.tls.hostname is not None or self.tls.handshake_first):
             name = "hostname" if self.tls.hostname is not None else "handshake_first"
             why = "the name connected to is verified" if name == "hostname" else "its TLS always begins so"
@@ -311,10 +323,15 @@ class KafkaConfig:
 
     def _check_raw(self, name: str, given: Mapping[str, Any]) -> None:
         for key in given.keys() & {"sasl.mechanism", "sasl.mechanisms"}:
-            if name != "common" or self.user is not None or str(given[key]).upper() in _SASL_MECHANISMS:
+            if (
+                name != "common"
+                or self.user is not None
+                or self.token is not None
+                or str(given[key]).upper() in _SASL_MECHANISMS
+            ):
                 raise ConfigError(
-                    f"{name}[{key!r}] may not be set: set `sasl_mechanism`, user and password; "
-                    "in `common`, and without a user, it may name a mechanism of another kind"
+                    f"{name}[{key!r}] may not be set: set `sasl_mechanism`, user and password, or token; "
+                    "in `common`, and without a user or token, it may name a mechanism of another kind"
                 )
         for key in given.keys() & {"max.in.flight", "max.in.flight.requests.per.connection"}:
             if str(given[key]) not in ("1", "2", "3", "4", "5"):
@@ -325,6 +342,11 @@ class KafkaConfig:
 
 
 BackendConfig = MemoryConfig | NatsConfig | KafkaConfig
+
+
+def names_of(backend: BackendConfig) -> NameRules:
+    """What topics and groups may be called there."""
+    return KAFKA_NAMES if isinstance(backend, KafkaConfig) else OUR_NAMES
 
 
 @frozen(kw_only=True)
@@ -341,7 +363,7 @@ class EventBusConfig:
 
     backend: BackendConfig = field(factory=MemoryConfig)
     name: str = text("bus")
-    group: str | None = checked_text(None, check_group)
+    group: str | None = field(default=None)
     reconnect: ReconnectConfig = field(factory=ReconnectConfig, validator=is_a(ReconnectConfig))
     health_check: HealthCheckConfig = field(factory=HealthCheckConfig, validator=is_a(HealthCheckConfig))
     connect_timeout: float = number(5.0, above=True)
@@ -359,3 +381,11 @@ class EventBusConfig:
         if not isinstance(value, (MemoryConfig, NatsConfig, KafkaConfig)):
             kind = type(value).__name__
             raise ConfigError(f"backend must be a MemoryConfig, NatsConfig or KafkaConfig, not {kind}")
+
+    @group.validator
+    def _legal_group(self, attribute: object, value: object) -> None:
+        try:
+            if value is not None:
+                names_of(self.backend).group(value)
+        except ValueError as error:
+            raise ConfigError(f"group: {error}") from error

@@ -12,6 +12,7 @@ from attrs import Attribute, field, frozen
 
 from .callables import check_plain
 from .errors import ConfigError
+from .pem import is_pem
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -67,6 +68,20 @@ def secret() -> Any:
             raise ConfigError(f"{attribute.name} must be a str, not {type(value).__name__}")
 
     return field(default=None, repr=False, validator=check)
+
+
+def pem() -> Any:
+    """The path of a PEM file, or such a file's text, of which nothing is shown; or None."""
+
+    def check(instance: object, attribute: Attribute[Any], value: object) -> None:
+        if not (isinstance(value, str) and is_pem(value)):
+            _plain_text(instance, attribute, value)
+        elif "\0" in value:
+            raise ConfigError(f"{attribute.name} is a text with NUL in it")
+
+    return field(
+        default=None, validator=check, repr=lambda value: "'<PEM>'" if value and is_pem(value) else repr(value)
+    )
 
 
 Secret = str | Callable[[], str]
@@ -263,8 +278,13 @@ def _hide(url: str) -> str:
     return f"{scheme + separator if separator else ''}***@{host}" if at else url
 
 
+def is_secret_option(name: str) -> bool:
+    """Whether the value of an option of librdkafka is not to be shown."""
+    return any(word in name for word in _SECRET_WORDS)
+
+
 def _without_secrets(given: Mapping[str, Any]) -> str:
-    hidden = {key: "***" for key in given if any(word in key for word in _SECRET_WORDS)}
+    hidden = {key: "***" for key in given if is_secret_option(key)}
     return repr(dict(given) | hidden)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
 
 MAX_HEADER_NAME = 128
 
@@ -17,7 +16,6 @@ Headers = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes | None]]
 """Headers as publishing takes them."""
 RawHeaders = tuple[tuple[str, bytes | None], ...]
 """Headers as a broker keeps them: in order, repeats kept; None is a null (Kafka and memory)."""
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class BadValue(ValueError):
@@ -28,37 +26,111 @@ class BadType(TypeError):
     """The same, where it is the type that cannot be carried."""
 
 
+class ShownText(str):
+    """Text made of bytes that are no plain text, which it remembers: published again, it is those bytes.
+
+    raw: None for a header's null, which is shown as "".
+    """
+
+    __slots__ = ("raw",)
+
+    raw: bytes | None
+
+    @classmethod
+    def of(cls, text: str, data: bytes | None) -> ShownText:
+        """This text, made of these bytes."""
+        made = cls(text)
+        made.raw = data
+        return made
+
+
+class ShownHeaders(Mapping[str, str]):
+    """Headers as immutable text: "" for a null, the last value of a name that repeats (`first`: the first one).
+
+    Published again as a whole they are `raw`, the headers that they were made of.
+    """
+
+    __slots__ = ("_first", "raw")
+
+    def __init__(self, fields: RawHeaders, first: bool = False) -> None:
+        self.raw = fields
+        self._first = first
+
+    def __getitem__(self, name: str) -> str:
+        for known, value in self.raw if self._first else reversed(self.raw):
+            if known == name or (not known.isascii() and shown_name(known) == name):
+                return _NULL if value is None else shown(value)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([shown_name(name) for name, _ in self.raw]))
+
+    def __len__(self) -> int:
+        return len({shown_name(name) for name, _ in self.raw})
+
+    def __or__(self, other: Mapping[str, str]) -> dict[str, str]:
+        return dict(self) | dict(other)
+
+    def __ror__(self, other: Mapping[str, str]) -> dict[str, str]:
+        return dict(other) | dict(self)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+_NULL = ShownText.of("", None)
+NO_HEADERS: Mapping[str, str] = ShownHeaders(())
+
+
 def kept(headers: Headers) -> dict[str, str | bytes] | tuple[tuple[str, str | bytes | None], ...]:
     """A copy of headers that nobody else can change."""
+    if isinstance(headers, ShownHeaders):
+        return headers.raw
     return dict(headers) if isinstance(headers, Mapping) else tuple(headers)
 
 
 def raw(value: str | bytes | None) -> bytes | None:
     """A key or a header's value as bytes."""
+    if isinstance(value, ShownText):
+        return value.raw
     # A lone surrogate cannot be published; it can be looked at and compared.
     return value.encode(errors="surrogatepass") if isinstance(value, str) else value
 
 
 def shown(data: bytes) -> str:
-    """Bytes as text for people; those that are not UTF-8 as escapes."""
+    """Bytes as text for people, those that are not UTF-8 as escapes. What publishing would not take remembers them."""
     try:
-        return data.decode()
+        text = data.decode()
     except UnicodeDecodeError:
-        return data.decode(errors="backslashreplace")
+        return ShownText.of(data.decode(errors="backslashreplace"), data)
+    if text.isprintable() and not text[:1].isspace() and not text[-1:].isspace():
+        return text
+    return ShownText.of(text, data) if _is_unsafe(text) else text
 
 
-def shown_headers(fields: RawHeaders) -> Mapping[str, str]:
-    """Headers as an immutable mapping of text: "" for a null, the last value of a name that repeats."""
-    if not fields:
-        return NO_HEADERS
-    return MappingProxyType({name: "" if value is None else shown(value) for name, value in fields})
+def shown_name(name: str) -> str:
+    """A header's name as text for people; lone surrogates, which stand for bytes that are not UTF-8, as escapes."""
+    if name.isascii():
+        return name
+    try:
+        data = name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # it was never bytes
+        data = name.encode(errors="surrogatepass")
+    return data.decode(errors="backslashreplace")
+
+
+def shown_headers(fields: RawHeaders, first: bool = False) -> Mapping[str, str]:
+    """Headers as an immutable mapping of text: see `ShownHeaders`."""
+    return ShownHeaders(fields, first) if fields else NO_HEADERS
 
 
 def check_key(key: object) -> str | bytes:
     """Return the key; ValueError unless it is bytes, or a str without control characters or outer blanks.
 
-    Bytes are for the backend to carry, or to refuse.
+    Bytes are for the backend to carry, or to refuse; so are those that a key was made of which a handler was shown.
     """
+    if isinstance(key, ShownText) and key.raw is not None:
+        return key.raw
     if isinstance(key, (bytes, bytearray, memoryview)):
         return bytes(key)
     return _check_text(key, "key")
@@ -70,6 +142,8 @@ def check_headers(headers: object) -> RawHeaders:
     Text, and every name in a mapping, is checked by the rules that hold on all backends. Bytes are for the backend
     to carry, or to refuse; so are the names beside bytes and None in pairs: other programs have rules of their own.
     """
+    if isinstance(headers, ShownHeaders):
+        return tuple([_check_pair(pair) for pair in headers.raw])
     if isinstance(headers, Mapping):
         return _check_mapping(headers)
     if isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):
@@ -108,6 +182,8 @@ def _check_pair(pair: object) -> tuple[str, bytes | None]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise BadValue(f"bad header {show(pair)}: not a (name, value) pair")
     name, value = pair
+    if isinstance(value, ShownText):
+        value = value.raw
     if isinstance(value, str):
         return _check_name(name), _check_value(name, value)
     if not isinstance(name, str) or "\x00" in name or name == _OURS:
@@ -124,7 +200,9 @@ def _check_name(name: object) -> str:
     return exact(name)
 
 
-def _check_value(name: str, value: object) -> bytes:
+def _check_value(name: str, value: object) -> bytes | None:
+    if isinstance(value, ShownText):
+        return value.raw
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     return _check_text(value, f"value of header {show(name)}").encode()
@@ -133,10 +211,14 @@ def _check_value(name: str, value: object) -> bytes:
 def _check_text(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise BadValue(f"{what} must be a str or bytes, not {type(value).__name__}")
-    if _UNSAFE.search(value) or value != value.strip(" \t"):
+    if _is_unsafe(value):
         raise BadValue(f"{what} {show(value)} has control characters (CR, LF, NUL, ...) or outer blanks")
     _encoded(value, what)
     return exact(value)
+
+
+def _is_unsafe(text: str) -> bool:
+    return _UNSAFE.search(text) is not None or text != text.strip(" \t")
 
 
 def _encoded(text: str, what: str) -> bytes:

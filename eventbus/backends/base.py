@@ -28,6 +28,7 @@ class Features:
     heals_itself: a session survives an outage of the broker. counts_attempts: `Message.attempt` grows with
     each delivery. takes_back: one delivery may be given back, after which it comes to any member again. carries_bytes:
     keys and headers may be any bytes, and a header null. tombstones: a message may be without a value.
+    foreign_names: topics and groups may have any name that the broker takes, beyond this library's rule.
     """
 
     durable: bool
@@ -41,6 +42,7 @@ class Features:
     takes_back: bool = False
     carries_bytes: bool = False
     tombstones: bool = False
+    foreign_names: bool = False
 
 
 class Served(Protocol):

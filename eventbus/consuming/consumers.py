@@ -8,9 +8,8 @@ from attrs import asdict, frozen
 
 from .. import log
 from ..callables import check_plain
-from ..config import EventBusConfig
+from ..config import EventBusConfig, names_of
 from ..errors import SubscribeError
-from ..message import check_group, check_pattern
 from ..state import ErrorEvent
 from ..threads import Deadline
 from . import handling
@@ -54,6 +53,7 @@ class Consumers:
         self.subscriptions = SubscriptionMap()
         self._bus = config.name
         self._default_group = config.group
+        self._names = names_of(config.backend)
         self._new_in_hand = new_in_hand
         self._acknowledgements = Acknowledgements(f"eventbus.{config.name}.acknowledgements")
         self._around = Surroundings(
@@ -87,7 +87,7 @@ class Consumers:
         unwanted(): whether its caller has left before it was there; then it stands in nobody's way.
         """
         try:
-            pattern = check_pattern(topic)
+            pattern = self._names.pattern(topic)
             called = self._check_handler(handler)
             if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_LANES:
                 raise ValueError(f"concurrency must be an int from 1 to {MOST_LANES}, not {concurrency!r}")
@@ -188,7 +188,7 @@ class Consumers:
         if group is BROADCAST:
             return None
         if group is not None:
-            return check_group(group)
+            return self._names.group(group)
         if self._default_group is None:
             logger.info("%s: %s has no group: this process gets its own copy, from now on", self._bus, topic)
         return self._default_group

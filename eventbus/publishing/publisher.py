@@ -16,7 +16,8 @@ from ..errors import (
     UnsupportedError,
 )
 from ..fields import BadType, BadValue, Headers, check_headers, check_key
-from ..message import TOMBSTONE, Delivery, Message, Receipt, check_id, check_topic, encode_payload, parts_of
+from ..message import TOMBSTONE, Delivery, Message, Receipt, check_id, encode_payload, parts_of
+from ..names import OUR_NAMES, NameRules
 from ..state import ErrorEvent, FlushReport
 from ..threads import Deadline
 from ..workers import OrderedWorker
@@ -34,7 +35,7 @@ class Publisher:
 
     name: of the bus, for the names of its threads. report(event): something failed that nobody waits for.
     suspect(): a publish was not answered in time. owner: whom its threads work for. tombstones: whether the
-    backend has them.
+    backend has them. names: what topics may be called.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Publisher:
         suspect: Callable[[], object],
         owner: object = None,
         tombstones: bool = False,
+        names: NameRules = OUR_NAMES,
     ) -> None:
         self.pending = Pending(max_records, max_bytes, self._nowait_failed)
         self._tombstones = tombstones
+        self._names = names
         self.answers = OrderedWorker(f"eventbus.{name}.answers", self._callback_failed, owner)
         self._sender_name = f"eventbus.{name}.sender"
         self._report = report
@@ -226,7 +229,7 @@ class Publisher:
             return refused
 
     def _new_topic(self, topic: object) -> str:
-        checked = check_topic(topic)
+        checked = self._names.topic(topic)
         topics = self.pending.inbox.topics
         if len(topics) >= KNOWN_TOPICS:
             self.pending.inbox.topics = topics = set()

@@ -26,18 +26,17 @@ BAD_TOPICS: list[Any] = [
     "a b",
     "a\r\nb",
     "a\x00b",
-    "a..b",
-    ".a",
-    "a.",
     "a.*",
     ">",
     "ä",
-    "a" * 181,
+    "a" * 250,
     None,
     7,
     [],
     b"a",
 ]
+FOREIGN_TOPICS: list[Any] = ["a..b", ".a", "a.", "a" * 181]
+"""Bad, but where the backend takes other programs' names."""
 BAD_HEADERS: list[Any] = [
     *({name: "x"} for name in ["", "a b", "a:b", "a\r\nb", "a\x00", "ä", "n" * 129, 7, "Nats-Msg-Id", "eventbus-key"]),
     *({"name": value} for value in ["a\r\nb", "a\nb", "a\x00b", " a", "a ", 7, None, "\ud800"]),
@@ -339,7 +338,8 @@ class PublishingConformance:
         bus, inbox = self.open(), Inbox()
         bus.subscribe(self.topic, inbox, group="g")
         good: dict[str, Any] = {"topic": self.topic, "payload": b"x"}
-        bad: list[dict[str, Any]] = [{"topic": topic} for topic in BAD_TOPICS]
+        topics = BAD_TOPICS if bus.features.foreign_names else BAD_TOPICS + FOREIGN_TOPICS
+        bad: list[dict[str, Any]] = [{"topic": topic} for topic in topics]
         bad += [{"headers": headers} for headers in BAD_HEADERS]
         bad += [{"payload": payload} for payload in BAD_PAYLOADS]
         bad += [{"key": key} for key in ("a\nb", "a\x00", " a", 7, ["k"])]

@@ -112,7 +112,8 @@ class Made:
         return init
 
     def of(self, kind: type) -> list[dict[str, Any]]:
-        return [options for made, options in self.options if made is kind]
+        """Without those that only ask librdkafka whether it takes the options: they know of no broker."""
+        return [options for made, options in self.options if made is kind and "bootstrap.servers" in options]
 
 
 def phases_of(bus: EventBus) -> list[Phase]:

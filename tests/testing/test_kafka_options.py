@@ -32,6 +32,7 @@ def layout(size: int = 1) -> Layout:
         {"password": "x"},
         {"mechanism": "SCRAM-SHA-256"},
         {"user": "a", "password": "x", "mechanism": "GSSAPI"},
+        {"user": "a", "password": "x", "mechanism": "OAUTHBEARER"},
         {"user": "a=b", "password": "x"},
         {"verify_clients": True},
         {"settings": {"listeners": "PLAINTEXT://0.0.0.0:9092"}},
@@ -41,7 +42,7 @@ def layout(size: int = 1) -> Layout:
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"together|needs|no such mechanism|letters|itself|not the name"):
+    with pytest.raises(ValueError, match=r"together|needs|tokens|no such mechanism|letters|itself|not the name"):
         KafkaServer(**wrong)
 
 

@@ -171,6 +171,7 @@ DEFAULTS: dict[type[Any], dict[str, object]] = {
         "brokers": ("127.0.0.1:9092",),
         "user": None,
         "password": None,
+        "token": None,
         "sasl_mechanism": "PLAIN",
         "tls": None,
         "client_name": None,

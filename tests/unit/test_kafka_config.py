@@ -120,7 +120,7 @@ REFUSED = {
     "bootstrap.servers": "`brokers`",
     "metadata.broker.list": "`brokers`",
     "client.id": "`client_name`",
-    "security.protocol": "`tls` and `user`",
+    "security.protocol": "`tls`, `user` and `token`",
     "sasl.username": "`user` and `password`",
     "sasl.password": "`user` and `password`",
     "ssl.ca.location": r"`tls\.ca`",
@@ -227,10 +227,10 @@ def test_what_each_client_gets_by_default() -> None:
         "reconnect.backoff.max.ms": 1_000,
         "metadata.max.age.ms": 180_000,
         "allow.auto.create.topics": False,
-        "log_level": 0,
+        "log_level": 6,
     }
     options = ClientOptions(KafkaConfig(), "bus")
-    assert options.admin == common
+    assert options.admin == common | {"log_level": 0}
     assert options.producer == common | {
         "enable.idempotence": True,
         "acks": "all",
@@ -253,7 +253,8 @@ def test_what_each_client_gets_by_default() -> None:
         "fetch.queue.backoff.ms": 10,
         "fetch.wait.max.ms": 100,
         "queued.min.messages": 10_000,
-        "queued.max.messages.kbytes": 65_536,
+        "queued.max.messages.kbytes": 4_096,
+        "fetch.max.bytes": 2_097_152,
         "max.poll.interval.ms": 300_000,
     }
     assert consumer_options(KafkaConfig(), "consumer", "latest") == new

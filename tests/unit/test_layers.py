@@ -29,7 +29,21 @@ PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"
 
 VOCABULARY = {
     *("callables", "config", "config_environment", "config_fields", "config_sources"),
-    *("errands", "errors", "fields", "gate", "log", "message", "state", "threads", "workers"),
+    *(
+        "errands",
+        "errors",
+        "fields",
+        "gate",
+        "kafka_token",
+        "log",
+        "message",
+        "names",
+        "pem",
+        "secret_sources",
+        "state",
+        "threads",
+        "workers",
+    ),
 }
 UP_TO_BACKENDS = {"vocabulary", "publishing", "consuming", "backends"}
 MAY_IMPORT = {

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from enum import Enum
 
 import pytest
+from attrs import evolve
 from fakes import FakeSink
 
 from eventbus import (
@@ -21,6 +22,7 @@ from eventbus import (
     Receipt,
 )
 from eventbus.errors import ClosedError
+from eventbus.names import OUR_NAMES
 from eventbus.publishing.failures import Failures
 from eventbus.publishing.publisher import Publisher
 from eventbus.testing import wait_until
@@ -226,7 +228,7 @@ def test_a_signal_handler_s_exception_comes_out_as_it_is(rig: Rig, monkeypatch: 
     def interrupted(topic: object) -> str:
         raise ours
 
-    monkeypatch.setattr("eventbus.publishing.publisher.check_topic", interrupted)
+    monkeypatch.setattr(rig.publisher, "_names", evolve(OUR_NAMES, topic=interrupted))
     with pytest.raises(ValueError, match="a time limit") as caught:
         rig.publisher.publish_nowait("new", b"x")
     assert caught.value is ours

@@ -8,9 +8,10 @@ from ...config import KafkaConfig
 from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
 from .clients.api_versions import known_apis, speaks
-from .clients.connecting import connected_producer, discard
+from .clients.connecting import check_options, connected_producer, discard
 from .clients.errors import ClientErrors
 from .clients.group_protocol import GroupProtocol
+from .clients.login import Login
 from .clients.options import ClientOptions
 from .consuming.in_hand import KafkaInHand
 from .session import KafkaSession
@@ -19,8 +20,8 @@ from .session import KafkaSession
 class KafkaBackend:
     """Makes sessions on a Kafka cluster.
 
-    It holds configuration, and the one thing that sessions learn for each other: whether the cluster knows
-    the consumer group protocol.
+    It holds configuration, and what sessions learn for each other: whether the cluster knows the consumer group
+    protocol, and who we are now.
     """
 
     name = "kafka"
@@ -36,17 +37,25 @@ class KafkaBackend:
         counts_attempts=False,
         carries_bytes=True,
         tombstones=True,
+        foreign_names=True,
     )
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
         self._protocol = GroupProtocol(config.group_protocol)
+        self._login = Login(config)
+        self._checked = False
 
     def connect(self, context: SessionContext) -> KafkaSession:
         """Make a producer and prove it by a metadata answer, within the context's time."""
-        options = ClientOptions(self._config, f"eventbus-{context.bus}@{socket.gethostname()}")
+        options = ClientOptions(self._config, f"eventbus-{context.bus}@{socket.gethostname()}", self._login)
         errors = ClientErrors(f"eventbus.{context.bus}.kafka")
         deadline = Deadline(context.timeout)
+        self._login.on_trouble = context.on_error
+        self._login.refresh(deadline, context.stop)
+        if not self._checked:
+            check_options(options)
+            self._checked = True
         producer = connected_producer(options, errors, deadline.remaining(), context.stop)
         try:
             apis = known_apis(self._config.brokers, self._config.tls, max(0.5, deadline.remaining()), context.stop)

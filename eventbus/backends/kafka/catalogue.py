@@ -17,7 +17,7 @@ from ...errors import NotConnectedError
 from ...threads import Deadline, StopToken
 from .clients.errors import HOPELESS, text_of
 from .names import TopicPartition
-from .topics import AGAIN, LEADERLESS_FOR, ROUND, UNKNOWN_FOR, TopicRefused, TopicUnready
+from .topics import AGAIN, LEADERLESS_FOR, ROUND, UNKNOWN_FOR, TopicRefused, TopicUnready, why_not_made
 
 logger = log.get(__name__)
 
@@ -128,11 +128,10 @@ class Catalogue:
                     answers[name] = answer
                     del missing[name]
             lacking = [name for name in missing if self._is_unknown(name, listing)]
-            if self._create:
-                new = [name for name in lacking if name not in made]
-                answers |= self._make(new, made, deadline)
-            elif unknown.over:
-                answers |= {name: self._why_unknown(name, deadline) for name in lacking}
+            new = {name for name in lacking if why_not_made(name, self._create) is None}
+            answers |= self._make(sorted(new - made), made, deadline)
+            if unknown.over:
+                answers |= {name: self._why_unknown(name, deadline) for name in lacking if name not in new}
             missing = {name: None for name in missing if name not in answers}
             if missing and deadline.over:
                 answers |= {name: self._unready(name, listing) for name in missing}
@@ -215,7 +214,7 @@ class Catalogue:
         error = self._list(max(0.1, deadline.remaining()), name).topics[name].error
         if error is not None and error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             return TopicRefused(f"topic {name}: {text_of(error)}")
-        return TopicRefused(f"topic {name} does not exist, and create_topics is off")
+        return TopicRefused(f"topic {name} does not exist, and {why_not_made(name, self._create)}")
 
     def _make(self, names: Sequence[str], made: set[str], deadline: Deadline) -> dict[str, TopicRefused]:
         """Ask for new topics, all at once; which of them can never be had."""

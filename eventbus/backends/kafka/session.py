@@ -8,19 +8,18 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
 
 from ... import log
 from ...config import KafkaConfig
 from ...consuming.attachment import Attachment
-from ...errors import NotConnectedError, SessionRetired
+from ...errors import AuthenticationError, NotConnectedError, SessionRetired
 from ...message import Delivery
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
 from ..base import Prepared, SessionContext
 from .catalogue import Catalogue
 from .clients.connecting import new_client
 from .clients.errors import ClientErrors, text_of
-from .clients.fork_safety import Producer, keep
+from .clients.fork_safety import AdminClient, Producer, keep
 from .clients.group_protocol import GroupProtocol
 from .clients.options import ClientOptions
 from .consuming.consumers import Consumers
@@ -140,6 +139,8 @@ class KafkaSession:
             metadata = self._interruptibly("probe", ask, timeout + 0.5, stop)
         except (KafkaException, RuntimeError, TimeoutError) as error:
             self._progress.excuse()
+            if self._errors.refused is not None:
+                raise AuthenticationError(text_of(self._errors.refused)) from error
             raise NotConnectedError(f"no metadata within {timeout:g} s: {text_of(error)}") from error
         wrong = metadata.topics[topic].error
         if wrong is not None and wrong.code() not in _HEALTHY_ENOUGH:

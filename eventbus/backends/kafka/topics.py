@@ -18,8 +18,10 @@ from ... import log
 from ...config import KafkaConfig
 from ...errors import EventBusError, NotConnectedError
 from ...message import matches
+from ...names import is_ours
 from ...threads import Deadline, StopToken
-from .clients.errors import HOPELESS, text_of
+from .clients.connecting import new_client
+from .clients.errors import HOPELESS, ClientErrors, text_of
 from .clients.fork_safety import Consumer, keep
 from .names import TopicPartition
 
@@ -41,6 +43,13 @@ class TopicRefused(EventBusError):
 
 class TopicUnready(NotConnectedError):
     """The cluster answers, but the topic does not work now."""
+
+
+def why_not_made(topic: str, create_topics: bool) -> str | None:
+    """Why a topic that is missing is not made; None if it is."""
+    if not create_topics:
+        return "create_topics is off"
+    return None if is_ours(topic) else "its name is none for a new one: it could be used on Kafka only"
 
 
 class Topics:
@@ -83,10 +92,11 @@ class Topics:
             if led and (all(led) or (any(led) and leaderless.over)):
                 return sorted(metadata.partitions)
             if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                if self._create and not created:
+                why_not = why_not_made(topic, self._create)
+                if why_not is None and not created:
                     created = self._make(topic, deadline)
-                elif not self._create and unknown.over:
-                    raise TopicRefused(f"topic {topic} does not exist, and create_topics is off")
+                elif why_not is not None and unknown.over:
+                    raise TopicRefused(f"topic {topic} does not exist, and {why_not}")
             elif error is not None and error.code() in HOPELESS:
                 raise TopicRefused(f"topic {topic}: {text_of(error)}")
             if deadline.over:
@@ -153,7 +163,9 @@ class Topics:
         there in time (librdkafka issues 3663 and 4605).
         """
         deadline = Deadline(timeout)
-        consumer: Any = keep(Consumer({**options, "error_cb": lambda error: None}))
+        errors = ClientErrors(f"asking for {options['group.id']}")
+        errors.quiet = True
+        consumer: Any = keep(new_client(Consumer, options, errors))
         while not deadline.over:
             try:
                 consumer.committed([Position(topic, 0)], max(0.05, min(_ASK, deadline.remaining())))

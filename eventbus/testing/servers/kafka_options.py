@@ -12,7 +12,7 @@ from typing import Literal
 from eventbus.testing.certificates import Certificates
 
 Setting = str | int | float | bool
-Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 
 HOST = "127.0.0.1"
 #: The files of :func:`certificate_files`.
@@ -85,7 +85,8 @@ class KafkaOptions:
     #: Ask clients to log in (SASL) as this user.
     user: str | None = None
     password: str | None = None
-    #: How they log in.
+    #: How they log in. OAUTHBEARER has no user: whoever shows an unsecured token
+    #: (:func:`~eventbus.testing.servers.kafka_tokens.unsecured_token`) gets in as the one it names.
     mechanism: Mechanism = "PLAIN"
     #: Speak TLS with these.
     tls: Certificates | None = None
@@ -98,10 +99,12 @@ class KafkaOptions:
         """Check what the server would refuse less readably, or not at all."""
         if (self.user is None) != (self.password is None):
             raise ValueError("user and password go together")
-        if self.user is None and self.mechanism != "PLAIN":
-            raise ValueError(f"mechanism {self.mechanism} needs user and password")
-        if self.mechanism not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
+        if self.mechanism not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"):
             raise ValueError(f"no such mechanism: {self.mechanism!r}")
+        if self.mechanism == "OAUTHBEARER" and self.user is not None:
+            raise ValueError("OAUTHBEARER goes by tokens, without user and password")
+        if self.user is None and self.mechanism not in ("PLAIN", "OAUTHBEARER"):
+            raise ValueError(f"mechanism {self.mechanism} needs user and password")
         if self.tls is None and self.verify_clients:
             raise ValueError("verify_clients needs tls=Certificates")
         if self.user is not None and not self.user.replace("-", "").replace("_", "").isalnum():
@@ -115,7 +118,12 @@ class KafkaOptions:
     @property
     def protocol(self) -> str:
         """Kafka's name for how clients connect: ``PLAINTEXT``, ``SASL_SSL``..."""
-        return f"{'SASL_' if self.user else ''}{'SSL' if self.tls else 'PLAINTEXT'}"
+        return f"{'SASL_' if self.asks_login else ''}{'SSL' if self.tls else 'PLAINTEXT'}"
+
+    @property
+    def asks_login(self) -> bool:
+        """Whether clients have to log in."""
+        return self.user is not None or self.mechanism == "OAUTHBEARER"
 
     def client_options(self) -> dict[str, str]:
         """Return what librdkafka needs to get in, by the names of its settings."""
@@ -124,6 +132,10 @@ class KafkaOptions:
             options["sasl.mechanism"] = self.mechanism
             options["sasl.username"] = self.user
             options["sasl.password"] = self.password or ""
+        elif self.asks_login:
+            options["sasl.mechanism"] = self.mechanism
+            options["enable.sasl.oauthbearer.unsecure.jwt"] = "true"
+            options["sasl.oauthbearer.config"] = "principal=tester"
         if self.tls is not None:
             options["ssl.ca.location"] = str(self.tls.ca)
             if self.verify_clients:
@@ -206,7 +218,7 @@ def properties(options: KafkaOptions, layout: Layout) -> dict[str, Setting]:
         "node.id": layout.seat.node_id,
         "log.dirs": layout.store,
     }
-    if options.user is not None:
+    if options.asks_login:
         found.update(_login(options))
     if options.tls is not None:
         found.update(_tls(options, layout))
@@ -258,6 +270,8 @@ def _login(options: KafkaOptions) -> dict[str, Setting]:
     if mechanism == "PLAIN":
         password = (options.password or "").replace("\\", "\\\\").replace('"', '\\"')
         module = f'plain.PlainLoginModule required user_{options.user}="{password}"'
+    elif mechanism == "OAUTHBEARER":
+        module = "oauthbearer.OAuthBearerLoginModule required"
     else:
         module = "scram.ScramLoginModule required"
     prefix = "listener.name.client."

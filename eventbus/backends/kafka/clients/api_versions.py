@@ -18,6 +18,7 @@ from attrs import frozen
 
 from .... import log
 from ....config import TlsConfig
+from ....pem import show_certificate
 from ....threads import Deadline, StopToken, spawn
 
 logger = log.get(__name__)
@@ -238,7 +239,7 @@ def _context(tls: TlsConfig | bool | None) -> ssl.SSLContext | None:
     context.verify_mode = ssl.CERT_NONE
     if isinstance(tls, TlsConfig) and tls.certificate is not None:
         with suppress(OSError):  # an encrypted key may not make it ask on the terminal
-            context.load_cert_chain(tls.certificate, tls.key, password="")
+            show_certificate(context, tls.certificate, tls.key, password="")
     return context
 
 

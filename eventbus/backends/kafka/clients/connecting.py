@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 
 from ....config import KafkaConfig
-from ....errors import AuthenticationError, ConfigError, ConnectFailedError
+from ....config_fields import is_secret_option
+from ....errors import AuthenticationError, ConfigError, ConnectFailedError, EventBusError
 from ....threads import Deadline, StopToken, interruptibly, spawn
 from .api_versions import examine, speaks
-from .errors import ClientErrors, is_fatal, text_of
-from .fork_safety import Producer
+from .client_log import CLIENT_LOG
+from .errors import ClientErrors, is_fatal, is_refusal, text_of
+from .fork_safety import AdminClient, Consumer, Producer
+from .login import LOGIN, Login
 from .options import ALIASES, ClientOptions
 
 _ASK = 0.25
@@ -51,17 +55,62 @@ def connected_producer(options: ClientOptions, errors: ClientErrors, timeout: fl
 
 
 def new_client(kind: Callable[[dict[str, Any]], Client], options: dict[str, Any], errors: ClientErrors) -> Client:
-    """A client (`Producer`, `Consumer`, `AdminClient`) that nobody has heard of yet.
+    """A client (`Producer`, `Consumer`, `AdminClient`) that nobody has heard of yet: every one is made here.
 
-    ConfigError names the option that librdkafka refuses.
+    ConfigError names the option that librdkafka refuses. ConnectFailedError: there are no threads or files left for
+    it. AuthenticationError: no token could be had.
     """
+    given = dict(options)
+    login: Login | None = given.pop(LOGIN, None)
+    given["error_cb"] = errors.note if login is None else partial(_note, errors, login)
+    polled = isinstance(kind, type) and issubclass(kind, (confluent_kafka.Producer, confluent_kafka.Consumer))
+    if polled and "debug" not in given:  # with debug lines among them a poll may never return (librdkafka 5325)
+        given["logger"] = CLIENT_LOG
     try:
-        return kind({**options, "error_cb": errors.note})
-    except (KafkaException, TypeError, ValueError, SystemError) as error:
-        text = text_of(error)
-        known_as = [ours for other, ours in ALIASES.items() if f'"{other}"' in text and ours in options]
-        also = f", here {known_as[0]!r}" if known_as else ""
-        raise ConfigError(f"librdkafka refuses the configuration: {text}{also}") from error
+        client = kind(given)
+    except Exception as error:  # the binding raises many kinds of them
+        raise _refusal_of(error, given) from error
+    if login is not None:
+        login.register(client)
+    return client
+
+
+def _note(errors: ClientErrors, login: Login, error: KafkaError) -> None:
+    errors.note(error)
+    if is_refusal(error):
+        login.refused()
+
+
+def check_options(options: ClientOptions) -> None:
+    """ConfigError for options that librdkafka would refuse later, at the first subscription: it is asked now.
+
+    The clients know of no broker, and are gone at once: 1 ms for all.
+    """
+    errors = ClientErrors(options.name)
+    protocol = options.config.group_protocol
+    protocols = ("consumer", "classic") if protocol == "auto" else (protocol,)
+    consumers = [options.consumer("eventbus", protocol=one, start="earliest") for one in protocols]
+    for kind, given in ((AdminClient, options.admin), *((Consumer, one) for one in consumers)):
+        alone = {name: value for name, value in given.items() if name not in (LOGIN, "oauth_cb", "bootstrap.servers")}
+        client: Any = new_client(kind, {**alone, "log_level": 0}, errors)
+        if isinstance(client, Consumer):
+            client.close()
+
+
+def _refusal_of(error: Exception, options: Mapping[str, Any]) -> EventBusError:
+    """What is raised for a client that cannot be made."""
+    text = text_of(error)
+    code = error.args[0].code() if isinstance(error, KafkaException) else None
+    if code == KafkaError._CRIT_SYS_RESOURCE:
+        return ConnectFailedError(f"a client cannot be made: {text}")
+    if code in (KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._AUTHENTICATION):
+        return AuthenticationError(text)
+    for name, value in options.items():
+        if is_secret_option(name) and isinstance(value, str) and value:
+            text = text.replace(value, "***")
+    known_as = [ours for other, ours in ALIASES.items() if f'"{other}"' in text and ours in options]
+    also = f", here {known_as[0]!r}" if known_as else ""
+    return ConfigError(f"librdkafka refuses the configuration: {text}{also}")
 
 
 def discard(producer: Producer, name: str) -> None:

@@ -7,7 +7,7 @@ import os
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-import confluent_kafka
+import confluent_kafka.admin
 
 _Handle = TypeVar("_Handle")
 
@@ -17,9 +17,47 @@ _kept: WeakSet[Any] = WeakSet()
 class Producer(confluent_kafka.Producer):
     """One that can be referred to weakly."""
 
+    def take_password(self, user: str, password: str) -> None:
+        """Log in with these from now on. Any thread."""
+        self.set_sasl_credentials(user, password)
+
+
+class AdminClient(confluent_kafka.admin.AdminClient):
+    """One that is given a new password."""
+
+    def take_password(self, user: str, password: str) -> None:
+        """Log in with these from now on. Any thread."""
+        self.set_sasl_credentials(user, password)
+
 
 class Consumer(confluent_kafka.Consumer):
-    """One that can be referred to weakly."""
+    """One that can be referred to weakly, and takes a new password when its owner polls it next.
+
+    Any call of another thread would wait for a moment in which it is not polled, and may wait for ever.
+    """
+
+    _login: tuple[str, str] | None = None
+
+    def take_password(self, user: str, password: str) -> None:
+        """Log in with these from the next `poll` or `consume` on. Any thread."""
+        self._login = user, password
+
+    def poll(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the class above."""
+        if self._login is not None:
+            self._log_in()
+        return super().poll(*args, **kwargs)
+
+    def consume(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the class above."""
+        if self._login is not None:
+            self._log_in()
+        return super().consume(*args, **kwargs)
+
+    def _log_in(self) -> None:
+        login, self._login = self._login, None
+        if login is not None:
+            self.set_sasl_credentials(*login)
 
 
 def keep(handle: _Handle) -> _Handle:

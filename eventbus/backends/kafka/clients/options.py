@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
 from ....config import KafkaConfig, TlsConfig
 from ....errors import ConfigError
+from ....pem import is_pem
+from .login import Login
 
 _COMMON: dict[str, Any] = {
     "socket.timeout.ms": 10_000,  # what a link that died in silence costs, by default a minute
@@ -18,7 +20,7 @@ _COMMON: dict[str, Any] = {
     "reconnect.backoff.max.ms": 1_000,
     "metadata.max.age.ms": 180_000,
     "allow.auto.create.topics": False,  # a probe for a topic would create it
-    "log_level": 0,  # it goes to stderr past `logging`; what matters comes through ClientErrors
+    "log_level": 6,
 }
 _PRODUCER: dict[str, Any] = {
     "enable.idempotence": True,
@@ -32,6 +34,9 @@ _PRODUCER: dict[str, Any] = {
     "partitioner": "murmur2_random",  # a key has the same partition as with Java's clients
     "statistics.interval.ms": 0,
     "delivery.report.only.error": False,
+}
+_ADMIN: dict[str, Any] = {
+    "log_level": 0,  # nobody polls it, which is what has lines written
 }
 _CONSUMER: dict[str, Any] = {
     "enable.auto.commit": False,
@@ -64,11 +69,12 @@ ALIASES = {
 class ClientOptions:
     """All options of all clients for one configuration. `name`: client.id, unless the configuration has one.
 
-    Each call makes a new dict with the same content, without callbacks.
+    Each call makes a new dict with the same content, without callbacks but the one for tokens. login: who we are.
     """
 
     config: KafkaConfig
     name: str
+    login: Login = field(default=Factory(lambda self: Login(self.config), takes_self=True), eq=False, repr=False)
 
     @property
     def producer(self) -> dict[str, Any]:
@@ -78,7 +84,7 @@ class ClientOptions:
     @property
     def admin(self) -> dict[str, Any]:
         """For `AdminClient`."""
-        return self._for({}, self.config.admin)
+        return self._for(_ADMIN, self.config.admin)
 
     def consumer(self, group: str, *, protocol: str, start: str) -> dict[str, Any]:
         """For a `Consumer` in this group. `protocol`: "consumer" or "classic". `start`: "earliest" or "latest"."""
@@ -90,6 +96,8 @@ class ClientOptions:
         if not classic:
             for key in _CLASSIC:  # raw ones, for the case that "auto" finds the classic protocol
                 options.pop(key, None)
+        elif "session.timeout.ms" not in self.config.common.keys() | self.config.consumer.keys():
+            options["session.timeout.ms"] = _at_most(options["max.poll.interval.ms"], options["session.timeout.ms"])
         return options
 
     def _for(self, ours: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,13 +105,7 @@ class ClientOptions:
 
     def _place(self) -> dict[str, Any]:
         config = self.config
-        login: dict[str, Any] = {}
-        if config.user is not None:
-            login = {
-                "sasl.mechanisms": config.sasl_mechanism,
-                "sasl.username": config.user,
-                "sasl.password": config.password,
-            }
+        login = self.login.options()
         sasl = bool(login) or "sasl.mechanisms" in _by_one_name(config.common)
         protocol = ("sasl_" if sasl else "") + ("plaintext" if config.tls is None else "ssl")
         return {
@@ -117,12 +119,21 @@ class ClientOptions:
 
 def _tls(tls: TlsConfig) -> dict[str, Any]:
     options: dict[str, Any] = {"enable.ssl.certificate.verification": tls.verify}
-    if tls.ca is not None:
-        options["ssl.ca.location"] = tls.ca
+    given = {"ca": tls.ca, "certificate": tls.certificate}
     if tls.certificate is not None:
-        options["ssl.certificate.location"] = tls.certificate
-        options["ssl.key.location"] = tls.key or tls.certificate  # as elsewhere: one file may have both
+        given["key"] = tls.key or tls.certificate  # as elsewhere: one file may have both
+    for name, text in given.items():
+        if text is not None:
+            options[f"ssl.{name}.{'pem' if is_pem(text) else 'location'}"] = text
     return options
+
+
+def _at_most(limit: Any, ours: int) -> Any:
+    """Ours, unless the user's limit is below it: librdkafka refuses that, and says so of what is no number."""
+    try:
+        return min(int(limit), ours)
+    except ValueError:
+        return ours
 
 
 def _by_one_name(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
-from ....fields import NO_HEADERS, RawHeaders, shown
+from ....fields import RawHeaders, shown, shown_headers
 from ....message import TOMBSTONE, Delivery
 from ..names import ID_HEADER
+from .header_fields import fields_of
 
 
 class KafkaDelivery(Delivery):
@@ -42,26 +43,19 @@ class KafkaDelivery(Delivery):
     @property
     def raw_headers(self) -> RawHeaders:
         """The headers but for ours: (name, bytes or None) in order, repeats kept."""
-        fields: Any = self.message.headers()
-        return tuple([field for field in fields or () if field[0] != ID_HEADER])
+        return tuple([field for field in fields_of(self.message) if field[0] != ID_HEADER])
 
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers as text; where a name came twice, its last value."""
-        fields: Any = self.message.headers()
-        if not fields or (len(fields) == 1 and fields[0][0] == ID_HEADER):
-            return NO_HEADERS
-        headers = _new_headers(Headers)
-        headers._fields = fields
-        return headers
+        return shown_headers(self.raw_headers)
 
     @property
     def id(self) -> str | None:  # type: ignore[override]
         """The id that its publisher gave it; None where that was another program."""
-        fields: Any = self.message.headers()
-        for name, value in fields or ():
+        for name, value in fields_of(self.message):
             if name == ID_HEADER:
-                return _text(value)
+                return None if value is None else shown(value)
         return None
 
     @property
@@ -84,33 +78,3 @@ class KafkaDelivery(Delivery):
     def offset(self) -> int | None:  # type: ignore[override]
         """Its place in the partition."""
         return self.message.offset()
-
-
-class Headers(Mapping[str, str]):
-    """A message's headers but for ours, decoded when they are asked for."""
-
-    __slots__ = ("_fields",)
-
-    _fields: list[tuple[str, bytes | None]]
-
-    def __getitem__(self, name: str) -> str:
-        for known, value in reversed(self._fields):
-            if known == name and known != ID_HEADER:
-                return _text(value)
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name for name, _ in self._fields if name != ID_HEADER))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __repr__(self) -> str:
-        return repr(dict(self))
-
-
-_new_headers = Headers.__new__
-
-
-def _text(data: bytes | None) -> str:
-    return "" if data is None else shown(data)

@@ -35,8 +35,8 @@ def read_fields(block: bytes | None) -> Fields:
         elif not name.lower().startswith("nats-"):
             own.append((name, value))
     # Of a name that repeats the first value is shown, as NATS clients do.
-    headers = shown_headers(tuple([(wire.shown_name(name), value) for name, value in reversed(own)]))
-    return Fields(key, None if message_id is None else shown(message_id), tuple(own), headers)
+    fields = tuple(own)
+    return Fields(key, None if message_id is None else shown(message_id), fields, shown_headers(fields, first=True))
 
 
 _NOTHING = Fields(None, None, (), NO_HEADERS)

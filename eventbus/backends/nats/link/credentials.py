@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import partial
@@ -15,10 +14,9 @@ from attrs import field, frozen
 
 from ....config import NatsConfig
 from ....errors import AuthenticationError, ConnectFailedError, UnsupportedError
-from ....threads import Deadline, StopToken, spawn
+from ....secret_sources import SecretSource
+from ....threads import Deadline, StopToken
 
-_LOOK_EVERY = 0.05
-"""Seconds between looks at the stop token while a callback of the user's runs."""
 _BLOCK = re.compile(r"-{3,}BEGIN [^-\r\n]+-{3,}\s+(\S+)\s+-{3,}END [^-\r\n]+-{3,}")
 """One part of a credentials file: first the JWT, then the seed."""
 
@@ -62,7 +60,7 @@ class CredentialsReader:
 
     def __init__(self, config: NatsConfig) -> None:
         self._config = config
-        self._asked: dict[str, _Asked] = {}
+        self._sources: dict[str, SecretSource] = {}
 
     def read(self, deadline: Deadline, stop: StopToken) -> Credentials:
         """Read files and call callbacks, on a thread of their own; Stopped.
@@ -80,40 +78,14 @@ class CredentialsReader:
         )
         return Credentials(config.user, config.password, token, jwt, seed)
 
-    def _ask(self, name: str, source: Callable[[], str], deadline: Deadline, stop: StopToken) -> str:
-        asked = self._asked.get(name)
-        if asked is None or asked.done.is_set():
-            asked = self._asked[name] = _Asked(source)
-            spawn("eventbus.nats-credentials", asked.run)
-        while not asked.done.wait(min(_LOOK_EVERY, deadline.remaining())):
-            stop.check()
-            if deadline.over:
-                raise ConnectFailedError(f"{name!r} could not be read in time")
-        answer = asked.answer
-        if isinstance(answer, (ConnectFailedError, AuthenticationError)):
-            raise answer
-        if isinstance(answer, BaseException):
-            raise ConnectFailedError(f"the callback for {name!r} failed: {type(answer).__name__}") from answer
+    def _ask(self, name: str, call: Callable[[], str], deadline: Deadline, stop: StopToken) -> str:
+        if name not in self._sources:
+            self._sources[name] = SecretSource(name, call, "eventbus.nats-credentials")
+        source = self._sources[name]
+        answer = source.ask(deadline, stop)
         if not isinstance(answer, str) or not answer:
-            raise AuthenticationError(f"the callback for {name!r} has returned no text, but {type(answer).__name__}")
+            raise source.refuse(answer)
         return answer
-
-
-class _Asked:
-    """One call of a source. done: it has ended; its answer is what it returned, or raised."""
-
-    def __init__(self, source: Callable[[], str]) -> None:
-        self._source = source
-        self.answer: object = None
-        self.done = threading.Event()
-
-    def run(self) -> None:
-        try:
-            self.answer = self._source()
-        except BaseException as error:  # a SystemExit in a user's code may not end this thread unseen
-            self.answer = error
-        finally:
-            self.done.set()
 
 
 def _content(path: str) -> str:

@@ -19,6 +19,7 @@ from attrs import frozen
 from .... import log
 from ....config import NatsConfig, TlsConfig
 from ....errors import AuthenticationError, ConnectFailedError
+from ....pem import is_pem, show_certificate
 from ....threads import Deadline, Stopped, StopToken, spawn
 from .addresses import Server
 from .credentials import Credentials, CredentialsReader
@@ -200,12 +201,13 @@ class Dialer:
 
 def tls_context(tls: TlsConfig) -> ssl.SSLContext:
     """A context as configured; OSError when a file cannot be read."""
-    context = ssl.create_default_context(cafile=tls.ca)
+    inline = tls.ca is not None and is_pem(tls.ca)
+    context = ssl.create_default_context(cafile=None if inline else tls.ca, cadata=tls.ca if inline else None)
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if tls.certificate is not None:
-        context.load_cert_chain(tls.certificate, tls.key)
+        show_certificate(context, tls.certificate, tls.key)
     return context
 
 

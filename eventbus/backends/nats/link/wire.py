@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from .... import log
-from ....fields import RawHeaders, shown
+from ....fields import RawHeaders, shown, shown_name
 
 logger = log.get(__name__)
 
@@ -138,11 +138,6 @@ def parse_raw_headers(block: bytes) -> Iterator[tuple[str, bytes]]:
         name, colon, value = line.partition(b":")
         if colon and name:
             yield name.strip(b" \t").decode(errors="surrogateescape"), value.strip(b" \t")
-
-
-def shown_name(name: str) -> str:
-    """A header's name for people: what is not UTF-8 as escapes."""
-    return name if name.isascii() else shown(name.encode(errors="surrogateescape"))
 
 
 def key_in(block: bytes) -> bytes | None:
