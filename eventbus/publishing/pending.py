@@ -29,6 +29,8 @@ Refusal = Callable[[str], Exception]
 
 LAST_ANSWERS = 2.0
 """Seconds that a session which is replaced in good health has to answer what is on its way."""
+_CAUSES = 64
+"""So many causes of delays may be kept of records that are answered."""
 SWITCH = 30.0
 """Seconds within which the sender does what it is asked: it never blocks, but may have much to do."""
 
@@ -148,7 +150,7 @@ class Pending:
         """The broker has stored these, and nobody waits for where."""
         self.ledger.told(self.ledger.take(records, self._count_confirmed))
 
-    def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
+    def confirmed(self, record: Record, partition: int | str, offset: int | None, duplicate: bool = False) -> None:
         """The broker has stored this one."""
         self.all_confirmed(((record, partition, offset, duplicate),))
 
@@ -193,6 +195,10 @@ class Pending:
             self.sender.ungiven.add(number)
             if waiter is not None:
                 waiter.give_back()
+
+    def delayed(self, record: Record, cause: str) -> None:
+        """It has no answer yet, and may be stored."""
+        self._causes[number_of(record)] = cause
 
     def given(self, record: Record) -> bool:
         """It is to be sent again; False: it was taken back."""
@@ -349,7 +355,7 @@ class Pending:
         self._unwanted([ledger[number] for number in list(ungiven) if number in ledger])
 
     def _answered(self) -> None:
-        if self._causes:
+        if len(self._causes) > len(self.ledger.records) + _CAUSES:  # now and then: each look is at all of them
             for number in self._causes.keys() - self.ledger.records.keys():
                 self._causes.pop(number, None)
         self._bell.ring()

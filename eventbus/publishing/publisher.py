@@ -239,7 +239,7 @@ class Publisher:
             text = f"{topic_of(record)}: {cause or 'no client could be given it'} within {timeout:g} s"
             return PublishNotSentError(text, self.pending.id_of(record))
         self._suspect()
-        text = f"{topic_of(record)}: no answer within {timeout:g} s"
+        text = f"{topic_of(record)}: no answer within {timeout:g} s" + (f": {cause}" if cause else "")
         return PublishUnknownError(text, self.pending.id_of(record))
 
     def _overdue_of_batch(

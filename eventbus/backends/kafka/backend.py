@@ -7,8 +7,8 @@ import socket
 from ...config import KafkaConfig
 from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
-from .clients.api_versions import known_apis, speaks
-from .clients.connecting import connected_producer, discard
+from .clients.api_versions import DESCRIBE_CONFIGS, known_apis, speaks
+from .clients.connecting import check_producer, connected_admin, drop
 from .clients.errors import ClientErrors
 from .clients.group_protocol import GroupProtocol
 from .clients.options import ClientOptions
@@ -40,22 +40,27 @@ class KafkaBackend:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
+        self._checked = False
         self._protocol = GroupProtocol(config.group_protocol)
 
     def connect(self, context: SessionContext) -> KafkaSession:
-        """Make a producer and prove it by a metadata answer, within the context's time."""
+        """Prove by an admin client that the cluster answers, within the context's time: that takes no rights."""
         options = ClientOptions(self._config, f"eventbus-{context.bus}@{socket.gethostname()}")
         errors = ClientErrors(f"eventbus.{context.bus}.kafka")
         deadline = Deadline(context.timeout)
-        producer = connected_producer(options, errors, deadline.remaining(), context.stop)
+        if not self._checked:
+            check_producer(options)
+            self._checked = True
+        admin = [connected_admin(options, errors, deadline.remaining(), context.stop)]
         try:
             apis = known_apis(self._config.brokers, self._config.tls, max(0.5, deadline.remaining()), context.stop)
             context.stop.check()
             self._protocol.learn(apis)
         except BaseException:
-            discard(producer, options.name)
+            drop(admin, options.name)
             raise
-        return KafkaSession(producer, errors, options, self._config, context, self._protocol)
+        describes = apis is None or DESCRIBE_CONFIGS in apis
+        return KafkaSession(admin.pop(), errors, options, self._config, context, self._protocol, describes)
 
     def new_in_hand(self) -> KafkaInHand:
         """By partition and offset."""

@@ -1,4 +1,4 @@
-"""A session: one producer, one admin client and a consumer for each subscription, made together."""
+"""A session: an admin client, a consumer for each subscription, and a producer once something is published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
 from ..base import Prepared, SessionContext
 from .clients.connecting import new_client
 from .clients.errors import ClientErrors, text_of
-from .clients.fork_safety import Producer, keep
+from .clients.fork_safety import keep
 from .clients.group_protocol import GroupProtocol
 from .clients.options import ClientOptions
 from .consuming.consumer_thread import ConsumerThread, Shared
@@ -28,6 +28,8 @@ from .consuming.in_hand import in_hand_of
 from .consuming.requests import Request
 from .metadata import Metadata
 from .names import TopicPartition, group_id, is_pattern
+from .publishing.ensuring import TopicKeeper
+from .publishing.makers import Maker
 from .publishing.progress import Progress
 from .publishing.publisher import KafkaPublisher
 from .topics import AGAIN, LEADERLESS_FOR, TopicRefused, Topics, TopicUnready
@@ -47,13 +49,15 @@ class KafkaSession:
 
     def __init__(
         self,
-        producer: Producer,
+        admin: AdminClient,
         errors: ClientErrors,
         options: ClientOptions,
         config: KafkaConfig,
         context: SessionContext,
         protocol: GroupProtocol,
+        describes: bool = True,
     ) -> None:
+        """admin, errors: the client that was proven, and what it said. describes: as for `Topics`."""
         self._context = context
         self._errors = errors
         self._config = config
@@ -65,8 +69,8 @@ class KafkaSession:
         self._feeds: dict[Attachment, ConsumerThread] = {}
         self._leaving: list[ConsumerThread] = []
         self._prepared: dict[Attachment, Mapping[str, Sequence[int]]] = {}
-        admin_errors = ClientErrors(f"{self._name}-admin")
-        self.topics = Topics(lambda: keep(new_client(AdminClient, options.admin, admin_errors)), config)
+        make_admin = partial(_new_admin, options, errors)
+        self.topics = Topics(make_admin, config, keep(admin), describes)
         self._shared = Shared(
             options=options,
             thread_name=f"{self._name}",
@@ -75,12 +79,15 @@ class KafkaSession:
             on_error=context.on_error,
         )
         self._watch = Metadata(f"{self._name}-watch", self.topics, self._running_feeds, config.stall_timeout)
+        self._watch.start()
+        self._keeper = TopicKeeper(f"{self._name}-topics", self.topics)
+        self._producer_errors = ClientErrors(f"{self._name}-producer")
+        maker = Maker(options, self._producer_errors)
         self.outbox = KafkaPublisher(
-            producer, errors, f"{self._name}-reports", context.answers, self._watch.ensure, self._beyond_help
+            maker, f"{self._name}-reports", context.answers, self._keeper.ensure, self._beyond_help
         )
-        self._watch.start(self.outbox)
+        self._keeper.serve(self.outbox)
         self._progress = Progress(self.outbox, config.stall_timeout)
-        self.producer = keep(producer)
 
     # -- publishing ------------------------------------------------------------------------------
 
@@ -152,11 +159,15 @@ class KafkaSession:
     # -- health ----------------------------------------------------------------------------------
 
     def probe(self, timeout: float, stop: StopToken) -> str:
-        """Ask for metadata through the living producer, look at threads and progress; raises what is wrong."""
+        """Ask for metadata through the living producer, look at threads and progress; raises what is wrong.
+
+        Without a producer, or while a quota puts off what it is answered, the admin client asks.
+        """
         if self._lost is not None:
             raise NotConnectedError(str(self._lost))
         topic = self._topic_to_ask_for()
-        ask = partial(self.producer.list_topics, topic, timeout=timeout)
+        client = self.topics.admin if self.outbox.throttled else self.outbox.producer or self.topics.admin
+        ask = partial(client.list_topics, topic, timeout=timeout)
         try:
             metadata = self._interruptibly("probe", ask, timeout + 0.5, stop)
         except (KafkaException, RuntimeError, TimeoutError) as error:
@@ -168,17 +179,20 @@ class KafkaSession:
         for feed in self._running_feeds():
             feed.check(self._config.stall_timeout)
         self._watch.check(self._config.stall_timeout)
+        self._keeper.check(self._config.stall_timeout)
         self._progress.check()
         self._errors.forget()
+        self._producer_errors.forget()
         return f"{len(metadata.brokers)} Kafka broker(s) answer"
 
     # -- the end ---------------------------------------------------------------------------------
 
     @property
     def clients(self) -> tuple[Any, ...]:
-        """The librdkafka clients at work: producer, admin client, consumers."""
+        """The librdkafka clients at work: producer, if there is one, admin client, consumers."""
         consumers = [feed.consumer for feed in self._running_feeds()]
-        return (self.producer, self.topics.admin, *consumers)
+        producer = self.outbox.producer
+        return (*([] if producer is None else [producer]), self.topics.admin, *consumers)
 
     def abandon(self, patience: float = 0.0) -> None:
         """Leave the groups, take no more records; up to `patience` seconds go to reports that go on coming."""
@@ -203,6 +217,7 @@ class KafkaSession:
         unfinished = list(self.outbox.close(deadline.share(0.5)))
         unfinished += join_all([feed.thread for feed in self._all_feeds()], deadline.remaining())
         unfinished += join_all([self._watch.thread], deadline.remaining())
+        unfinished += self._keeper.join(deadline.remaining())
         self.topics.close()
         return tuple(unfinished)
 
@@ -213,6 +228,7 @@ class KafkaSession:
             self._retired = True
         self._stop.set()
         self._watch.stop()
+        self._keeper.stop()
         for feed in self._all_feeds():
             feed.obey(Request.END)
 
@@ -279,3 +295,7 @@ class KafkaSession:
     def _running_feeds(self) -> list[ConsumerThread]:
         with self._lock:
             return [feed for feed in self._feeds.values() if feed not in self._leaving]
+
+
+def _new_admin(options: ClientOptions, errors: ClientErrors) -> AdminClient:
+    return keep(new_client(AdminClient, options.admin, errors))

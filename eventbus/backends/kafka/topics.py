@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Position
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
+    ConfigResource,
     NewTopic,
     OffsetSpec,
 )
@@ -46,11 +48,19 @@ class TopicUnready(NotConnectedError):
 class Topics:
     """Questions about topics, asked through an admin client. All methods are thread-safe, and block."""
 
-    def __init__(self, make_client: Callable[[], AdminClient], config: KafkaConfig) -> None:
+    def __init__(
+        self,
+        make_client: Callable[[], AdminClient],
+        config: KafkaConfig,
+        admin: AdminClient | None = None,
+        describes: bool = True,
+    ) -> None:
+        """admin: the first client, where there is one already. describes: whether the brokers tell configurations."""
         self._make_client = make_client
         self._closed = False
-        self.admin: Any = make_client()
-        self._create = config.create_topics
+        self.admin: Any = admin or make_client()
+        self.may_create = config.create_topics
+        self._describes = describes
         self._partitions = config.partitions or -1
         self._replication = config.replication_factor or -1
 
@@ -83,9 +93,9 @@ class Topics:
             if led and (all(led) or (any(led) and leaderless.over)):
                 return sorted(metadata.partitions)
             if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                if self._create and not created:
+                if self.may_create and not created:
                     created = self._make(topic, deadline)
-                elif not self._create and unknown.over:
+                elif not self.may_create and unknown.over:
                     raise TopicRefused(f"topic {topic} does not exist, and create_topics is off")
             elif error is not None and error.code() in HOPELESS:
                 raise TopicRefused(f"topic {topic}: {text_of(error)}")
@@ -94,6 +104,66 @@ class Topics:
                 raise TopicUnready(f"topic {topic} is not ready within {timeout:g} s: {why}")
             stop.wait(AGAIN)
             stop.check()
+
+    def leaders(self, topic: str, timeout: float) -> list[bool] | None:
+        """Which partitions of a topic have a leader; None: there is no such topic.
+
+        TopicRefused, TopicUnready; NotConnectedError without an answer.
+        """
+        metadata = self._metadata(topic, timeout, Deadline(timeout))
+        error = metadata.error
+        if error is None:
+            return [metadata.partitions[number].leader >= 0 for number in sorted(metadata.partitions)]
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        if error.code() in HOPELESS:
+            raise TopicRefused(f"topic {topic}: {text_of(error)}")
+        raise TopicUnready(text_of(error))
+
+    def create(self, topics: Sequence[str], timeout: float) -> dict[str, EventBusError | None]:
+        """Ask for topics, by one request; for each None where it is made or there already, or what is wrong.
+
+        TopicRefused: it cannot be had. TopicUnready, NotConnectedError: not now.
+        """
+        wait, deadline = max(0.1, timeout), Deadline(timeout + 0.2)
+        new = [NewTopic(one, num_partitions=self._partitions, replication_factor=self._replication) for one in topics]
+        answers: dict[str, EventBusError | None] = {}
+        try:
+            futures = self._client().create_topics(new, operation_timeout=wait, request_timeout=wait)
+        except (NotConnectedError, KafkaException) as error:
+            return dict.fromkeys(topics, NotConnectedError(text_of(error)))
+        for topic, future in futures.items():
+            answers[topic] = self._created(topic, future, deadline)
+        return answers
+
+    def _created(self, topic: str, future: Any, deadline: Deadline) -> EventBusError | None:
+        try:
+            self._result(future, deadline)
+        except _Refused as error:
+            if error.code == KafkaError.TOPIC_ALREADY_EXISTS:
+                return None
+            return TopicRefused(f"topic {topic} cannot be created: {error}") if error.code in HOPELESS else error
+        except NotConnectedError as error:
+            return error
+        logger.info("created topic %s", topic)
+        return None
+
+    def configs(self, topics: Sequence[str], timeout: float) -> dict[str, dict[str, str]]:
+        """How topics are configured, by one request; those that we may not know about are left out. Never raises."""
+        if not self._describes:
+            return {}
+        deadline = Deadline(timeout)
+        asked = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+        found: dict[str, dict[str, str]] = {}
+        try:
+            futures = self._client().describe_configs(asked, request_timeout=max(0.1, timeout))
+            for resource, future in futures.items():
+                with suppress(TopicUnready):
+                    values = self._result(future, deadline)
+                    found[resource.name] = {name: entry.value for name, entry in values.items() if entry.value}
+        except (NotConnectedError, KafkaException) as error:
+            logger.info("asking how topics are configured: %s", text_of(error))
+        return found
 
     def matching(self, pattern: str, timeout: float) -> dict[str, list[int]]:
         """The topics that a pattern covers now, with their partitions; NotConnectedError without an answer."""

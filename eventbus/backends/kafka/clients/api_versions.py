@@ -22,6 +22,8 @@ from ....threads import Deadline, StopToken, spawn
 
 logger = log.get(__name__)
 
+DESCRIBE_CONFIGS = 32
+"""The number of the request that tells how topics are configured."""
 _LOOK_EVERY = 0.05
 _METADATA, _API_VERSIONS = 3, 18
 _LONGEST_ANSWER = 1 << 24
