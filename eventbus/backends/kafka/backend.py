@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
+
+from confluent_kafka.admin import AdminClient
 
 from ...config import KafkaConfig
+from ...errors import ConnectFailedError
 from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
-from .clients.api_versions import DESCRIBE_CONFIGS, known_apis, speaks
-from .clients.connecting import check_producer, connected_admin, drop
+from .clients.api_versions import DESCRIBE_CONFIGS, INIT_PRODUCER_ID, known_apis, speaks
+from .clients.connecting import check_producer, connected_admin, drop, new_client
 from .clients.errors import ClientErrors
+from .clients.fork_safety import keep
 from .clients.group_protocol import GroupProtocol
 from .clients.options import ClientOptions
 from .consuming.in_hand import KafkaInHand
 from .session import KafkaSession
+from .topics import Topics
 
 
 class KafkaBackend:
@@ -55,12 +61,15 @@ class KafkaBackend:
         try:
             apis = known_apis(self._config.brokers, self._config.tls, max(0.5, deadline.remaining()), context.stop)
             context.stop.check()
+            if apis is not None and INIT_PRODUCER_ID not in apis:
+                raise ConnectFailedError("idempotent producers are not supported: the brokers are too old", True)
             self._protocol.learn(apis)
         except BaseException:
             drop(admin, options.name)
             raise
         describes = apis is None or DESCRIBE_CONFIGS in apis
-        return KafkaSession(admin.pop(), errors, options, self._config, context, self._protocol, describes)
+        topics = Topics(partial(_client, admin, options, errors), self._config, describes)
+        return KafkaSession(topics, errors, options, self._config, context, self._protocol)
 
     def new_in_hand(self) -> KafkaInHand:
         """By partition and offset."""
@@ -69,3 +78,8 @@ class KafkaBackend:
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """Whether one of the brokers answers an ApiVersions request within `timeout` seconds. Never raises."""
         return speaks(self._config.brokers, self._config.tls, timeout, stop)
+
+
+def _client(proven: list[AdminClient], options: ClientOptions, errors: ClientErrors) -> AdminClient:
+    """The one that was proven, at first; then others that are made like it."""
+    return keep(proven.pop() if proven else new_client(AdminClient, options.admin, errors))

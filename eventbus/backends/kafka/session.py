@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
 
 from ... import log
 from ...config import KafkaConfig
@@ -18,9 +17,7 @@ from ...errors import NotConnectedError, SessionRetired, SubscribeError
 from ...message import Delivery
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
 from ..base import Prepared, SessionContext
-from .clients.connecting import new_client
 from .clients.errors import ClientErrors, text_of
-from .clients.fork_safety import keep
 from .clients.group_protocol import GroupProtocol
 from .clients.options import ClientOptions
 from .consuming.consumer_thread import ConsumerThread, Shared
@@ -49,15 +46,14 @@ class KafkaSession:
 
     def __init__(
         self,
-        admin: AdminClient,
+        topics: Topics,
         errors: ClientErrors,
         options: ClientOptions,
         config: KafkaConfig,
         context: SessionContext,
         protocol: GroupProtocol,
-        describes: bool = True,
     ) -> None:
-        """admin, errors: the client that was proven, and what it said. describes: as for `Topics`."""
+        """topics: with the client that was proven. errors: what that says."""
         self._context = context
         self._errors = errors
         self._config = config
@@ -69,8 +65,7 @@ class KafkaSession:
         self._feeds: dict[Attachment, ConsumerThread] = {}
         self._leaving: list[ConsumerThread] = []
         self._prepared: dict[Attachment, Mapping[str, Sequence[int]]] = {}
-        make_admin = partial(_new_admin, options, errors)
-        self.topics = Topics(make_admin, config, keep(admin), describes)
+        self.topics = topics
         self._shared = Shared(
             options=options,
             thread_name=f"{self._name}",
@@ -295,7 +290,3 @@ class KafkaSession:
     def _running_feeds(self) -> list[ConsumerThread]:
         with self._lock:
             return [feed for feed in self._feeds.values() if feed not in self._leaving]
-
-
-def _new_admin(options: ClientOptions, errors: ClientErrors) -> AdminClient:
-    return keep(new_client(AdminClient, options.admin, errors))

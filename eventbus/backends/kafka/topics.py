@@ -52,13 +52,12 @@ class Topics:
         self,
         make_client: Callable[[], AdminClient],
         config: KafkaConfig,
-        admin: AdminClient | None = None,
         describes: bool = True,
     ) -> None:
-        """admin: the first client, where there is one already. describes: whether the brokers tell configurations."""
+        """make_client: another one for each call. describes: whether the brokers tell configurations."""
         self._make_client = make_client
         self._closed = False
-        self.admin: Any = admin or make_client()
+        self.admin: Any = make_client()
         self.may_create = config.create_topics
         self._describes = describes
         self._partitions = config.partitions or -1

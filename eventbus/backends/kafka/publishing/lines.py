@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -125,9 +125,9 @@ class Line:
         if self.cause:
             self._put_back(record, self.cause, desk)
 
-    def stored(self, records: Iterable[Record], count: int, desk: Desk) -> None:
-        """These are stored; count: how many they are."""
-        self._answered += count
+    def stored(self, records: Sequence[Record], desk: Desk) -> None:
+        """These are stored."""
+        self._answered += len(records)
         if not (self._back or self._alone or self._out_alone or self._weights or self._doubtful):
             return
         overtaken = 0

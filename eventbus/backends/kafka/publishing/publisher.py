@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError
@@ -335,20 +335,17 @@ class KafkaPublisher:
 
     def _count(self, reports: Reports) -> list[Line]:
         """Those whose lines these are. A batch comes back as a whole: the last that was out was in one of its own."""
-        good = {topic: self._lines[topic] for topic in reports.stored.topics}
-        for topic, line in good.items():
-            alike = len(good) == 1
-            ours = reports.stored if alike else [one for one in reports.stored if topic_of(one) == topic]
-            line.stored(ours, len(ours), self)
+        good = _by_topic(reports.stored, reports.stored.topics)
         for record, *_ in reports.where:
-            line = good[topic_of(record)] = self._lines[topic_of(record)]
-            line.stored((record,), 1, self)
-        bad = {topic: self._lines[topic] for topic in {topic_of(one.record) for one in reports.failed}}
-        lone = {topic for topic, line in bad.items() if line.out == 1}
+            good.setdefault(topic_of(record), []).append(record)
+        lines = {topic: self._lines[topic] for topic in {*good, *(topic_of(one.record) for one in reports.failed)}}
+        lone = {topic for topic, line in lines.items() if line.out - len(good.get(topic, ())) == 1}
         for one in reports.failed:
             topic = topic_of(one.record)
-            bad[topic].failed(one, topic in lone, self)
-        return list((good | bad).values())
+            lines[topic].failed(one, topic in lone, self)
+        for topic, records in good.items():
+            lines[topic].stored(records, self)
+        return list(lines.values())
 
     def _settle(self) -> None:
         """Tell what the lines have decided."""
@@ -391,3 +388,12 @@ class KafkaPublisher:
                 line.refused(text_of(error), self)
         self._settle()
         self._maker.discard(producer)
+
+
+def _by_topic(records: Sequence[Record], topics: Collection[str]) -> dict[str, list[Record]]:
+    if len(topics) == 1:  # as it nearly always is
+        return {topic: list(records) for topic in topics}
+    found: dict[str, list[Record]] = {topic: [] for topic in topics}
+    for record in records:
+        found[topic_of(record)].append(record)
+    return found
