@@ -36,9 +36,7 @@ def test_every_code_of_the_library_has_a_verdict() -> None:
     ],
 )
 def test_the_verdicts(verdict: Verdict, names: str) -> None:
-    assert {name: verdict_of(KafkaError(CODES[name])) for name in names.split()} == dict.fromkeys(
-        names.split(), verdict
-    )
+    assert [name for name in names.split() if verdict_of(KafkaError(CODES[name])) is not verdict] == []
 
 
 def test_a_code_that_nobody_knows_is_waited_out_and_may_be_stored() -> None:

@@ -28,6 +28,8 @@ _GRACE = 1.0
 _LONGEST_DIAGNOSIS = 0.5
 
 Client = TypeVar("Client")
+_Client = list[AdminClient]
+"""One client, which ends when nobody has it any more: it must not stand in a traceback."""
 
 
 def connected_admin(options: ClientOptions, errors: ClientErrors, timeout: float, stop: StopToken) -> AdminClient:
@@ -41,9 +43,9 @@ def connected_admin(options: ClientOptions, errors: ClientErrors, timeout: float
     deadline = Deadline(timeout)
     stop.check()
     errors.quiet = True
-    client = [new_client(AdminClient, options.admin, errors)]
+    client: _Client = [new_client(AdminClient, options.admin, errors)]
     try:
-        _prove(client[0], options.config, errors, deadline, stop)
+        _prove(client, options.config, errors, deadline, stop)
     except BaseException:
         drop(client, options.name)
         raise
@@ -77,7 +79,7 @@ def discard(producer: Producer, name: str) -> None:
     spawn(f"eventbus.kafka-discard-{name}", _end, producer)
 
 
-def drop(client: list[AdminClient], name: str) -> None:
+def drop(client: _Client, name: str) -> None:
     """Forget the client in the list, on a thread of its own: that ends it, and may take librdkafka a while."""
     spawn(f"eventbus.kafka-discard-{name}", client.clear)
 
@@ -88,7 +90,7 @@ def _end(producer: Producer) -> None:
         producer.close()
 
 
-def _prove(client: AdminClient, config: KafkaConfig, errors: ClientErrors, deadline: Deadline, stop: StopToken) -> None:
+def _prove(client: _Client, config: KafkaConfig, errors: ClientErrors, deadline: Deadline, stop: StopToken) -> None:
     diagnosis = min(_LONGEST_DIAGNOSIS, deadline.share(0.25))
     grace: Deadline | None = None
     patience = _ASK
@@ -96,9 +98,9 @@ def _prove(client: AdminClient, config: KafkaConfig, errors: ClientErrors, deadl
         left = deadline.remaining() - diagnosis
         cause = _answered(client, min(patience, left), stop, again=patience > _ASK)
         try:
-            client.poll(0)  # the callback runs in here only
+            client[0].poll(0)  # the callback runs in here only
         except KafkaException as error:  # fatal: the brokers are too old
-            raise ConnectFailedError(text_of(error), server_spoke=True) from error
+            raise ConnectFailedError(text_of(error), server_spoke=True) from error.with_traceback(None)
         if cause is None:
             return
         if errors.refused is not None:
@@ -116,7 +118,7 @@ def _prove(client: AdminClient, config: KafkaConfig, errors: ClientErrors, deadl
     raise failure
 
 
-def _answered(client: AdminClient, timeout: float, stop: StopToken, *, again: bool = False) -> KafkaError | None:
+def _answered(client: _Client, timeout: float, stop: StopToken, *, again: bool = False) -> KafkaError | None:
     """None, or why there is no answer. Stopped at once."""
     ask = partial(_cluster_id, client, max(0.01, timeout), again)
     try:
@@ -130,7 +132,7 @@ def _answered(client: AdminClient, timeout: float, stop: StopToken, *, again: bo
     return KafkaError(KafkaError._TIMED_OUT)
 
 
-def _cluster_id(client: AdminClient, timeout: float, again: bool) -> str | None:
+def _cluster_id(client: _Client, timeout: float, again: bool) -> str | None:
     """In the metadata that a client asks for by itself: to ask for a topic that is not there would go on for ever.
 
     A broker that has just started may answer that it knows of no broker, and librdkafka leaves it at that: again.
@@ -138,8 +140,8 @@ def _cluster_id(client: AdminClient, timeout: float, again: bool) -> str | None:
     if again:
         timeout /= 2
         with suppress(KafkaException):
-            client.list_topics(timeout=timeout)
-    return client.cluster_id(timeout=timeout)
+            client[0].list_topics(timeout=timeout)
+    return client[0].cluster_id(timeout=timeout)
 
 
 def _refusal(error: KafkaError, config: KafkaConfig) -> str:
