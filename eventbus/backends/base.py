@@ -26,7 +26,8 @@ class Features:
     ordered_by_key: order per key inside a group whatever dies. deduplicates: one id is stored once.
     heals_itself: a session survives an outage of the broker. counts_attempts: `Message.attempt` grows with
     each delivery. takes_back: one delivery may be given back, after which it comes to any member again. carries_bytes:
-    keys and headers may be any bytes, and a header null. tombstones: a message may be without a value.
+    keys and headers may be any bytes, and a header null. tombstones: a message may be without a value. places: a
+    partition and a timestamp may be named when publishing.
     """
 
     durable: bool
@@ -40,6 +41,7 @@ class Features:
     takes_back: bool = False
     carries_bytes: bool = False
     tombstones: bool = False
+    places: bool = False
 
 
 @frozen(kw_only=True)

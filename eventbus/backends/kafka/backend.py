@@ -42,6 +42,7 @@ class KafkaBackend:
         counts_attempts=False,
         carries_bytes=True,
         tombstones=True,
+        places=True,
     )
 
     def __init__(self, config: KafkaConfig) -> None:
