@@ -18,7 +18,7 @@ CLOCKS = 5.0
 _BATCH = 61
 """Bytes of a batch before its first record."""
 _MINTED_ID = 29
-_ID_BYTES = 1 + len(ID_HEADER) + 1
+_ID_BYTES = 1 + len(ID_HEADER)
 
 
 @frozen
