@@ -111,7 +111,8 @@ class TopicKeeper:
                     one.due = math.inf
                 self._rounds.append(spawn(f"{self._name}-round", self._go_round, due))
             next_due = min((one.due for one in list(self._wanted.values())), default=math.inf)
-            self._alarm.wait(max(0.0, min(_NAP, next_due - time.monotonic())))
+            full = len(self._rounds) >= _AT_ONCE  # the end of one is told
+            self._alarm.wait(_NAP if full else max(0.0, min(_NAP, next_due - time.monotonic())))
 
     def _go_round(self, due: Sequence[_Wanted]) -> None:
         try:
