@@ -28,7 +28,8 @@ class Features:
     heals_itself: a session survives an outage of the broker. counts_attempts: `Message.attempt` grows with
     each delivery. takes_back: one delivery may be given back, after which it comes to any member again. carries_bytes:
     keys and headers may be any bytes, and a header null. tombstones: a message may be without a value.
-    foreign_names: topics and groups may have any name that the broker takes, beyond this library's rule.
+    foreign_names: topics and groups may have any name that the broker takes, beyond this library's rule. places: a
+    partition and a timestamp may be named when publishing.
     """
 
     durable: bool
@@ -43,6 +44,7 @@ class Features:
     carries_bytes: bool = False
     tombstones: bool = False
     foreign_names: bool = False
+    places: bool = False
 
 
 class Served(Protocol):

@@ -48,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_publishes_stall_while_the_broker_answers_and_none_of_them_is(clock: Clock) -> None:
-    outbox: Any = SimpleNamespace(answered=0, in_flight=1, thread_alive=True)
+    outbox: Any = SimpleNamespace(answered=0, in_flight=1, thread_alive=True, throttled=False)
     progress = Progress(outbox, 30.0)
     progress.check()
     clock.now += 29

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from attrs import frozen
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as Position
-from confluent_kafka.admin import NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from ... import log
-from ...config import KafkaConfig
 from ...errors import NotConnectedError
 from ...threads import Deadline, StopToken
 from .clients.errors import HOPELESS, text_of
 from .names import TopicPartition
-from .topics import AGAIN, LEADERLESS_FOR, ROUND, UNKNOWN_FOR, TopicRefused, TopicUnready, why_not_made
+from .topics import AGAIN, LEADERLESS_FOR, ROUND, UNKNOWN_FOR, TopicRefused, Topics, TopicUnready, why_not_made
 
 logger = log.get(__name__)
 
@@ -64,11 +63,10 @@ class Listing:
 class Catalogue:
     """Asked through an admin client. All methods are thread-safe, and block."""
 
-    def __init__(self, client: Callable[[], Any], config: KafkaConfig) -> None:
-        self._client = client
-        self._create = config.create_topics
-        self._partitions = config.partitions or -1
-        self._replication = config.replication_factor or -1
+    def __init__(self, topics: Topics) -> None:
+        self._topics = topics
+        self._client = topics.client
+        self._create = topics.may_create
         self._no_controller = Deadline(0.0)
 
     def listing(self, names: Iterable[str] | None, timeout: float) -> Listing:
@@ -220,24 +218,12 @@ class Catalogue:
         """Ask for new topics, all at once; which of them can never be had."""
         if not names:
             return {}
-        wait = max(0.1, min(ROUND, deadline.remaining()))
-        new = [NewTopic(name, num_partitions=self._partitions, replication_factor=self._replication) for name in names]
         refused: dict[str, TopicRefused] = {}
-        within = Deadline(wait + 0.5)
-        for name, future in self._client().create_topics(new, operation_timeout=wait, request_timeout=wait).items():
-            try:
-                future.result(max(0.05, within.remaining()))
-            except KafkaException as error:
-                cause: KafkaError = error.args[0]
-                if cause.code() in HOPELESS:
-                    refused[name] = TopicRefused(f"topic {name} cannot be created: {text_of(cause)}")
-                elif cause.code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                    made.add(name)
-                else:
-                    logger.info("creating topic %s: %s", name, text_of(cause))
-            except FutureTimeout:
-                logger.info("creating topic %s: no answer in time", name)
-            else:
+        for name, error in self._topics.create(names, min(ROUND, deadline.remaining())).items():
+            if error is None:
                 made.add(name)
-                logger.info("created topic %s", name)
+            elif isinstance(error, TopicRefused):
+                refused[name] = error
+            else:
+                logger.info("creating topic %s: %s", name, error)
         return refused

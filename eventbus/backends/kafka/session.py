@@ -1,4 +1,4 @@
-"""A session: one producer, one admin client and a consumer for each subscription, made together."""
+"""A session: an admin client, a consumer for each subscription, and a producer once something is published."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ...message import Delivery
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
 from ..base import Prepared, SessionContext
 from .catalogue import Catalogue
-from .clients.connecting import new_client
 from .clients.errors import ClientErrors, text_of
-from .clients.fork_safety import AdminClient, Producer, keep
 from .clients.group_protocol import GroupProtocol
 from .clients.options import ClientOptions
 from .consuming.consumers import Consumers
 from .consuming.preparing import Preparing
 from .metadata import Metadata
+from .publishing.ensuring import TopicKeeper
+from .publishing.makers import Maker
 from .publishing.progress import Progress
 from .publishing.publisher import KafkaPublisher
 from .topics import Topics
@@ -44,13 +44,14 @@ class KafkaSession:
 
     def __init__(
         self,
-        producer: Producer,
+        topics: Topics,
         errors: ClientErrors,
         options: ClientOptions,
         config: KafkaConfig,
         context: SessionContext,
         protocol: GroupProtocol,
     ) -> None:
+        """topics: with the client that was proven. errors: what that says."""
         self._context = context
         self._errors = errors
         self._config = config
@@ -59,18 +60,20 @@ class KafkaSession:
         self._retired = False
         self._stop = StopToken()
         self._lock = threading.Lock()
-        admin_errors = ClientErrors(f"{self._name}-admin")
-        self.topics = Topics(lambda: keep(new_client(AdminClient, options.admin, admin_errors)), config)
-        self._catalogue = Catalogue(self.topics.client, config)
+        self.topics = topics
+        self._catalogue = Catalogue(self.topics)
         self._preparing = Preparing(self._catalogue, self._stop)
         self.consumers = Consumers(self._catalogue, self._preparing, options, config, context, protocol)
-        self._watch = Metadata(f"{self._name}-watch", self.topics, self.consumers.survey.look)
+        self._watch = Metadata(f"{self._name}-watch", self.consumers.survey.look)
+        self._watch.start()
+        self._keeper = TopicKeeper(f"{self._name}-topics", self.topics)
+        self._producer_errors = ClientErrors(f"{self._name}-producer")
+        maker = Maker(options, self._producer_errors)
         self.outbox = KafkaPublisher(
-            producer, errors, f"{self._name}-reports", context.answers, self._watch.ensure, self._beyond_help
+            maker, f"{self._name}-reports", context.answers, self._keeper.ensure, self._beyond_help
         )
-        self._watch.start(self.outbox)
+        self._keeper.serve(self.outbox)
         self._progress = Progress(self.outbox, config.stall_timeout)
-        self.producer = keep(producer)
 
     # -- publishing ------------------------------------------------------------------------------
 
@@ -130,11 +133,15 @@ class KafkaSession:
     # -- health ----------------------------------------------------------------------------------
 
     def probe(self, timeout: float, stop: StopToken) -> str:
-        """Ask for metadata through the living producer, look at threads and progress; raises what is wrong."""
+        """Ask for metadata through the living producer, look at threads and progress; raises what is wrong.
+
+        Without a producer, or while a quota puts off what it is answered, the admin client asks.
+        """
         if self._lost is not None:
             raise NotConnectedError(str(self._lost))
         topic = self._topic_to_ask_for()
-        ask = partial(self.producer.list_topics, topic, timeout=timeout)
+        client = self.topics.admin if self.outbox.throttled else self.outbox.producer or self.topics.admin
+        ask = partial(client.list_topics, topic, timeout=timeout)
         try:
             metadata = self._interruptibly("probe", ask, timeout + 0.5, stop)
         except (KafkaException, RuntimeError, TimeoutError) as error:
@@ -147,17 +154,20 @@ class KafkaSession:
             raise NotConnectedError(f"topic {topic}: {text_of(wrong)}")
         self.consumers.check()
         self._watch.check(self._config.stall_timeout)
+        self._keeper.check(self._config.stall_timeout)
         self._progress.check()
         self._errors.forget()
+        self._producer_errors.forget()
         return f"{len(metadata.brokers)} Kafka broker(s) answer"
 
     # -- the end ---------------------------------------------------------------------------------
 
     @property
     def clients(self) -> tuple[Any, ...]:
-        """The librdkafka clients at work: producer, admin client, consumers."""
+        """The librdkafka clients at work: producer, if there is one, admin client, consumers."""
         consumers = [thread.consumer for thread in self.consumers.threads]
-        return (self.producer, self.topics.admin, *consumers)
+        producer = self.outbox.producer
+        return (*([] if producer is None else [producer]), self.topics.admin, *consumers)
 
     def abandon(self, patience: float = 0.0) -> None:
         """Leave the groups, take no more records; up to `patience` seconds go to reports that go on coming."""
@@ -180,6 +190,7 @@ class KafkaSession:
         unfinished = list(self.outbox.close(deadline.share(0.5)))
         unfinished += self.consumers.wait_ended(deadline.remaining())
         unfinished += join_all([self._watch.thread], deadline.remaining())
+        unfinished += self._keeper.join(deadline.remaining())
         self.topics.close()
         return tuple(unfinished)
 
@@ -191,6 +202,7 @@ class KafkaSession:
         self._stop.set()
         self._watch.stop()
         self.consumers.end()
+        self._keeper.stop()
 
     def _topic_to_ask_for(self) -> str:
         """One that exists: for any other librdkafka would go on asking by itself, twice a second."""

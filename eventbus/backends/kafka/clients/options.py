@@ -31,6 +31,7 @@ _PRODUCER: dict[str, Any] = {
     "message.timeout.ms": 0,  # no end: the bus gives each publish its time
     "queue.buffering.max.messages": 2_000_000,  # more than the bus lets in: publishing never meets this bound
     "queue.buffering.max.kbytes": 2_097_151,
+    "topic.metadata.propagation.max.ms": 1_000,  # topics are made sure of first: an unknown one was deleted
     "partitioner": "murmur2_random",  # a key has the same partition as with Java's clients
     "statistics.interval.ms": 0,
     "delivery.report.only.error": False,
