@@ -18,7 +18,7 @@ from .config_sources import (
     get_default_nats_config,
     load_config,
 )
-from .consuming.subscriptions import BROADCAST, Subscription, SubscriptionState, SubscriptionStatus
+from .consuming.subscriptions import BROADCAST, PartitionStatus, Subscription, SubscriptionState, SubscriptionStatus
 from .errors import (
     AlreadyInitializedError,
     AuthenticationError,
@@ -80,6 +80,7 @@ __all__ = [
     "NatsConfig",
     "NotConnectedError",
     "NotInitializedError",
+    "PartitionStatus",
     "Phase",
     "PublishError",
     "PublishManyError",

@@ -234,7 +234,7 @@ _KAFKA_REFUSED_FOR = {
     "set `group_protocol`": "group.protocol group.protocol.type",
     "set `start` of subscribe()": "auto.offset.reset",
     "set `create_topics`; a topic is made when it is first used, never by asking for it": "allow.auto.create.topics",
-    "the place in a group of a member that died must become free": "group.instance.id",
+    "set `group_instance_id`": "group.instance.id",
     "cooperative-sticky is what the code for rebalances speaks": "partition.assignment.strategy",
     "an offset is committed when the handler has succeeded, never by itself": (
         "enable.auto.commit auto.commit.enable auto.commit.interval.ms enable.auto.offset.store "
@@ -280,6 +280,8 @@ class KafkaConfig:
     stall_timeout: seconds for which publishes or a consumer may make no progress while the broker answers,
     until their client is replaced. commit_interval: seconds between two commits of what was handled: so much is handled
     again after a crash.
+    group_instance_id: makes this process a static member of its groups, by the classic protocol: a name that no other
+    process has at the same time, and that it has again when it is started again. A forked child has one of its own.
     common, producer, consumer, admin: raw options of librdkafka for all clients or one kind of them; the
     options of one kind win. Those that are the classic protocol's alone are left out under the other one.
     """
@@ -297,6 +299,7 @@ class KafkaConfig:
     group_protocol: str = choice("auto", "auto", "consumer", "classic")
     stall_timeout: float = number(30.0, above=True)
     commit_interval: float = number(0.1, above=True)
+    group_instance_id: str | None = optional_text()
     common: Mapping[str, Any] = client_options(_KAFKA_REFUSED)
     producer: Mapping[str, Any] = client_options(_KAFKA_REFUSED)
     consumer: Mapping[str, Any] = client_options(_KAFKA_REFUSED)
@@ -318,6 +321,8 @@ class KafkaConfig:
             name = "hostname" if self.tls.hostname is not None else "handshake_first"
             why = "the name connected to is verified" if name == "hostname" else "its TLS always begins so"
             raise ConfigError(f"tls.{name} has no meaning for Kafka: {why}")
+        if self.group_instance_id is not None and self.group_protocol == "consumer":
+            raise ConfigError("group_instance_id needs the classic protocol: leave group_protocol 'auto', or 'classic'")
         for name in ("common", "producer", "consumer", "admin"):
             self._check_raw(name, getattr(self, name))
 

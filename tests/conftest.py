@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from eventbus.testing import LeakGuard
@@ -21,6 +22,9 @@ pytest.register_assert_rewrite(
     "eventbus.testing._conformance",
     *("outages_base", "outages_recovery", "outages_subscriptions", "outages_calls", "fakes"),
 )
+
+hypothesis.settings.register_profile("no speed", deadline=None)  # machines are busy: the watchdog is bound enough
+hypothesis.settings.load_profile("no speed")
 
 WATCHDOG = 60.0
 """Seconds that a test may take; `@pytest.mark.watchdog(120)` gives it others."""

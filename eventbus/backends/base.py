@@ -12,7 +12,7 @@ from attrs import Factory, frozen
 
 from ..consuming.attachment import Attachment
 from ..consuming.in_hand import InHand
-from ..consuming.subscriptions import SubscriptionState
+from ..consuming.subscriptions import PartitionStatus, SubscriptionState
 from ..message import Delivery
 from ..publishing.port import Answers, PublishingPort
 from ..threads import StopToken
@@ -132,6 +132,9 @@ class Session(Protocol):
 
     def lag(self, attachment: Attachment) -> int | None:
         """How many messages wait for the subscription's group, in hand or not; None where that is not known."""
+
+    def partitions(self, attachment: Attachment) -> tuple[PartitionStatus, ...]:
+        """The slices of its topics that this process has, where the backend has any; asks nobody."""
 
     def probe(self, timeout: float, stop: StopToken) -> str:
         """Broker round trip, consumer loops alive, progress; says what it found, raises what is wrong."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from ..message import Delivery
 from .in_hand import InHand
 from .lease import Lease
-from .subscriptions import Subscription
+from .subscriptions import PartitionStatus, Subscription
 
 
 class Link(Protocol):
@@ -28,6 +28,9 @@ class Link(Protocol):
 
     def lag(self, attachment: Attachment) -> int | None:
         """How many messages wait for the subscription's group; None where that is not known."""
+
+    def partitions(self, attachment: Attachment) -> tuple[PartitionStatus, ...]:
+        """The slices of its topics that this process has, where the backend has any."""
 
 
 class Work(Protocol):

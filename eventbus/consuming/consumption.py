@@ -194,6 +194,7 @@ class Consumption:
             oldest_in_hand=None if oldest is None else time.monotonic() - oldest,
             lag=None if attachment is None else attachment.session.lag(attachment),
             paused=self._lanes.paused,
+            partitions=() if attachment is None else attachment.session.partitions(attachment),
         )
 
     def pause(self) -> None:

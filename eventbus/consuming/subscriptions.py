@@ -45,6 +45,23 @@ class SubscriptionState(Enum):
 
 
 @frozen(kw_only=True)
+class PartitionStatus:
+    """How one partition stands that this process has for its group (Kafka), as of the last second.
+
+    committed: the offset that the broker has confirmed as the group's, by this process; None before. position: the
+    next one to hand to the handlers. in_hand: messages whose handler has not finished. end: behind the last message,
+    as last heard of; None before.
+    """
+
+    topic: str
+    partition: int
+    committed: int | None
+    position: int | None
+    in_hand: int
+    end: int | None
+
+
+@frozen(kw_only=True)
 class SubscriptionStatus:
     """How a subscription stands, measured at one instant.
 
@@ -52,7 +69,8 @@ class SubscriptionStatus:
     in_hand: messages delivered to this process whose handler has not finished, those that wait for a retry included.
     oldest_in_hand: seconds since the oldest of them came, about; None without one.
     lag: messages that wait for the group, in hand or not; None where the backend does not know. On JetStream as of some
-    seconds ago. paused: `pause()` was called.
+    seconds ago; on Kafka in the partitions that this process has. paused: `pause()` was called. partitions: on Kafka
+    those that this process has.
     """
 
     state: SubscriptionState
@@ -62,6 +80,7 @@ class SubscriptionStatus:
     oldest_in_hand: float | None
     lag: int | None
     paused: bool
+    partitions: tuple[PartitionStatus, ...] = ()
 
 
 class Work(Protocol):

@@ -17,7 +17,7 @@ import pytest
 from eventbus import AuthenticationError, ConfigError, ConnectFailedError, KafkaConfig, TlsConfig
 from eventbus.backends.kafka.clients.api_versions import examine, speaks
 from eventbus.backends.kafka.clients.connecting import (
-    check_producer,
+    check_options,
     connected_admin,
     discard,
     drop,
@@ -413,7 +413,7 @@ def test_a_short_timeout_is_kept(silent_server: str) -> None:
 
 def test_an_option_that_librdkafka_does_not_know(dead_port: str) -> None:
     with pytest.raises(ConfigError, match=r"linger\.milliseconds"):
-        check_producer(ClientOptions(KafkaConfig(brokers=dead_port, producer={"linger.milliseconds": 5}), "test"))
+        check_options(ClientOptions(KafkaConfig(brokers=dead_port, producer={"linger.milliseconds": 5}), "test"))
     with pytest.raises(ConfigError, match=r"socket\.milliseconds"):
         connect(brokers=dead_port, admin={"socket.milliseconds": 5})
 

@@ -150,6 +150,9 @@ class FakeSession(FakeSink):
 
     def lag(self, attachment: Attachment) -> int | None: ...
 
+    def partitions(self, attachment: Attachment) -> tuple[Any, ...]:
+        return ()
+
     def drain(self, timeout: float) -> None: ...
 
     def close(self, timeout: float) -> tuple[str, ...]:

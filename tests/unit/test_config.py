@@ -181,6 +181,7 @@ DEFAULTS: dict[type[Any], dict[str, object]] = {
         "group_protocol": "auto",
         "stall_timeout": 30.0,
         "commit_interval": 0.1,
+        "group_instance_id": None,
         "common": {},
         "producer": {},
         "consumer": {},

@@ -32,6 +32,9 @@ class Session:
 
     def lag(self, attachment: Any) -> int | None: ...
 
+    def partitions(self, attachment: Any) -> tuple[Any, ...]:
+        return ()
+
     def release(self, attachment: Any, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         self.released.extend(one.token for one in deliveries)
 

@@ -131,7 +131,7 @@ REFUSED = {
     "enable.ssl.certificate.verification": r"`tls\.verify`",
     "group.id": "`group`",
     "group.protocol": "`group_protocol`",
-    "group.instance.id": "died",
+    "group.instance.id": "group_instance_id",
     "auto.offset.reset": "`start`",
     "allow.auto.create.topics": "`create_topics`",
     "partition.assignment.strategy": "cooperative-sticky",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from functools import partial
 
@@ -47,13 +48,17 @@ class KafkaBackend:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._protocol = GroupProtocol(config.group_protocol)
+        static = config.group_instance_id is not None
+        self._protocol = GroupProtocol("classic" if static else config.group_protocol)
+        self._pid = os.getpid()
         self._login = Login(config)
         self._checked = False
 
     def connect(self, context: SessionContext) -> KafkaSession:
         """Prove by an admin client that the cluster answers, within the context's time: that takes no rights."""
-        options = ClientOptions(self._config, f"eventbus-{context.bus}@{socket.gethostname()}", self._login)
+        options = ClientOptions(
+            self._config, f"eventbus-{context.bus}@{socket.gethostname()}", self._login, self._static_id
+        )
         errors = ClientErrors(f"eventbus.{context.bus}.kafka")
         deadline = Deadline(context.timeout)
         self._login.on_trouble = context.on_error
@@ -74,6 +79,12 @@ class KafkaBackend:
         describes = apis is None or DESCRIBE_CONFIGS in apis
         topics = Topics(partial(_client, admin, options, errors), self._config, describes)
         return KafkaSession(topics, errors, options, self._config, context, self._protocol)
+
+    @property
+    def _static_id(self) -> str | None:
+        """Of this process: a forked child with its parent's would fence it."""
+        given, pid = self._config.group_instance_id, os.getpid()
+        return given if given is None or pid == self._pid else f"{given}-{pid}"
 
     def new_in_hand(self) -> KafkaInHand:
         """By partition and offset."""

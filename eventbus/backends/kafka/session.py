@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 from ... import log
 from ...config import KafkaConfig
 from ...consuming.attachment import Attachment
+from ...consuming.subscriptions import PartitionStatus
 from ...errors import AuthenticationError, NotConnectedError, SessionRetired
 from ...message import Delivery
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
@@ -129,6 +130,11 @@ class KafkaSession:
         """Of the partitions that this process has, as of the last second."""
         reader = self.consumers.reader_of(attachment)
         return None if reader is None else reader.lag
+
+    def partitions(self, attachment: Attachment) -> tuple[PartitionStatus, ...]:
+        """Those that this process has for it, as of the last second."""
+        reader = self.consumers.reader_of(attachment)
+        return () if reader is None else reader.partitions
 
     # -- health ----------------------------------------------------------------------------------
 

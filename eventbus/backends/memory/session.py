@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from ...config import MemoryConfig
 from ...consuming.attachment import Attachment
 from ...consuming.in_hand import InHandByIdentity
+from ...consuming.subscriptions import PartitionStatus
 from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
 from ...message import Delivery
 from ...publishing.records import Record, given_id_of, number_of, waiter_of
@@ -224,6 +225,10 @@ class MemorySession:
         """Of the group, all members and topics together, without a look at each message."""
         with self._broker.lock:
             return self._broker.group_of(attachment.sub).lag
+
+    def partitions(self, attachment: Attachment) -> tuple[PartitionStatus, ...]:
+        """None: topics are not sliced here."""
+        return ()
 
     def probe(self, timeout: float, stop: StopToken) -> str:
         """A round trip to the broker."""

@@ -71,11 +71,13 @@ class ClientOptions:
     """All options of all clients for one configuration. `name`: client.id, unless the configuration has one.
 
     Each call makes a new dict with the same content, without callbacks but the one for tokens. login: who we are.
+    static_id: of a static member of groups.
     """
 
     config: KafkaConfig
     name: str
     login: Login = field(default=Factory(lambda self: Login(self.config), takes_self=True), eq=False, repr=False)
+    static_id: str | None = None
 
     @property
     def producer(self) -> dict[str, Any]:

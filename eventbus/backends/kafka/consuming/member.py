@@ -112,6 +112,8 @@ class Member:
             protocol=self._protocol,
             start="earliest",  # where "now" is, `Assignment` says; a position that is gone must not skip what is left
         )
+        if key.group is not None and shared.options.static_id is not None:
+            options["group.instance.id"] = shared.options.static_id
         options["on_commit"] = self._commits.answered
         self.consumer: Any = keep(new_client(Consumer, options, owner.errors))
 

@@ -28,7 +28,7 @@ class Offsets:
     @property
     def unfinished(self) -> int:
         """How many are handed out and not done."""
-        return sum(end - first for first, end in self._out) - len(self._finished)
+        return sum(end - first for first, end in list(self._out)) - len(self._finished)
 
     def hand_out(self, first: int, end: int) -> None:
         """Note a run without gaps, from the position or behind it."""

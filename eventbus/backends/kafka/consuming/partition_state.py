@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ....consuming.lease import Lease
+from ....consuming.subscriptions import PartitionStatus
 from ..names import TopicPartition
 from .offsets import Offsets
 
@@ -125,6 +126,19 @@ class PartitionState:
         if self.offsets is None or not self._begun or self.end < 0:
             return None
         return max(0, self.end - self.offsets.committed)
+
+    @property
+    def status(self) -> PartitionStatus:
+        """How it stands. Takes no lock."""
+        offsets = self.offsets
+        return PartitionStatus(
+            topic=self.where[0],
+            partition=self.where[1],
+            committed=self.acked if self.acked >= 0 else None,
+            position=None if offsets is None else offsets.position,
+            in_hand=0 if offsets is None else offsets.unfinished,
+            end=self.end if self.end >= 0 else None,
+        )
 
     def go_back(self) -> int:
         """Where to fetch from to get all that is not done, under a new lease."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from confluent_kafka import OFFSET_END, Message
 
 from ....consuming.attachment import Attachment
+from ....consuming.subscriptions import PartitionStatus
 from ..names import TopicPartition
 from .in_hand import batch_lease, in_hand_of
 from .intake import Intake
@@ -136,6 +137,11 @@ class Reader:
         lags = [state.lag for state in list(self.states.values())]
         known = [lag for lag in lags if lag is not None]
         return sum(known) if known and len(known) == len(lags) else None
+
+    @property
+    def partitions(self) -> tuple[PartitionStatus, ...]:
+        """How those stand that the consumer has for it."""
+        return tuple(state.status for _, state in sorted(self.states.copy().items()))
 
     # -- the consumer's thread -------------------------------------------------------------------
 

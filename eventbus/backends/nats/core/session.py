@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from .... import log
 from ....config import NatsConfig
 from ....consuming.attachment import Attachment
+from ....consuming.subscriptions import PartitionStatus
 from ....errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
 from ....message import Delivery
 from ....threads import Deadline, StopToken
@@ -113,6 +114,10 @@ class NatsSession:
     def lag(self, attachment: Attachment) -> int | None:
         """None: the broker is not asked for it."""
         return None
+
+    def partitions(self, attachment: Attachment) -> tuple[PartitionStatus, ...]:
+        """None: topics are not sliced here."""
+        return ()
 
     def probe(self, timeout: float, stop: StopToken) -> str:
         """Ping the server, and see that no publish waits too long; says what it found. NotConnectedError, Stopped."""
