@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from datetime import datetime
 from typing import TypeVar
 
 from . import log
@@ -51,6 +52,7 @@ class EventBus:
             owner=self._callbacks,
             tombstones=backend.features.tombstones,
             names=names_of(config.backend),
+            places=backend.features.places,
         )
         self._pending = self._publisher.pending
         self._inbox = self._pending.inbox
@@ -112,17 +114,20 @@ class EventBus:
         key: str | bytes | None = None,
         headers: Headers | None = None,
         id: str | None = None,
+        partition: int | None = None,
+        timestamp: datetime | None = None,
         timeout: float | None = None,
     ) -> Receipt:
         """Publish and return once the broker has confirmed.
 
         key: str or bytes. headers: a mapping of names to str or bytes, or pairs: names may repeat, None is a null.
+        partition, timestamp: where and as of when it is stored (an aware datetime); Kafka only, else UnsupportedError.
         Raises PublishRejectedError, PublishNotSentError (no connection or room in time) or
         PublishUnknownError (no answer in time); each carries the id to publish again with.
         """
         self._life.check_to_publish()
         wait = self._patience(timeout)
-        return self._publisher.publish(topic, payload, key, headers, id, wait)
+        return self._publisher.publish(topic, payload, key, headers, id, wait, partition, timestamp)
 
     def publish_async(
         self,
@@ -132,6 +137,8 @@ class EventBus:
         key: str | bytes | None = None,
         headers: Headers | None = None,
         id: str | None = None,
+        partition: int | None = None,
+        timestamp: datetime | None = None,
         timeout: float | None = None,
     ) -> Future[Receipt]:
         """Publish and return a Future of the receipt; its done-callbacks run on a thread of their own.
@@ -141,7 +148,7 @@ class EventBus:
         """
         self._life.check_to_publish()
         wait = self._patience(timeout)
-        return self._publisher.publish_async(topic, payload, key, headers, id, wait)
+        return self._publisher.publish_async(topic, payload, key, headers, id, wait, partition, timestamp)
 
     def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Receipt]:
         """Publish all, pipelined; receipts in order. PublishManyError carries each result, in order."""
@@ -156,6 +163,8 @@ class EventBus:
         key: str | bytes | None = None,
         headers: Headers | None = None,
         id: str | None = None,
+        partition: int | None = None,
+        timestamp: datetime | None = None,
     ) -> None:
         """Publish without waiting. Never blocks: PublishNotSentError at once when there is no room.
 
@@ -173,6 +182,8 @@ class EventBus:
             and key is None
             and headers is None
             and id is None
+            and partition is None
+            and timestamp is None
         ):
             record: Record = (next(self._numbers), topic, payload, None, None)  # type: ignore[assignment]
             records.append(record)
@@ -182,7 +193,7 @@ class EventBus:
                     self._pending.too_late(record)
             return
         self._life.check_to_publish()
-        self._publisher.publish_nowait(topic, payload, key, headers, id)
+        self._publisher.publish_nowait(topic, payload, key, headers, id, partition, timestamp)
 
     def flush(self, timeout: float | None = None) -> FlushReport:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""

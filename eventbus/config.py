@@ -278,7 +278,8 @@ class KafkaConfig:
     None leaves the number to the broker. group_protocol: "consumer" (KIP-848), "classic", or "auto" for the
     best that the broker has.
     stall_timeout: seconds for which publishes or a consumer may make no progress while the broker answers,
-    until their client is replaced.
+    until their client is replaced. commit_interval: seconds between two commits of what was handled: so much is handled
+    again after a crash.
     common, producer, consumer, admin: raw options of librdkafka for all clients or one kind of them; the
     options of one kind win. Those that are the classic protocol's alone are left out under the other one.
     """
@@ -295,6 +296,7 @@ class KafkaConfig:
     replication_factor: int | None = optional_integer(None)
     group_protocol: str = choice("auto", "auto", "consumer", "classic")
     stall_timeout: float = number(30.0, above=True)
+    commit_interval: float = number(0.1, above=True)
     common: Mapping[str, Any] = client_options(_KAFKA_REFUSED)
     producer: Mapping[str, Any] = client_options(_KAFKA_REFUSED)
     consumer: Mapping[str, Any] = client_options(_KAFKA_REFUSED)

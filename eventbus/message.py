@@ -49,7 +49,8 @@ class Message:
     id: unique for the message, the same on every redelivery.
     timestamp: when the broker stored it (aware UTC), None where that is no date; core NATS does not stamp: when it
     arrived here. attempt: 1 on the first delivery, as the broker counts.
-    partition, offset: where it is stored, as in `Receipt`; None on core NATS.
+    partition, offset: where it is stored, as in `Receipt`; None on core NATS. Of one that you make for `publish_many`
+    partition and timestamp say where and when it is to be stored, as in `publish`.
     Nothing that another program wrote makes reading an attribute raise.
     """
 
@@ -146,7 +147,7 @@ class Message:
         # A copy in another process is a plain message: what a session needs to acknowledge it stays here.
         topic, payload, key, headers, message_id = parts_of(self)
         make = partial(
-            Message,
+            Received if isinstance(self, Received) else Message,
             key=key,
             headers=headers,
             id=message_id,
@@ -273,6 +274,11 @@ def parts_of(message: Message) -> tuple[str, bytes, str | bytes | None, Headers 
     return message.topic, message.payload, message._key, message._headers or None, message.id
 
 
+def place_of(message: Message) -> tuple[int | str | None, datetime | None]:
+    """The partition and the timestamp that whoever made the message wants for it; of a received one none."""
+    return (None, None) if isinstance(message, Received) else (message.partition, message.timestamp)
+
+
 def matches(pattern: str, topic: str) -> bool:
     """Whether the pattern (`*` one part, final `>` the rest) covers the topic."""
     if "*" not in pattern and ">" not in pattern:
@@ -289,7 +295,13 @@ def matches(pattern: str, topic: str) -> bool:
     return len(wanted) == len(given)
 
 
-class Delivery(Message):
+class Received(Message):
+    """A message that came from a broker: its partition and timestamp say where it is, not where a copy goes."""
+
+    __slots__ = ()
+
+
+class Delivery(Received):
     """A message as a session hands it over.
 
     identity: what is the same on every redelivery, None where nothing is redelivered.

@@ -12,6 +12,7 @@ from attrs import Factory, frozen
 
 from ..consuming.attachment import Attachment
 from ..consuming.in_hand import InHand
+from ..consuming.subscriptions import SubscriptionState
 from ..message import Delivery
 from ..publishing.port import Answers, PublishingPort
 from ..threads import StopToken
@@ -27,7 +28,8 @@ class Features:
     heals_itself: a session survives an outage of the broker. counts_attempts: `Message.attempt` grows with
     each delivery. takes_back: one delivery may be given back, after which it comes to any member again. carries_bytes:
     keys and headers may be any bytes, and a header null. tombstones: a message may be without a value.
-    foreign_names: topics and groups may have any name that the broker takes, beyond this library's rule.
+    foreign_names: topics and groups may have any name that the broker takes, beyond this library's rule. places: a
+    partition and a timestamp may be named when publishing.
     """
 
     durable: bool
@@ -42,6 +44,16 @@ class Features:
     carries_bytes: bool = False
     tombstones: bool = False
     foreign_names: bool = False
+    places: bool = False
+
+
+class Served(Protocol):
+    """How a session says what the broker makes of subscriptions that it was given."""
+
+    def __call__(
+        self, attachments: Sequence[Attachment], state: SubscriptionState = SubscriptionState.ACTIVE, /
+    ) -> None:
+        """ACTIVE: they get their messages. STANDBY: others have all of them. PENDING: they are on their way in."""
 
 
 @frozen(kw_only=True)
@@ -53,7 +65,7 @@ class SessionContext:
     link is known to be gone; it never blocks. on_error: something the user should hear of. on_served: the broker
     has taken these subscriptions; said once for each that was attached. on_refused: it will not, or not any more,
     serve this one, and why: the session has let go of it, and it will be prepared and attached again. Both on any
-    thread, within `attach` too; they never block.
+    thread, within `attach` too; they never block. prefetch_bytes: of payload that one subscription may have in hand.
     """
 
     bus: str
@@ -62,8 +74,9 @@ class SessionContext:
     answers: Answers
     on_lost: Callable[[Session, BaseException], None]
     on_error: Callable[[Exception], None]
-    on_served: Callable[[Sequence[Attachment]], None]
+    on_served: Served
     on_refused: Callable[[Attachment, Exception], None]
+    prefetch_bytes: int = 32 * 1024 * 1024
 
 
 @frozen(kw_only=True)

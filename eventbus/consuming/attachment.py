@@ -61,6 +61,9 @@ class Work(Protocol):
     def hindered(self, error: Exception | None) -> None:
         """Show and tell what the broker does not let it do; None: that is over."""
 
+    def told(self, error: Exception) -> None:
+        """Tell what went wrong, and is over."""
+
 
 class Attachment:
     """One subscription on one session: the way in for deliveries, the way back for acknowledgements.
@@ -123,6 +126,10 @@ class Attachment:
     def hindered(self, error: Exception | None) -> None:
         """The broker does not let it do something: that is shown and told, once for each text. None: that is over."""
         self._work.hindered(error)
+
+    def told(self, error: Exception) -> None:
+        """Something went wrong that is over: it is told, and shown as the last error."""
+        self._work.told(error)
 
     def flush(self) -> None:
         """Acknowledge what is done so far: what is not, comes again where the lease ends."""

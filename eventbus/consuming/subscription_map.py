@@ -104,12 +104,12 @@ class SubscriptionMap:
                     one.attached = False
                 raise
 
-    def served(self, attachments: Iterable[Attachment]) -> None:
-        """The broker has taken these: what is still wanted through them is ACTIVE."""
+    def served(self, attachments: Iterable[Attachment], state: SubscriptionState = SubscriptionState.ACTIVE) -> None:
+        """The broker has taken these: what is still wanted through them stands so."""
         with self.lock:
             for one in attachments:
                 if self._is_current(one):
-                    one.sub.state = SubscriptionState.ACTIVE
+                    one.sub.state = state
                     one.sub.error = None
 
     def refused(self, attachment: Attachment, error: Exception) -> bool:

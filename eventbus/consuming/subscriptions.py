@@ -32,12 +32,14 @@ BROADCAST: Final = Broadcast.BROADCAST
 class SubscriptionState(Enum):
     """Where a subscription stands.
 
-    PENDING: waits for a connection. ACTIVE: delivering. FAILED: the broker refuses it (`error` says why);
-    it is tried again by itself. CLOSED: unsubscribed, or the bus is closed.
+    PENDING: waits for a connection, or for its place in the group. ACTIVE: delivering. STANDBY: other members of the
+    group have all there is (Kafka's partitions), and it gets what they leave. FAILED: the broker refuses it (`error`
+    says why); it is tried again by itself. CLOSED: unsubscribed, or the bus is closed.
     """
 
     PENDING = "pending"
     ACTIVE = "active"
+    STANDBY = "standby"
     FAILED = "failed"
     CLOSED = "closed"
 

@@ -15,6 +15,7 @@ from ..errors import (
 )
 from ..message import IdMint, Receipt
 from ..threads import Bell, Deadline
+from .causes import Causes
 from .failures import Failures, verdict_on
 from .flushing import Flushing
 from .inbox import Inbox
@@ -59,8 +60,7 @@ class Pending:
         self._swapping = False
         """There is no session, but the next one is ready: what comes waits for it."""
         self._flushing = Flushing(self.inbox, self.ledger, self.numbers, lambda: self.sender.ended)
-        self._causes: dict[int, str] = {}
-        """Of records that the broker has refused for now."""
+        self._causes = Causes()
         self._fork: Callable[[], EventBusError] | None = None
         """In a forked child: makes what everybody is told."""
         self._failed_by_close = 0
@@ -148,7 +148,7 @@ class Pending:
         """The broker has stored these, and nobody waits for where."""
         self.ledger.told(self.ledger.take(records, self._count_confirmed))
 
-    def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
+    def confirmed(self, record: Record, partition: int | str, offset: int | None, duplicate: bool = False) -> None:
         """The broker has stored this one."""
         self.all_confirmed(((record, partition, offset, duplicate),))
 
@@ -188,11 +188,15 @@ class Pending:
     def returned(self, record: Record, cause: str) -> None:
         """Each sending by this session was refused for now: if no other had it, whoever waits may take it back."""
         waiter, number = waiter_of(record), number_of(record)
-        self._causes[number] = cause
+        self._causes.note(number, cause)
         if number not in self.sender.carried:
             self.sender.ungiven.add(number)
             if waiter is not None:
                 waiter.give_back()
+
+    def delayed(self, record: Record, cause: str) -> None:
+        """It has no answer yet, and may be stored."""
+        self._causes.note(number_of(record), cause)
 
     def given(self, record: Record) -> bool:
         """It is to be sent again; False: it was taken back."""
@@ -204,7 +208,7 @@ class Pending:
 
     def cause_of(self, record: Record) -> str:
         """Why the broker takes this one not for now, "" when it said no such thing."""
-        return self._causes.get(number_of(record), "")
+        return self._causes.of(number_of(record))
 
     # -- the supervisor and the end: threads of ours ---------------------------------------------
 
@@ -349,9 +353,7 @@ class Pending:
         self._unwanted([ledger[number] for number in list(ungiven) if number in ledger])
 
     def _answered(self) -> None:
-        if self._causes:
-            for number in self._causes.keys() - self.ledger.records.keys():
-                self._causes.pop(number, None)
+        self._causes.keep(self.ledger.records)
         self._bell.ring()
 
     def _count_confirmed(self, taken: Sequence[Record]) -> None:

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from .records import Record
 
-Confirmation = tuple[Record, "int | str", int, bool]
-"""A stored record, the partition and offset it has, and whether the broker had it already."""
+Confirmation = tuple[Record, "int | str", "int | None", bool]
+"""A stored record, the partition and offset it has (None: not known), and whether the broker had it already."""
 
 
 class PublishingPort(Protocol):
@@ -62,7 +62,7 @@ class Answers(Protocol):
     def stored(self, records: Sequence[Record]) -> None:
         """The broker has stored these, and nobody waits for where."""
 
-    def confirmed(self, record: Record, partition: int | str, offset: int, duplicate: bool = False) -> None:
+    def confirmed(self, record: Record, partition: int | str, offset: int | None, duplicate: bool = False) -> None:
         """The broker has stored this one."""
 
     def all_confirmed(self, confirmations: Sequence[Confirmation]) -> None:
@@ -73,6 +73,9 @@ class Answers(Protocol):
 
         Whoever waits may take it back until it is `given` again.
         """
+
+    def delayed(self, record: Record, cause: str) -> None:
+        """This one has no answer yet, and why; it may be stored."""
 
     def given(self, record: Record) -> bool:
         """One that was returned is about to be sent again; False: it was taken back, and is not to be sent."""

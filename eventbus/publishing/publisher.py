@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from datetime import datetime
 
 from ..errors import (
     ClosedError,
@@ -16,13 +17,14 @@ from ..errors import (
     UnsupportedError,
 )
 from ..fields import BadType, BadValue, Headers, check_headers, check_key
-from ..message import TOMBSTONE, Delivery, Message, Receipt, check_id, encode_payload, parts_of
+from ..message import TOMBSTONE, Delivery, Message, Receipt, check_id, encode_payload, parts_of, place_of
 from ..names import OUR_NAMES, NameRules
 from ..state import ErrorEvent, FlushReport
 from ..threads import Deadline
 from ..workers import OrderedWorker
 from .futures import ReceiptFuture
 from .pending import Pending
+from .places import check_place
 from .records import NO_EXTRAS, BatchWaiter, Extras, Record, SyncWaiter, Waiter, topic_of, waiter_of
 
 KNOWN_TOPICS = 10_000
@@ -34,8 +36,8 @@ class Publisher:
     """Checks what users pass, makes records of it and waits for their answers.
 
     name: of the bus, for the names of its threads. report(event): something failed that nobody waits for.
-    suspect(): a publish was not answered in time. owner: whom its threads work for. tombstones: whether the
-    backend has them. names: what topics may be called.
+    suspect(): a publish was not answered in time. owner: whom its threads work for. tombstones, places: whether
+    the backend has tombstones, and takes a partition and a timestamp. names: what topics may be called.
     """
 
     def __init__(
@@ -47,10 +49,12 @@ class Publisher:
         suspect: Callable[[], object],
         owner: object = None,
         tombstones: bool = False,
+        places: bool = False,
         names: NameRules = OUR_NAMES,
     ) -> None:
         self.pending = Pending(max_records, max_bytes, self._nowait_failed)
         self._tombstones = tombstones
+        self._places = places
         self._names = names
         self.answers = OrderedWorker(f"eventbus.{name}.answers", self._callback_failed, owner)
         self._sender_name = f"eventbus.{name}.sender"
@@ -91,10 +95,12 @@ class Publisher:
         headers: Headers | None,
         id: str | None,
         timeout: float,
+        partition: int | None = None,
+        timestamp: datetime | None = None,
     ) -> Receipt:
         """Publish and wait up to `timeout` seconds for the answer; raises a PublishError without one."""
         deadline = Deadline(timeout)
-        parts = self._checked(topic, payload, key, headers, id)
+        parts = self._checked(topic, payload, key, headers, id, partition, timestamp)
         waiter = SyncWaiter(next(self.pending.numbers))
         record = Record(waiter.number, *parts, waiter)
         self.pending.accept(record, timeout)
@@ -114,9 +120,11 @@ class Publisher:
         headers: Headers | None,
         id: str | None,
         timeout: float,
+        partition: int | None = None,
+        timestamp: datetime | None = None,
     ) -> Future[Receipt]:
         """Publish and return a Future of the answer; waits up to `timeout` seconds for room only."""
-        parts = self._checked(topic, payload, key, headers, id)
+        parts = self._checked(topic, payload, key, headers, id, partition, timestamp)
         future = ReceiptFuture(next(self.pending.numbers), self.answers, self.pending.withdraw)
         self.pending.accept((future.number, *parts, future), timeout)  # type: ignore[arg-type]
         return future
@@ -128,9 +136,11 @@ class Publisher:
         key: str | bytes | None = None,
         headers: Headers | None = None,
         id: str | None = None,
+        partition: int | None = None,
+        timestamp: datetime | None = None,
     ) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
-        parts = self._checked(topic, payload, key, headers, id)
+        parts = self._checked(topic, payload, key, headers, id, partition, timestamp)
         self.pending.accept(Record(next(self.pending.numbers), *parts, None), 0.0)
 
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
@@ -188,6 +198,8 @@ class Publisher:
         key: object,
         headers: object,
         id: object,
+        partition: object = None,
+        timestamp: object = None,
         received: bool = False,
     ) -> _Parts:
         try:
@@ -198,12 +210,16 @@ class Publisher:
                 raise UnsupportedError(
                     "TOMBSTONE: only Kafka has messages without a value; publish b'' for an empty one"
                 )
-            if key is None and headers is None and id is None:
+            place = check_place(partition, timestamp)
+            if place is not None and not self._places:
+                raise UnsupportedError("partition and timestamp: only Kafka stores messages where and when it is told")
+            if key is None and headers is None and id is None and place is None:
                 return topic, data, None
             extras = Extras(
                 None if key is None else check_key(key),
                 None if headers is None else check_headers(headers) or None,
                 None if id is None else check_id(id, received),
+                place,
             )
             return topic, data, None if extras == NO_EXTRAS else extras
         except BadValue as error:
@@ -220,7 +236,7 @@ class Publisher:
         if not isinstance(message, Message):
             raise TypeError(f"publish_many takes Message objects, not {type(message).__name__}")
         try:
-            return self._checked(*parts_of(message), received=isinstance(message, Delivery))
+            return self._checked(*parts_of(message), *place_of(message), received=isinstance(message, Delivery))
         except PublishRejectedError as error:
             return error
         except UnsupportedError as error:
@@ -242,7 +258,7 @@ class Publisher:
             text = f"{topic_of(record)}: {cause or 'no client could be given it'} within {timeout:g} s"
             return PublishNotSentError(text, self.pending.id_of(record))
         self._suspect()
-        text = f"{topic_of(record)}: no answer within {timeout:g} s"
+        text = f"{topic_of(record)}: no answer within {timeout:g} s" + (f": {cause}" if cause else "")
         return PublishUnknownError(text, self.pending.id_of(record))
 
     def _overdue_of_batch(

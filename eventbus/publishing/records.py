@@ -47,11 +47,13 @@ class Extras(NamedTuple):
     """What most messages do not have.
 
     key: str where it is plain text, else bytes. id: None stands for the one that is minted from the number.
+    place: a partition (-1 for any) and a timestamp in milliseconds (0 for now), where the user has named one of them.
     """
 
     key: str | bytes | None = None
     headers: RawHeaders | None = None
     id: str | None = None
+    place: tuple[int, int] | None = None
 
 
 NO_EXTRAS = Extras()

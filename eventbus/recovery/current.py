@@ -89,6 +89,7 @@ class CurrentSession:
             on_error=self._note_error,
             on_served=self._note_served,
             on_refused=self._note_refused,
+            prefetch_bytes=self._config.prefetch_bytes,
         )
         candidate = self._backend.connect(context)
         try:
@@ -219,8 +220,10 @@ class CurrentSession:
             told.set()
         self._on_lost(cause)
 
-    def _note_served(self, attachments: Sequence[Attachment]) -> None:
-        self._subscriptions.served(attachments)
+    def _note_served(
+        self, attachments: Sequence[Attachment], state: SubscriptionState = SubscriptionState.ACTIVE, /
+    ) -> None:
+        self._subscriptions.served(attachments, state)
         for one in attachments:
             self._wake(one.sub)
 

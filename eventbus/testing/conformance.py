@@ -367,6 +367,6 @@ class BackendConformance(PublishingConformance):
         sub = one.subscribe(self.topic, inbox, group="g")
         with pytest.raises(SubscribeError, match="another bus"):
             two.unsubscribe(sub)
-        assert sub.state is SubscriptionState.ACTIVE
+        assert sub.state is not SubscriptionState.CLOSED
         one.publish(self.topic, "x")
         inbox.wait(1)

@@ -114,13 +114,17 @@ def _count(row: Row, scale: float) -> int:
 def _measure(stage: Any, row: Row, rounds: int, count: int, chance: random.Random) -> Result:
     settings = _best_settings(stage, row, count)
     found: dict[str, list[float]] = {"ours": [], "peer": []}
+    used: dict[str, list[float]] = {"ours": [], "peer": []}
     for _ in range(rounds):
         sides = ["ours", "peer"] if row.peer else ["ours"]
         chance.shuffle(sides)
         for side in sides:
+            stage.cpu = None
             found[side].append(_once(stage, row, side, count, settings if side == "peer" else {}))
+            used[side] += [] if stage.cpu is None else [stage.cpu]
     peer = Spread(tuple(found["peer"])) if row.peer else None
-    return _result(row, found["ours"], peer=peer, peer_settings=_show(settings))
+    processors = tuple(Spread(tuple(used[side])) for side in ("ours", "peer") if used[side])
+    return _result(row, found["ours"], peer=peer, peer_settings=_show(settings), processors=processors)
 
 
 def _result(row: Row, ours: Sequence[float], **more: Any) -> Result:

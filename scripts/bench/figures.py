@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-_FEWEST_CELLS = 6
+_FEWEST_CELLS = 7
 
 
 @frozen
@@ -35,7 +35,8 @@ class Spread:
 class Result:
     """What a row came to. absolute: the target is about our own figure. most: it must stay below.
 
-    profile: where our time went, for a row that missed its target.
+    profile: where our time went, for a row that missed its target. processors: seconds of all of them for a message,
+    ours and the peer's, where they were measured: of that the noise of the machine takes less.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Result:
     most: bool = False
     failed: str = ""
     profile: str = ""
+    processors: tuple[Spread, ...] = ()
 
     @property
     def ratio(self) -> Spread | None:
@@ -77,10 +79,11 @@ class Result:
             bound = form(self.target) if self.absolute else f"{self.target:.1f}x"
             wanted = f"{'<' if self.most else '>='} {bound}"
         if self.failed:
-            return self.title, "", "", "", wanted, self.verdict
+            return self.title, "", "", "", "", wanted, self.verdict
         peer = self.peer.show(form) if self.peer else "-"
         ratio = self.ratio.show(times) if self.ratio else "-"
-        return self.title, self.ours.show(form), peer, ratio, wanted, self.verdict
+        used = " / ".join(f"{spread.median * 1e6:.2f}" for spread in self.processors) or "-"
+        return self.title, self.ours.show(form), peer, ratio, used, wanted, self.verdict
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -111,7 +114,7 @@ def times(ratio: float) -> str:
 def table(results: Sequence[Result]) -> str:
     """All rows, and below them what the peer was tuned to, and where the time of a miss went."""
     peers = dict.fromkeys(result.peer_name for result in results if result.peer_name)
-    head = ("", "eventbus", " / ".join(peers), "ratio, pair by pair", "target", "")
+    head = ("", "eventbus", " / ".join(peers), "ratio, pair by pair", "CPU us", "target", "")
     lines = [head, *(result.cells() for result in results)]
     widths = [max(len(line[column]) for line in lines) for column in range(_FEWEST_CELLS)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

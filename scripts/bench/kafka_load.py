@@ -22,6 +22,11 @@ def shares(job: Job) -> list[int]:
     return [job.count // threads + (number < job.count % threads) for number in range(threads)]
 
 
+def keys_of(job: Job) -> list[str | None]:
+    """Those that the messages have in turn."""
+    return [f"customer-{number}" for number in range(job.settings.get("keys", 0))] or [None]
+
+
 def at_once(work: Callable[[int], object], counts: Sequence[int]) -> None:
     """Call `work(count)` on a thread for each count; raises what one of them raised."""
     if len(counts) == 1:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 from eventbus import EventBus, Message, PublishNotSentError
-from scripts.bench.kafka_load import at_once, idle_latencies, percentile, shares, timed_calls
+from scripts.bench.kafka_load import at_once, idle_latencies, keys_of, percentile, shares, timed_calls
 from scripts.bench.sampling import begin
 from scripts.bench.worker import LIMIT, Job, Verb, timed
 
@@ -24,6 +25,20 @@ def nowait(job: Job) -> dict[str, Any]:
             _flush(bus)
 
         return timed(work)
+
+
+def many(job: Job) -> dict[str, Any]:
+    """One `publish_many` with everything, messages made on the way."""
+    payload = job.payload
+
+    def publish(count: int) -> None:
+        receipts = bus.publish_many((Message(job.topic, payload) for _ in range(count)), timeout=LIMIT)
+        if sum(receipt.confirmed for receipt in receipts) != count:
+            raise RuntimeError("not everything was confirmed")
+
+    with EventBus(job.kafka_url) as bus:
+        publish(job.settings["warm_up"])
+        return timed(lambda: publish(job.count))
 
 
 def sync(job: Job) -> dict[str, Any]:
@@ -72,8 +87,23 @@ def latency(job: Job) -> dict[str, Any]:
     return {"seconds": percentile(found, 50), "p99": percentile(found, 99)}
 
 
+def _publish_keyed(bus: EventBus, job: Job, count: int) -> None:
+    """The same with a key each."""
+    publish, topic, payload = bus.publish_nowait, job.topic, job.payload
+    for _, key in zip(range(count), cycle(keys_of(job)), strict=False):
+        while True:
+            try:
+                publish(topic, payload, key=key)
+                break
+            except PublishNotSentError:
+                time.sleep(0.001)
+
+
 def _publish_all(bus: EventBus, job: Job, count: int) -> None:
     """Publish so many; while as much is in flight as the default allows, wait a little."""
+    if job.settings.get("keys"):
+        _publish_keyed(bus, job, count)
+        return
     publish, topic, payload = bus.publish_nowait, job.topic, job.payload
     for _ in range(count):
         while True:
@@ -90,4 +120,4 @@ def _flush(bus: EventBus) -> None:
         raise RuntimeError(f"not everything was published: {report}")
 
 
-VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (nowait, sync, consume, latency)}
+VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (nowait, many, sync, consume, latency)}

@@ -16,7 +16,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from scripts.bench.kafka_load import at_once, idle_latencies, percentile, shares, timed_calls
+from scripts.bench.kafka_load import at_once, idle_latencies, keys_of, percentile, shares, timed_calls
 from scripts.bench.kafka_raw import ID_HEADER, STORING, client_options, ids
 from scripts.bench.worker import LIMIT, Job, Verb, timed
 
@@ -184,8 +184,13 @@ def _produce_all(producer: Any, job: Job, delivered: Delivered, count: int) -> N
     """The quickest loop we know of that hears of each failure, and gives each message an id."""
     produce, poll, report = producer.produce, producer.poll, delivered.report
     topic, payload, serve, origin = job.topic, job.payload, job.settings["serve"], _origin()
-    for number in range(1, count + 1):
+    keys = keys_of(job)
+    for number in range(1, count + 1) if keys == [None] else ():
         produce(topic, payload, None, -1, report, None, 0, [(ID_HEADER, f"{origin}-{number:012d}")])
+        if not number % serve:
+            poll(0)
+    for number, key in zip(range(1, count + 1), itertools.cycle(keys), strict=False) if keys != [None] else ():
+        produce(topic, payload, key, -1, report, None, 0, [(ID_HEADER, f"{origin}-{number:012d}")])
         if not number % serve:
             poll(0)
 

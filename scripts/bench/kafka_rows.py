@@ -28,6 +28,21 @@ def _nowait(threads: int) -> Row:
     )
 
 
+def _keyed(threads: int) -> Row:
+    return Row(
+        name=f"kafka-keyed-{threads}",
+        title=f"the same with a key, {threads} thread{'s' * (threads > 1)}",
+        measure=KafkaStage.store,
+        ours="nowait",
+        peer="nowait",
+        stage="kafka",
+        target=0.65,
+        count=300_000,
+        settings={**_QUICK, "threads": threads, "keys": 1000},
+        peer_settings=(_SERVED,),
+    )
+
+
 def _p99(threads: int) -> Row:
     return Row(
         name=f"kafka-p99-{threads}",
@@ -49,6 +64,21 @@ KAFKA_ROWS = (
     _nowait(1),
     _nowait(4),
     _nowait(8),
+    _keyed(1),
+    _keyed(4),
+    _keyed(8),
+    Row(
+        name="kafka-many",
+        title="Kafka publish_many, against a produce loop",
+        measure=KafkaStage.store,
+        ours="many",
+        peer="nowait",
+        stage="kafka",
+        target=0.9,
+        count=300_000,
+        settings={**_QUICK, "threads": 1},
+        peer_settings=(_SERVED,),
+    ),
     Row(
         name="kafka-nowait-documented",
         title="the same, 1 thread, against poll(0) each",

@@ -22,13 +22,18 @@ class KafkaStage:
         from confluent_kafka import libversion
 
         self._server = server
+        self.cpu: float | None = None
+        """Seconds of all processors for one message, in the last measurement that notes it."""
         self._raw = RawKafka(server.bootstrap)
         self._filled: dict[tuple[int, int], str] = {}
         self.versions = (f"librdkafka {libversion()[0]}", f"Apache Kafka {VERSION}, {PARTITIONS} partitions a topic")
 
     def store(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
         """A worker publishes into an empty topic, which then holds everything once."""
-        return count / float(self._stored(side, verb, count, size, settings)["seconds"])
+        result = self._stored(side, verb, count, size, settings)
+        if "cpu" in result:
+            self.cpu = float(result["cpu"]) / count
+        return count / float(result["seconds"])
 
     def p99(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
         """As `store`; the seconds that one call of a hundred takes at least."""

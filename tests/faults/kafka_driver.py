@@ -195,8 +195,8 @@ class KafkaDriver(Driver):
     def serves(self, sub: Subscription) -> bool:
         """Whether it has partitions; a pattern that nothing matches needs none."""
         attachment = sub._work.attachment
-        feed = attachment and attachment.session._feeds.get(attachment)
-        return feed is None or not feed.topics or bool(feed.logs)
+        reader = attachment and attachment.session.consumers.reader_of(attachment)
+        return reader is None or not reader.topics or bool(reader.states)
 
     def _asking(self, group: str) -> Any:
         """A consumer that never joins. An admin client would do, but librdkafka aborts the process in there."""

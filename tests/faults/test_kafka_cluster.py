@@ -76,8 +76,8 @@ class Work:
         return bus._supervisor.session
 
     def _has_partitions(self, bus: EventBus) -> bool:
-        (feed,) = self._session(bus)._feeds.values()
-        return bool(feed.logs)
+        ((reader,),) = [thread.readers for thread in self._session(bus).consumers.threads]
+        return bool(reader.states)
 
 
 @pytest.fixture(scope="module")

@@ -50,13 +50,15 @@ def test_markers_are_no_stall(
         bus.subscribe("transactions", lambda message: got.append(message.text()), group="g")
         session = bus._supervisor.session
         assert isinstance(session, KafkaSession)
-        (feed,) = session._running_feeds()
+        (reading,) = session.consumers.threads
         publish(producer, "transactions", "a", "b", commit=True)
         wait_until(lambda: got == ["a", "b"])
         publish(producer, "transactions", "x", "y", commit=False)
         # Offsets: a, b, a marker, x, y, a marker. Nothing is handed over behind b.
-        wait_until(lambda: feed.standing(STALL) == {("transactions", 0): 6}, message=lambda: str(feed.standing(0.0)))
+        wait_until(
+            lambda: reading.standing(STALL) == {("transactions", 0): 6}, message=lambda: str(reading.standing(0.0))
+        )
         threading.Event().wait(3 * STALL)
-        assert feed.rebuilds == 0
+        assert reading.rebuilds == 0
         publish(producer, "transactions", "c", commit=True)
         wait_until(lambda: got == ["a", "b", "c"])

@@ -14,12 +14,12 @@ import pytest
 
 pytest.importorskip("confluent_kafka")
 
+from confluent_kafka.admin import AdminClient
 from kafka_driver import native_clients
 
-from eventbus import ConnectFailedError, KafkaConfig
-from eventbus.backends.kafka.clients.connecting import connected_producer, discard
+from eventbus import ConnectFailedError, EventBus, EventBusConfig, KafkaConfig
+from eventbus.backends.kafka.clients.connecting import connected_admin, drop
 from eventbus.backends.kafka.clients.errors import ClientErrors
-from eventbus.backends.kafka.clients.fork_safety import Producer
 from eventbus.backends.kafka.clients.options import ClientOptions
 from eventbus.testing import wait_until
 from eventbus.threads import StopToken
@@ -110,20 +110,22 @@ def test_it_is_asked_again(young_broker: Callable[..., YoungBroker], empty: int)
         assert broker.asked > empty
         assert [*producer.list_topics(timeout=TIMEOUT).brokers] == [1]
     finally:
-        discard(producer, "young")
+        drop([producer], "young")
         del producer
         wait_until(no_client_is_left)
 
 
 def test_one_that_is_too_old_is_a_failed_connect(young_broker: Callable[..., YoungBroker]) -> None:
+    bus = EventBus(EventBusConfig(backend=KafkaConfig(brokers=young_broker(0, OLD).address)))
     with pytest.raises(ConnectFailedError, match="not supported"):
-        connect(young_broker(1000, OLD))
+        bus.open(TIMEOUT)
+    bus.close(TIMEOUT)
     wait_until(no_client_is_left)
 
 
-def connect(broker: YoungBroker) -> Producer:
+def connect(broker: YoungBroker) -> AdminClient:
     options = ClientOptions(KafkaConfig(brokers=broker.address), "young")
-    return connected_producer(options, ClientErrors("young"), TIMEOUT, StopToken())
+    return connected_admin(options, ClientErrors("young"), TIMEOUT, StopToken())
 
 
 def no_client_is_left() -> bool:

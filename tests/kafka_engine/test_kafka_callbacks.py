@@ -171,7 +171,7 @@ def test_publishing_from_error_callbacks_with_many_failures_queued(mock: Make) -
         """,
     ) as program:
         program.wait_ready()
-        cluster.push_errors("Produce", *[KafkaError.INVALID_RECORD] * 3)
+        cluster.push_errors("Produce", *[KafkaError.INVALID_RECORD] * 15)
         assert program.process.stdin is not None
         program.process.stdin.write(b"go\n")
         program.process.stdin.flush()

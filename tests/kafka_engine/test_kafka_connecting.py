@@ -16,8 +16,15 @@ import pytest
 
 from eventbus import AuthenticationError, ConfigError, ConnectFailedError, KafkaConfig, TlsConfig
 from eventbus.backends.kafka.clients.api_versions import examine, speaks
-from eventbus.backends.kafka.clients.connecting import connected_producer, discard
+from eventbus.backends.kafka.clients.connecting import (
+    check_producer,
+    connected_admin,
+    discard,
+    drop,
+    new_client,
+)
 from eventbus.backends.kafka.clients.errors import ClientErrors
+from eventbus.backends.kafka.clients.fork_safety import Producer
 from eventbus.backends.kafka.clients.options import ClientOptions
 from eventbus.testing import Certificates, KafkaServer, MockKafka, TcpProxy, wait_until
 from eventbus.testing.plugin import skip_or_fail
@@ -30,9 +37,9 @@ PROMPT = 2.5
 
 
 def connect(stop: StopToken | None = None, timeout: float = TIMEOUT, **config: Any) -> tuple[Any, ClientErrors]:
-    errors = ClientErrors("test.producer")
+    errors = ClientErrors("test.admin")
     options = ClientOptions(KafkaConfig(**config), "test")
-    return connected_producer(options, errors, timeout, stop or StopToken()), errors
+    return connected_admin(options, errors, timeout, stop or StopToken()), errors
 
 
 def succeeds(**config: Any) -> float:
@@ -44,7 +51,7 @@ def succeeds(**config: Any) -> float:
         assert (errors.refused, errors.quiet) == (None, False)
         assert producer.list_topics(timeout=5.0).brokers
     finally:
-        discard(producer, "test")
+        drop([producer], "test")
     return took
 
 
@@ -185,7 +192,7 @@ def test_a_client_certificate(mutual_tls: KafkaServer, certificates: Certificate
 @pytest.mark.kafka
 def test_one_broker_that_lives_is_enough(plain: KafkaServer, dead_port: str, silent_server: str) -> None:
     producer, _ = connect(brokers=[dead_port, silent_server, plain.bootstrap], timeout=10.0)
-    discard(producer, "test")
+    drop([producer], "test")
 
 
 @pytest.mark.kafka
@@ -214,9 +221,9 @@ def test_what_goes_wrong_later_is_logged(
 
         wait_until(said, 5.0)
         assert [record.levelname for record in caplog.records][:1] == ["WARNING"]
-        assert "test.producer: " in caplog.text
+        assert "test.admin: " in caplog.text
     finally:
-        discard(producer, "test")
+        drop([producer], "test")
 
 
 # -- refusals: as soon as they are known ---------------------------------------------------------
@@ -307,7 +314,7 @@ def test_a_broker_that_refuses_does_not_outweigh_one_that_answers(
         login = {"user": "alice", "password": "s3cret"}
         producer, _ = connect(brokers=[plain.bootstrap, f"127.0.0.1:{proxy.port}"], timeout=10.0, **login)
         assert producer.list_topics(timeout=5.0).brokers
-        discard(producer, "test")
+        drop([producer], "test")
 
 
 @pytest.mark.kafka
@@ -406,7 +413,9 @@ def test_a_short_timeout_is_kept(silent_server: str) -> None:
 
 def test_an_option_that_librdkafka_does_not_know(dead_port: str) -> None:
     with pytest.raises(ConfigError, match=r"linger\.milliseconds"):
-        connect(brokers=dead_port, producer={"linger.milliseconds": 5})
+        check_producer(ClientOptions(KafkaConfig(brokers=dead_port, producer={"linger.milliseconds": 5}), "test"))
+    with pytest.raises(ConfigError, match=r"socket\.milliseconds"):
+        connect(brokers=dead_port, admin={"socket.milliseconds": 5})
 
 
 # -- stopping ------------------------------------------------------------------------------------
@@ -459,7 +468,8 @@ def test_a_discarded_producer_with_messages_in_a_black_hole_ends_without_waiting
 ) -> None:
     mock = mock_kafka(proxied=True)
     mock.create_topic("orders")
-    producer, _ = connect(brokers=mock.bootstrap)
+    options = ClientOptions(KafkaConfig(brokers=mock.bootstrap), "test")
+    producer = new_client(Producer, options.producer, ClientErrors("test"))
     producer.list_topics("orders", timeout=5.0)
     mock.proxies[0].black_hole()
     for _ in range(100):

@@ -18,7 +18,8 @@ from eventbus import EventBus, Message, NotConnectedError, SubscriptionState
 from eventbus.backends.kafka.clients.fork_safety import Consumer
 from eventbus.backends.kafka.consuming import member
 from eventbus.backends.kafka.consuming.consumer_thread import ConsumerThread
-from eventbus.backends.kafka.consuming.in_hand import PartitionState
+from eventbus.backends.kafka.consuming.partition_state import PartitionState
+from eventbus.backends.kafka.consuming.reader import Reader
 from eventbus.testing import MockKafka, TcpProxy, wait_until
 
 Make = Callable[..., MockKafka]
@@ -26,14 +27,19 @@ Make = Callable[..., MockKafka]
 PROTOCOLS = ("consumer", "classic")
 
 
-def feed_of(bus: EventBus) -> ConsumerThread:
-    (feed,) = session_of(bus)._running_feeds()
-    return feed
+def reading_of(bus: EventBus) -> ConsumerThread:
+    (thread,) = [one for one in session_of(bus).consumers.threads if not one.is_over]
+    return thread
+
+
+def reader_of(bus: EventBus) -> Reader:
+    (reader,) = reading_of(bus).readers
+    return reader
 
 
 def delivered_of(bus: EventBus) -> list[PartitionState]:
     """The partitions that it has and of which something was delivered."""
-    return [log for log in feed_of(bus).logs.values() if log.offsets is not None]
+    return [state for state in list(reader_of(bus).states.values()) if state.offsets is not None]
 
 
 def numbered(bus: EventBus, count: int, start: int = 0, topic: str = "t") -> None:
@@ -79,13 +85,13 @@ def test_a_consumer_that_never_learns_where_its_group_stands_is_replaced(
     bus.subscribe("t", inbox.handle, group="g")
     numbered(bus, 10)
     inbox.wait(range(10))
-    feed = feed_of(bus)
+    reading = reading_of(bus)
     cluster.push_errors("OffsetFetch", *[KafkaError.NOT_COORDINATOR] * 2)
-    feed.rebuild(NotConnectedError("by the test"))
-    wait_until(lambda: feed.rebuilds)
+    reading.rebuild(NotConnectedError("by the test"))
+    wait_until(lambda: reading.rebuilds)
     numbered(bus, 10, 10)
     inbox.wait(range(20))
-    assert feed.rebuilds > 1
+    assert reading.rebuilds > 1
     assert sorted(inbox.got) == list(range(20))
 
 
@@ -105,17 +111,17 @@ def test_a_consumer_that_failed_for_good_is_replaced_alone(
     load = Load(bus)
     load.subscribe()
     with load.running():
-        clients, feed = clients_of(bus), feed_of(bus)
-        thread = feed.thread
+        clients, reading = clients_of(bus), reading_of(bus)
+        thread = reading.thread
         cluster.push_errors(api, code)
-        wait_until(lambda: feed.rebuilds, 5.0)
+        wait_until(lambda: reading.rebuilds, 5.0)
         load.more(200, timeout=10.0)
         now = clients_of(bus)
-        assert feed_of(bus) is feed
-        assert feed.thread is thread
+        assert reading_of(bus) is reading
+        assert reading.thread is thread
         assert now[:2] == clients[:2]
         assert now[2] != clients[2]
-        assert feed.rebuilds == 1
+        assert reading.rebuilds == 1
     load.check(duplicates=500)
     assert load.reconnects == []
     assert any("failed for good" in str(event.error) for event in load.errors)
@@ -197,9 +203,9 @@ def test_fetching_goes_on_when_full_lanes_have_room_again(mock: Make, open_bus: 
     inbox = Inbox(is_open=False)
     bus.subscribe("t", inbox.handle, group="g", concurrency=3)
     numbered(bus, 4000)
-    feed = feed_of(bus)
+    reading, reader = reading_of(bus), reader_of(bus)
     for _ in range(4):
-        wait_until(lambda: feed.full and feed._member is not None and feed._member.is_paused, 10.0)
+        wait_until(lambda: reader.is_full and reading.member is not None and bool(reading.member.resting), 10.0)
         passed = len(inbox.got)
         inbox.gate.set()
         wait_until(lambda: len(inbox.got) >= passed + 600, 10.0)  # noqa: B023
@@ -209,7 +215,7 @@ def test_fetching_goes_on_when_full_lanes_have_room_again(mock: Make, open_bus: 
     inbox.gate.set()
     inbox.wait(range(4000))
     assert len(inbox.got) == 4000
-    assert feed.rebuilds == 0
+    assert reading.rebuilds == 0
 
 
 def test_unsubscribing_with_a_backlog_is_no_trouble(mock: Make, open_bus: Buses) -> None:
@@ -221,8 +227,8 @@ def test_unsubscribing_with_a_backlog_is_no_trouble(mock: Make, open_bus: Buses)
     slow, fast = Inbox(is_open=False), Inbox()
     sub = bus.subscribe("t", slow.handle, group="g")
     numbered(bus, 3000)
-    wait_until(lambda: feed_of(bus).full, 10.0)
-    thread = feed_of(bus).thread
+    wait_until(lambda: reader_of(bus).is_full, 10.0)
+    thread = reading_of(bus).thread
     threading.Timer(0.2, slow.gate.set).start()
     assert bus.unsubscribe(sub, 5.0)
     thread.join(5.0)
@@ -244,12 +250,12 @@ def test_a_commit_that_failed_is_repeated(mock: Make, open_bus: Buses) -> None:
     bus.subscribe("t", first.handle, group="g")
     numbered(bus, 1)
     first.wait([0])
-    wait_until(feed_of(bus).settled, 5.0)
+    wait_until(lambda: reading_of(bus).is_settled, 5.0)
     cluster.push_errors("OffsetCommit", *[KafkaError.GROUP_AUTHORIZATION_FAILED] * 4)
     numbered(bus, 50, start=1)
     first.wait(range(51))
-    wait_until(feed_of(bus).settled, 5.0)
-    assert feed_of(bus).rebuilds == 0
+    wait_until(lambda: reading_of(bus).is_settled, 5.0)
+    assert reading_of(bus).rebuilds == 0
     other = open_bus(cluster, name="other")
     bus.close()
     other.subscribe("t", second.handle, group="g")
@@ -319,7 +325,7 @@ def test_of_a_topic_that_was_made_anew_nothing_is_skipped(mock: Make, open_bus: 
         bus.subscribe("t", inbox.handle, group=group, start=start)
         numbered(bus, 40)
         inbox.wait(range(40))
-        wait_until(feed_of(bus).settled, 5.0)
+        wait_until(lambda: reading_of(bus).is_settled, 5.0)
         after.track()
         proxy.refuse()
         proxy._target = other
@@ -360,7 +366,7 @@ def test_a_start_at_the_latest_is_pinned_before_the_group_is_joined(mock: Make, 
     inbox = Inbox()
     numbered(bus, 30)
     sub = bus.subscribe("t", inbox.handle, group="g", start="latest")
-    assert sub.state is SubscriptionState.ACTIVE
+    assert sub.state is SubscriptionState.PENDING
     numbered(bus, 30, start=100)
     if protocol == "consumer":  # the other one takes its time to leave
         bus.reconnect(10.0)
@@ -388,8 +394,8 @@ def test_a_broadcast_copy_keeps_its_place_over_a_rebuild(mock: Make, open_bus: B
     for _ in range(3):
         lasting(0.3)
         bus.reconnect(10.0)
-    feed_of(bus).rebuild(RuntimeError("a test asks for it"))
-    wait_until(lambda: feed_of(bus).rebuilds == 1, 5.0)
+    reading_of(bus).rebuild(RuntimeError("a test asks for it"))
+    wait_until(lambda: reading_of(bus).rebuilds == 1, 5.0)
     stop.set()
     publisher.join(10.0)
     inbox.wait(range(100, sent[0]))

@@ -14,8 +14,8 @@ from kafka_engine_support import Buses, lasting, session_of
 from eventbus import EventBus, NotConnectedError
 from eventbus.backends.kafka import metadata
 from eventbus.backends.kafka.consuming import stalls, standstill
+from eventbus.backends.kafka.consuming.assignment import Assignment
 from eventbus.backends.kafka.consuming.consumer_thread import ConsumerThread
-from eventbus.backends.kafka.consuming.member import Member
 from eventbus.backends.kafka.consuming.stalls import Stalls
 from eventbus.backends.kafka.consuming.standstill import NEVER_FETCHED, Standstill
 from eventbus.backends.kafka.publishing import progress
@@ -48,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_publishes_stall_while_the_broker_answers_and_none_of_them_is(clock: Clock) -> None:
-    outbox: Any = SimpleNamespace(answered=0, in_flight=1, thread_alive=True)
+    outbox: Any = SimpleNamespace(answered=0, in_flight=1, thread_alive=True, throttled=False)
     progress = Progress(outbox, 30.0)
     progress.check()
     clock.now += 29
@@ -79,11 +79,15 @@ class Fetching:
     def __init__(self) -> None:
         self.positions = {("t", 0): 5, ("t", 1): -1001}
         self.ends = {("t", 0): 5, ("t", 1): 0}
-        self.logs: Any = {
-            ("t", 0): SimpleNamespace(begun=True, busy=False),
-            ("t", 1): SimpleNamespace(begun=False, busy=False),
+        self.states: Any = {
+            ("t", 0): SimpleNamespace(begun=True, busy=False, advance=bool),
+            ("t", 1): SimpleNamespace(begun=False, busy=False, advance=bool),
         }
-        self.standstill = Standstill(self.logs, threading.Lock())
+        reader: Any = SimpleNamespace(
+            lock=threading.Lock(), states=self.states, reserve=lambda where: None, fetches=True
+        )
+        self.readers = dict.fromkeys(self.states, reader)
+        self.standstill = Standstill(self.readers, lambda *news: None)
 
     def position(self, asked: list[TopicPartition]) -> list[TopicPartition]:
         return [TopicPartition(one.topic, one.partition, self.positions[one.topic, one.partition]) for one in asked]
@@ -111,7 +115,7 @@ def test_each_partition_stands_still_for_itself(clock: Clock) -> None:
     fetching.ends["t", 1] = 3
     fetching.lasting(clock, 1)
     assert fetching.standstill.for_longer_than(2.0) == {("t", 0): 6}
-    del fetching.logs["t", 0]
+    del fetching.readers["t", 0]
     fetching.lasting(clock, 1)
     assert fetching.standstill.for_longer_than(0.0) == {("t", 1): 3}
 
@@ -127,9 +131,9 @@ def test_a_partition_that_was_never_fetched_stands_still_too(clock: Clock, end: 
 def test_a_partition_does_not_stand_still_while_something_of_it_is_being_handled(clock: Clock) -> None:
     fetching = Fetching()
     fetching.lasting(clock, 10)
-    fetching.logs["t", 0].busy = True
+    fetching.states["t", 0].busy = True
     fetching.lasting(clock, 1)
-    fetching.logs["t", 0].busy = False
+    fetching.states["t", 0].busy = False
     fetching.lasting(clock, 5)
     assert fetching.standstill.for_longer_than(6.0) == {("t", 1): 0}
 
@@ -150,11 +154,18 @@ class Feeding:
     def __init__(self) -> None:
         self.end = 5
         self.stands = {("t", 0): 5}
-        self.asked = self.rebuilt = 0
+        self.asked = self.cured = self.rebuilt = 0
         self.error: Exception | None = None
 
     def standing(self, seconds: float) -> dict[Any, int]:
         return self.stands
+
+    def show(self, troubles: Any) -> None:
+        self.troubles = dict(troubles)
+
+    def cure(self, places: Any) -> None:
+        self.cured += 1
+        assert list(places) == [("t", 0)]
 
     def rebuild(self, cause: Exception) -> None:
         self.rebuilt += 1
@@ -168,7 +179,7 @@ class Feeding:
 
     def looked_at(self, clock: Clock, count: int = 1) -> None:
         """As the thread of the watch does, every 3 seconds."""
-        self.stalls: Any = getattr(self, "stalls", None) or Stalls(self, 30.0)  # type: ignore[arg-type]
+        self.stalls: Any = getattr(self, "stalls", None) or Stalls(self.ends, 30.0)
         for _ in range(count):
             try:
                 self.stalls.look([self])
@@ -186,19 +197,25 @@ def test_an_idle_consumer_is_left_alone_though_a_message_is_on_its_way(clock: Cl
         feeding.looked_at(clock)
     feeding.end = feeding.stands["t", 0] = 6
     feeding.looked_at(clock, 100)
-    assert feeding.rebuilt == 0
+    assert (feeding.cured, feeding.rebuilt) == (0, 0)
 
 
-def test_a_consumer_that_stays_behind_is_replaced_once(clock: Clock) -> None:
+def test_a_partition_that_stays_behind_is_cured_alone_and_then_its_consumer_is_replaced_once(clock: Clock) -> None:
     feeding = Feeding()
     feeding.looked_at(clock)
     feeding.end = 6
     feeding.looked_at(clock, 10)
-    assert feeding.rebuilt == 0, "30 s are not over"
+    assert feeding.cured == 0, "30 s are not over"
     feeding.looked_at(clock, 2)
-    assert feeding.rebuilt == 1
+    assert (feeding.cured, feeding.rebuilt) == (1, 0)
+    feeding.looked_at(clock, 12)
+    assert (feeding.cured, feeding.rebuilt) == (1, 1)
     feeding.looked_at(clock, 50)
-    assert feeding.rebuilt == 1
+    assert (feeding.cured, feeding.rebuilt) == (1, 1)
+    assert list(feeding.troubles) == [("t", 0)], "then it is told"
+    feeding.stands["t", 0] = 6
+    feeding.looked_at(clock)
+    assert feeding.troubles == {}
 
 
 def test_one_that_got_on_is_cured_again(clock: Clock) -> None:
@@ -206,13 +223,13 @@ def test_one_that_got_on_is_cured_again(clock: Clock) -> None:
     feeding = Feeding()
     feeding.end = 6
     feeding.looked_at(clock, 50)
-    assert feeding.rebuilt == 1
+    assert (feeding.cured, feeding.rebuilt) == (1, 1)
     feeding.stands["t", 0] = 6
     feeding.looked_at(clock, 50)
-    assert feeding.rebuilt == 1
+    assert (feeding.cured, feeding.rebuilt) == (1, 1)
     feeding.stands["t", 0] = 5
     feeding.looked_at(clock, 50)
-    assert feeding.rebuilt == 2
+    assert (feeding.cured, feeding.rebuilt) == (2, 2)
 
 
 @pytest.mark.parametrize("error", [NotConnectedError("no answer"), TopicUnready("no leader")])
@@ -220,7 +237,7 @@ def test_a_consumer_with_an_excuse_is_not_replaced(clock: Clock, error: Exceptio
     feeding = Feeding()
     feeding.end, feeding.error = 6, error
     feeding.looked_at(clock, 50)
-    assert feeding.rebuilt == 0
+    assert (feeding.cured, feeding.rebuilt) == (0, 0)
 
 
 # -- on a broker ---------------------------------------------------------------------------------
@@ -245,9 +262,9 @@ def impatient(open_bus: Buses, monkeypatch: pytest.MonkeyPatch) -> Callable[[Moc
     return lambda cluster: open_bus(cluster, kafka={"stall_timeout": 0.7})
 
 
-def feed_of(bus: EventBus) -> ConsumerThread:
-    (feed,) = session_of(bus)._running_feeds()
-    return feed
+def reading_of(bus: EventBus) -> ConsumerThread:
+    (thread,) = [one for one in session_of(bus).consumers.threads if not one.is_over]
+    return thread
 
 
 def key_of(bus: EventBus, partition: int) -> str:
@@ -261,16 +278,16 @@ def test_a_consumer_that_fetches_nothing_is_replaced_once(mock: Make, impatient:
     inbox = Inbox(bus)
     bus.publish("t", "before")
     inbox.wait("before")
-    feed = feed_of(bus)
+    reading = reading_of(bus)
     lasting(2.0)
-    assert feed.rebuilds == 0, "it has nothing to do"
+    assert reading.rebuilds == 0, "it has nothing to do"
     cluster.push_answers(1, "Fetch", (0, 60.0))
     lasting(0.1)
     bus.publish("t", "after")
     inbox.wait("after")
-    assert feed.rebuilds == 1
+    assert reading.rebuilds == 1
     lasting(1.5)
-    assert feed.rebuilds == 1
+    assert reading.rebuilds == 1
     assert inbox.got == ["before", "after"]
     assert bus.get_health_status().is_healthy
 
@@ -289,27 +306,27 @@ def test_one_partition_that_stands_still_while_others_move_is_found(mock: Make, 
     bus.publish("t", "after", key=stuck)
     lasting(6.0, lambda: "after" in inbox.got or bus.publish("t", "other", key=moving))
     assert inbox.got.count("after") == 1
-    assert feed_of(bus).rebuilds == 1
+    assert reading_of(bus).rebuilds == 1
 
 
 def test_a_partition_that_was_never_fetched_is_found(
     mock: Make, impatient: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the reason: here it is paused behind our back, as soon as it is assigned."""
-    assigned, consumers = Member._assigned, list[Any]()
+    assigned, consumers = Assignment._assigned, list[Any]()
 
-    def assigned_and_paused(self: Member, consumer: Any, partitions: list[TopicPartition]) -> None:
+    def assigned_and_paused(self: Assignment, consumer: Any, partitions: list[TopicPartition]) -> None:
         assigned(self, consumer, partitions)
         if not consumers:
-            self.consumer.pause([one for one in partitions if one.partition == 0])
-        consumers.append(self.consumer)
+            consumer.pause([one for one in partitions if one.partition == 0])
+        consumers.append(consumer)
 
-    monkeypatch.setattr(Member, "_assigned", assigned_and_paused)
+    monkeypatch.setattr(Assignment, "_assigned", assigned_and_paused)
     bus = impatient(mock(1, partitions=2))
     stuck = key_of(bus, 0)
     inbox = Inbox(bus)
     bus.publish("t", "waiting", key=stuck)
     inbox.wait("waiting")
-    assert feed_of(bus).rebuilds == 1
+    assert reading_of(bus).rebuilds == 1
     lasting(1.5)
-    assert feed_of(bus).rebuilds == 1
+    assert reading_of(bus).rebuilds == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from race_explorer import UNTIL_FOUND, explore
 
 from eventbus.backends.kafka.clients.errors import ClientErrors
 from eventbus.backends.kafka.publishing import publisher as publisher_module
+from eventbus.backends.kafka.publishing.limits import Limits, Topic
+from eventbus.backends.kafka.publishing.lines import Line
 from eventbus.backends.kafka.publishing.publisher import KafkaPublisher
 from eventbus.publishing.records import Record
 
@@ -59,7 +63,7 @@ class FakeProducer:
                 self._changed.wait(timeout)
             purged, self._purged = self._purged, []
         for report in purged:
-            report(PURGED, None)
+            report(PURGED, SimpleNamespace(partition=lambda: 0, offset=lambda: None))
         return 0
 
 
@@ -72,15 +76,30 @@ class Quiet:
         return lambda *args: None
 
 
+class OneMaker:
+    """Its producer is there from the beginning."""
+
+    batch_bytes = 1_000_000
+    compressed = throttled = False
+    ban = None
+
+    def __init__(self) -> None:
+        self.errors = ClientErrors("test")
+
+    def allow(self) -> None:
+        pass
+
+
 class CarelessOutbox(KafkaPublisher):
-    """Looks whether the producer takes records, and counts them then."""
+    """Looks whether the line is open, and counts the record then."""
 
     def publish(self, records: Sequence[Record]) -> int:
-        produce = self.produce
-        if produce is publisher_module._refuse or self.in_flight:  # the explorer changes threads at locks
-            return 0
-        self._taken += 1
-        produce("t", b"", None, -1, lambda *report: self._report(records[0], *report))
+        line, send = self._lines["t"], self._producing._produce
+        with self._lock:  # the explorer changes threads at locks
+            if self._retired:
+                return 0
+        send("t", b"", None, -1, lambda *report: self._producing._report(records[0], *report))
+        line.fast += 1
         return 1
 
 
@@ -89,11 +108,12 @@ class Publishing:
 
     def __init__(self, kind: type[KafkaPublisher] = KafkaPublisher) -> None:
         self.producer: Any = FakeProducer()
-        made: Any = kind(
-            self.producer, ClientErrors("test"), "reports", Quiet(), lambda topic: None, lambda cause: None
-        )
-        self.outbox = made
-        self.outbox.ready.add("t")
+        maker: Any = OneMaker()
+        answers: Any = Quiet()
+        self.outbox = kind(maker, "reports", answers, lambda topic, stale: None, lambda cause: None)
+        self.outbox._producing.begin(self.producer)
+        self.outbox._lines["t"] = Line("t")
+        self.outbox.topic_ready("t", Topic(1, Limits(), time.monotonic()))
         self.took = -1
 
     def publish(self) -> None:
@@ -104,7 +124,7 @@ class Publishing:
 
     @property
     def is_empty(self) -> bool:
-        return not self.producer.queue and self.outbox.in_flight == 0 and len(self.outbox._returned) == self.took
+        return not self.producer.queue and self.outbox.in_flight == 0 and self.outbox._lines["t"].waits == self.took
 
 
 def test_a_record_that_meets_the_end_of_the_producer_comes_back_or_is_not_taken() -> None:

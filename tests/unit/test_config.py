@@ -180,6 +180,7 @@ DEFAULTS: dict[type[Any], dict[str, object]] = {
         "replication_factor": None,
         "group_protocol": "auto",
         "stall_timeout": 30.0,
+        "commit_interval": 0.1,
         "common": {},
         "producer": {},
         "consumer": {},

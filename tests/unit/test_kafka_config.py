@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from eventbus import ConfigError, EventBusConfig, KafkaConfig, TlsConfig
 from eventbus.backends.kafka.clients.connecting import new_client
-from eventbus.backends.kafka.clients.errors import ClientErrors, is_fatal, is_permanent, is_refusal, text_of
+from eventbus.backends.kafka.clients.errors import ClientErrors, is_fatal, is_refusal, text_of
 from eventbus.backends.kafka.clients.options import ClientOptions
 from eventbus.backends.kafka.topics import Topics
 
@@ -242,6 +242,7 @@ def test_what_each_client_gets_by_default() -> None:
         "partitioner": "murmur2_random",
         "statistics.interval.ms": 0,
         "delivery.report.only.error": False,
+        "topic.metadata.propagation.max.ms": 1000,
     }
     new = common | {
         "group.id": "orders",
@@ -253,7 +254,8 @@ def test_what_each_client_gets_by_default() -> None:
         "fetch.queue.backoff.ms": 10,
         "fetch.wait.max.ms": 100,
         "queued.min.messages": 10_000,
-        "queued.max.messages.kbytes": 65_536,
+        "queued.max.messages.kbytes": 4_096,
+        "fetch.max.bytes": 2_097_152,
         "max.poll.interval.ms": 300_000,
     }
     assert consumer_options(KafkaConfig(), "consumer", "latest") == new
@@ -263,6 +265,7 @@ def test_what_each_client_gets_by_default() -> None:
         "session.timeout.ms": 45_000,
         "heartbeat.interval.ms": 3_000,
         "partition.assignment.strategy": "cooperative-sticky",
+        "topic.metadata.refresh.interval.ms": 4_000,
     }
 
 
@@ -447,21 +450,6 @@ def test_what_is_a_refusal(code: int, text: str, refused: bool) -> None:
     errors = ClientErrors("x")
     errors.note(error)
     assert errors.refused == (error if refused else None)
-
-
-def test_which_errors_are_permanent() -> None:
-    rejected = [
-        *(KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.TOPIC_AUTHORIZATION_FAILED),
-        *(KafkaError.TOPIC_EXCEPTION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.RECORD_LIST_TOO_LARGE),
-    ]
-    passing = [
-        *(KafkaError._MSG_TIMED_OUT, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._TRANSPORT),
-        *(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, KafkaError.PRODUCER_FENCED, KafkaError.UNKNOWN_PRODUCER_ID),
-        *(KafkaError.NOT_ENOUGH_REPLICAS, KafkaError.UNKNOWN, KafkaError._FATAL, KafkaError.KAFKA_STORAGE_ERROR),
-    ]
-    assert [code for code in rejected if not is_permanent(KafkaError(code))] == []
-    assert [code for code in passing if is_permanent(KafkaError(code))] == []
-    assert not is_permanent(KafkaError(KafkaError.INVALID_RECORD, "x", fatal=True)), "it is the client that ended"
 
 
 def test_which_errors_are_fatal() -> None:

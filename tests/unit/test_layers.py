@@ -74,6 +74,7 @@ ROOMS = {
         "names",
         "clients",
         "topics",
+        "catalogue",
         "publishing",
         "consuming",
         "metadata",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 
 from ...config import KafkaConfig
+from ...errors import ConnectFailedError
 from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
-from .clients.api_versions import known_apis, speaks
-from .clients.connecting import check_options, connected_producer, discard
+from .clients.api_versions import DESCRIBE_CONFIGS, INIT_PRODUCER_ID, known_apis, speaks
+from .clients.connecting import check_options, connected_admin, drop, new_client
 from .clients.errors import ClientErrors
+from .clients.fork_safety import AdminClient, keep
 from .clients.group_protocol import GroupProtocol
 from .clients.login import Login
 from .clients.options import ClientOptions
 from .consuming.in_hand import KafkaInHand
 from .session import KafkaSession
+from .topics import Topics
 
 
 class KafkaBackend:
@@ -38,6 +42,7 @@ class KafkaBackend:
         carries_bytes=True,
         tombstones=True,
         foreign_names=True,
+        places=True,
     )
 
     def __init__(self, config: KafkaConfig) -> None:
@@ -47,7 +52,7 @@ class KafkaBackend:
         self._checked = False
 
     def connect(self, context: SessionContext) -> KafkaSession:
-        """Make a producer and prove it by a metadata answer, within the context's time."""
+        """Prove by an admin client that the cluster answers, within the context's time: that takes no rights."""
         options = ClientOptions(self._config, f"eventbus-{context.bus}@{socket.gethostname()}", self._login)
         errors = ClientErrors(f"eventbus.{context.bus}.kafka")
         deadline = Deadline(context.timeout)
@@ -56,15 +61,19 @@ class KafkaBackend:
         if not self._checked:
             check_options(options)
             self._checked = True
-        producer = connected_producer(options, errors, deadline.remaining(), context.stop)
+        admin = [connected_admin(options, errors, deadline.remaining(), context.stop)]
         try:
             apis = known_apis(self._config.brokers, self._config.tls, max(0.5, deadline.remaining()), context.stop)
             context.stop.check()
+            if apis is not None and INIT_PRODUCER_ID not in apis:
+                raise ConnectFailedError("idempotent producers are not supported: the brokers are too old", True)
             self._protocol.learn(apis)
         except BaseException:
-            discard(producer, options.name)
+            drop(admin, options.name)
             raise
-        return KafkaSession(producer, errors, options, self._config, context, self._protocol)
+        describes = apis is None or DESCRIBE_CONFIGS in apis
+        topics = Topics(partial(_client, admin, options, errors), self._config, describes)
+        return KafkaSession(topics, errors, options, self._config, context, self._protocol)
 
     def new_in_hand(self) -> KafkaInHand:
         """By partition and offset."""
@@ -73,3 +82,8 @@ class KafkaBackend:
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """Whether one of the brokers answers an ApiVersions request within `timeout` seconds. Never raises."""
         return speaks(self._config.brokers, self._config.tls, timeout, stop)
+
+
+def _client(proven: list[AdminClient], options: ClientOptions, errors: ClientErrors) -> AdminClient:
+    """The one that was proven, at first; then others that are made like it."""
+    return keep(proven.pop() if proven else new_client(AdminClient, options.admin, errors))

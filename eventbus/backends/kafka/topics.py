@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka import TopicPartition as Position
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
+    ConfigResource,
     NewTopic,
-    OffsetSpec,
 )
 
 from ... import log
@@ -19,11 +19,8 @@ from ...config import KafkaConfig
 from ...errors import EventBusError, NotConnectedError
 from ...message import matches
 from ...names import is_ours
-from ...threads import Deadline, StopToken
-from .clients.connecting import new_client
-from .clients.errors import HOPELESS, ClientErrors, text_of
-from .clients.fork_safety import Consumer, keep
-from .names import TopicPartition
+from ...threads import Deadline
+from .clients.errors import HOPELESS, text_of
 
 logger = log.get(__name__)
 
@@ -45,14 +42,28 @@ class TopicUnready(NotConnectedError):
     """The cluster answers, but the topic does not work now."""
 
 
+def why_not_made(topic: str, create_topics: bool) -> str | None:
+    """Why a topic that is missing is not made; None if it is."""
+    if not create_topics:
+        return "create_topics is off"
+    return None if is_ours(topic) else "its name is none for a new one: it could be used on Kafka only"
+
+
 class Topics:
     """Questions about topics, asked through an admin client. All methods are thread-safe, and block."""
 
-    def __init__(self, make_client: Callable[[], AdminClient], config: KafkaConfig) -> None:
+    def __init__(
+        self,
+        make_client: Callable[[], AdminClient],
+        config: KafkaConfig,
+        describes: bool = True,
+    ) -> None:
+        """make_client: another one for each call. describes: whether the brokers tell configurations."""
         self._make_client = make_client
         self._closed = False
         self.admin: Any = make_client()
-        self._create = config.create_topics
+        self.may_create = config.create_topics
+        self._describes = describes
         self._partitions = config.partitions or -1
         self._replication = config.replication_factor or -1
 
@@ -67,48 +78,65 @@ class Topics:
         if self._closed:  # meanwhile
             self.admin = None
 
-    def ensure(self, topic: str, timeout: float, stop: StopToken) -> list[int]:
-        """The topic's partitions, once it is there with leaders; it is created if that is allowed.
+    def leaders(self, topic: str, timeout: float) -> list[bool] | None:
+        """Which partitions of a topic have a leader; None: there is no such topic.
 
-        Partitions that have no leader while others have one are waited for a little: librdkafka keeps what is
-        meant for them. TopicRefused: it never will be. TopicUnready: not within `timeout` seconds; NotConnectedError:
-        there is no answer. Stopped.
+        TopicRefused, TopicUnready; NotConnectedError without an answer.
         """
-        deadline = Deadline(timeout)
-        unknown = Deadline(min(UNKNOWN_FOR, timeout / 2))
-        leaderless = Deadline(min(LEADERLESS_FOR, timeout / 2))
-        created = False
-        while True:
-            metadata = self._metadata(topic, min(ROUND, deadline.remaining()), deadline)
-            error = metadata.error
-            led = [one.leader >= 0 for one in metadata.partitions.values()] if error is None else []
-            if led and (all(led) or (any(led) and leaderless.over)):
-                return sorted(metadata.partitions)
-            if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                why_not = self._why_not_made(topic)
-                if why_not is None and not created:
-                    created = self._make(topic, deadline)
-                elif why_not is not None and unknown.over:
-                    raise TopicRefused(f"topic {topic} does not exist, and {why_not}")
-            elif error is not None and error.code() in HOPELESS:
-                raise TopicRefused(f"topic {topic}: {text_of(error)}")
-            if deadline.over:
-                why = "no partition has a leader" if error is None else text_of(error)
-                raise TopicUnready(f"topic {topic} is not ready within {timeout:g} s: {why}")
-            stop.wait(AGAIN)
-            stop.check()
+        metadata = self._metadata(topic, timeout, Deadline(timeout))
+        error = metadata.error
+        if error is None:
+            return [metadata.partitions[number].leader >= 0 for number in sorted(metadata.partitions)]
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        if error.code() in HOPELESS:
+            raise TopicRefused(f"topic {topic}: {text_of(error)}")
+        raise TopicUnready(text_of(error))
 
-    def matching(self, pattern: str, timeout: float) -> dict[str, list[int]]:
-        """The topics that a pattern covers now, with their partitions; NotConnectedError without an answer."""
-        return self.among(self.all(timeout), pattern)
+    def create(self, topics: Sequence[str], timeout: float) -> dict[str, EventBusError | None]:
+        """Ask for topics, by one request; for each None where it is made or there already, or what is wrong.
 
-    def all(self, timeout: float) -> dict[str, list[int]]:
-        """All topics with their partitions."""
+        TopicRefused: it cannot be had. TopicUnready, NotConnectedError: not now.
+        """
+        wait, deadline = max(0.1, timeout), Deadline(timeout + 0.2)
+        new = [NewTopic(one, num_partitions=self._partitions, replication_factor=self._replication) for one in topics]
+        answers: dict[str, EventBusError | None] = {}
         try:
-            known = self._list_topics(timeout=timeout).topics
-        except KafkaException as error:
-            raise NotConnectedError(f"listing topics: {text_of(error.args[0])}") from error
-        return {name: sorted(topic.partitions) for name, topic in known.items() if topic.error is None}
+            futures = self.client().create_topics(new, operation_timeout=wait, request_timeout=wait)
+        except (NotConnectedError, KafkaException) as error:
+            return dict.fromkeys(topics, NotConnectedError(text_of(error)))
+        for topic, future in futures.items():
+            answers[topic] = self._created(topic, future, deadline)
+        return answers
+
+    def _created(self, topic: str, future: Any, deadline: Deadline) -> EventBusError | None:
+        try:
+            self._result(future, deadline)
+        except _Refused as error:
+            if error.code == KafkaError.TOPIC_ALREADY_EXISTS:
+                return None
+            return TopicRefused(f"topic {topic} cannot be created: {error}") if error.code in HOPELESS else error
+        except NotConnectedError as error:
+            return error
+        logger.info("created topic %s", topic)
+        return None
+
+    def configs(self, topics: Sequence[str], timeout: float) -> dict[str, dict[str, str]]:
+        """How topics are configured, by one request; those that we may not know about are left out. Never raises."""
+        if not self._describes:
+            return {}
+        deadline = Deadline(timeout)
+        asked = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+        found: dict[str, dict[str, str]] = {}
+        try:
+            futures = self.client().describe_configs(asked, request_timeout=max(0.1, timeout))
+            for resource, future in futures.items():
+                with suppress(TopicUnready):
+                    values = self._result(future, deadline)
+                    found[resource.name] = {name: entry.value for name, entry in values.items() if entry.value}
+        except (NotConnectedError, KafkaException) as error:
+            logger.info("asking how topics are configured: %s", text_of(error))
+        return found
 
     @staticmethod
     def among(topics: Mapping[str, list[int]], pattern: str) -> dict[str, list[int]]:
@@ -119,55 +147,18 @@ class Topics:
             if matches(pattern, name) and (name == pattern or not name.startswith("__"))
         }
 
-    def ends(self, places: Iterable[TopicPartition], timeout: float) -> dict[TopicPartition, int]:
-        """Where partitions end now: the offset of the next message.
-
-        TopicUnready: the cluster cannot say it of all of them. NotConnectedError without an answer.
-        """
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = {Position(topic, partition): latest for topic, partition in places}
-        if not asked:
-            return {}
-        deadline = Deadline(timeout)
-        answers = self._client().list_offsets(asked, request_timeout=max(0.1, timeout))
-        return {
-            (place.topic, place.partition): self._result(future, deadline).offset for place, future in answers.items()
-        }
-
     def _list_topics(self, *topic: str, timeout: float) -> Any:
         try:
-            return self._client().list_topics(*topic, timeout=timeout)
+            return self.client().list_topics(*topic, timeout=timeout)
         except KafkaException as error:
             # The client stands in the traceback, and ends only when it is forgotten: errors are kept for long.
             raise error.with_traceback(None) from None
 
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """The admin client of now; NotConnectedError when the session has ended."""
         if self.admin is None:
             raise NotConnectedError("the session has ended")
         return self.admin
-
-    @staticmethod
-    def check_group(options: dict[str, Any], topic: str, timeout: float) -> None:
-        """TopicRefused when we may not use the group of a consumer with these options.
-
-        A cluster that cannot say it in time is taken at its word later. It is a consumer that asks, and never
-        joins: librdkafka 2.16 aborts the process when an admin client asks for a group whose coordinator is not
-        there in time (librdkafka issues 3663 and 4605).
-        """
-        deadline = Deadline(timeout)
-        errors = ClientErrors(f"asking for {options['group.id']}")
-        errors.quiet = True
-        consumer: Any = keep(new_client(Consumer, options, errors))
-        while not deadline.over:
-            try:
-                consumer.committed([Position(topic, 0)], max(0.05, min(_ASK, deadline.remaining())))
-                return
-            except KafkaException as error:
-                event = consumer.poll(0)  # a refusal is told there only
-                said = error.args[0] if event is None else event.error()
-            if said is not None and said.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-                raise TopicRefused(f"group {options['group.id']}: {text_of(said)}")
-            logger.debug("asking for group %s: %s", options["group.id"], text_of(said))
 
     def _metadata(self, topic: str, timeout: float, deadline: Deadline) -> Any:
         try:
@@ -176,31 +167,6 @@ class Topics:
             if error.args[0].code() in HOPELESS:
                 raise TopicRefused(f"topic {topic}: {text_of(error.args[0])}") from error
             raise NotConnectedError(f"asking for topic {topic}: {text_of(error.args[0])}") from error
-
-    def _why_not_made(self, topic: str) -> str | None:
-        if not self._create:
-            return "create_topics is off"
-        return None if is_ours(topic) else "its name is none for a new one: it could be used on Kafka only"
-
-    def _make(self, topic: str, deadline: Deadline) -> bool:
-        """Ask for the topic; False when it is worth asking again."""
-        wait = max(0.1, min(ROUND, deadline.remaining()))
-        new = NewTopic(topic, num_partitions=self._partitions, replication_factor=self._replication)
-        try:
-            futures = self._client().create_topics([new], operation_timeout=wait, request_timeout=wait)
-            self._result(futures[topic], Deadline(wait + 0.2))
-        except _Refused as error:
-            if error.code in HOPELESS:
-                raise TopicRefused(f"topic {topic} cannot be created: {error}") from error
-            if error.code != KafkaError.TOPIC_ALREADY_EXISTS:
-                logger.info("creating topic %s: %s", topic, error)
-                return False
-        except NotConnectedError as error:
-            logger.info("creating topic %s: %s", topic, error)
-            return False
-        else:
-            logger.info("created topic %s", topic)
-        return True
 
     @staticmethod
     def _result(future: Any, deadline: Deadline) -> Any:

@@ -56,7 +56,7 @@ class Topic:
     def add(self, record: Record, id: str) -> tuple[int, int]:
         """Store; its partition and offset."""
         _, _, payload, extras, _ = record
-        given, headers, _ = extras or NO_EXTRAS
+        given, headers, _, _ = extras or NO_EXTRAS
         key = raw(given)
         entries = self._entries
         if key is None:

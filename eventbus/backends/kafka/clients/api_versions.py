@@ -23,6 +23,8 @@ from ....threads import Deadline, StopToken, spawn
 
 logger = log.get(__name__)
 
+INIT_PRODUCER_ID, DESCRIBE_CONFIGS = 22, 32
+"""The numbers of requests: every broker since Kafka 0.11 knows them, the mock of librdkafka only the first."""
 _LOOK_EVERY = 0.05
 _METADATA, _API_VERSIONS = 3, 18
 _LONGEST_ANSWER = 1 << 24

@@ -1,4 +1,4 @@
-"""Making a producer that is proven by an answer: one attempt, bounded, interruptible, with the cause of its end."""
+"""Making a client that is proven by an answer: one attempt, bounded, interruptible, with the cause of its end."""
 
 from __future__ import annotations
 
@@ -31,27 +31,29 @@ _GRACE = 1.0
 _LONGEST_DIAGNOSIS = 0.5
 
 Client = TypeVar("Client")
+_Client = list[AdminClient]
+"""One client, which ends when nobody has it any more: it must not stand in a traceback."""
 
 
-def connected_producer(options: ClientOptions, errors: ClientErrors, timeout: float, stop: StopToken) -> Producer:
-    """A producer whose broker has answered; `errors` is its `error_cb` for good, silent until then.
+def connected_admin(options: ClientOptions, errors: ClientErrors, timeout: float, stop: StopToken) -> AdminClient:
+    """An admin client whose broker has answered; `errors` is its `error_cb` for good, silent until then.
 
-    AuthenticationError as soon as the only broker refuses us or we it (a second later where there are several),
-    ConnectFailedError after `timeout` seconds, Stopped at most 0.3 s after a stop, ConfigError for an option that
-    librdkafka refuses. What fails leaves nothing behind but, for as long as librdkafka needs to end it, a daemon
-    thread.
+    It takes no right to write or to read. AuthenticationError as soon as the only broker refuses us or we it (a second
+    later where there are several), ConnectFailedError after `timeout` seconds, Stopped at most 0.3 s after a stop,
+    ConfigError for an option that librdkafka refuses. What fails leaves nothing behind but, for as long as librdkafka
+    needs to end it, a daemon thread.
     """
     deadline = Deadline(timeout)
     stop.check()
     errors.quiet = True
-    producer = new_client(Producer, options.producer, errors)
+    client: _Client = [new_client(AdminClient, options.admin, errors)]
     try:
-        _prove(producer, options.config, errors, deadline, stop)
+        _prove(client, options.config, errors, deadline, stop)
     except BaseException:
-        discard(producer, options.name)
+        drop(client, options.name)
         raise
     errors.forget()
-    return producer
+    return client.pop()
 
 
 def new_client(kind: Callable[[dict[str, Any]], Client], options: dict[str, Any], errors: ClientErrors) -> Client:
@@ -121,23 +123,28 @@ def discard(producer: Producer, name: str) -> None:
     spawn(f"eventbus.kafka-discard-{name}", _end, producer)
 
 
+def drop(client: _Client, name: str) -> None:
+    """Forget the client in the list, on a thread of its own: that ends it, and may take librdkafka a while."""
+    spawn(f"eventbus.kafka-discard-{name}", client.clear)
+
+
 def _end(producer: Producer) -> None:
     producer.flush(1.0)  # what is purged is reported; `close` would wait for it without end
     if len(producer) == 0:
         producer.close()
 
 
-def _prove(producer: Producer, config: KafkaConfig, errors: ClientErrors, deadline: Deadline, stop: StopToken) -> None:
+def _prove(client: _Client, config: KafkaConfig, errors: ClientErrors, deadline: Deadline, stop: StopToken) -> None:
     diagnosis = min(_LONGEST_DIAGNOSIS, deadline.share(0.25))
     grace: Deadline | None = None
     patience = _ASK
     while True:
         left = deadline.remaining() - diagnosis
-        cause = _answered(producer, min(patience, left), stop, again=patience > _ASK)
+        cause = _answered(client, min(patience, left), stop, again=patience > _ASK)
         try:
-            producer.poll(0)  # the callback runs in here only
+            client[0].poll(0)  # the callback runs in here only
         except KafkaException as error:  # fatal: the brokers are too old
-            raise ConnectFailedError(text_of(error), server_spoke=True) from error
+            raise ConnectFailedError(text_of(error), server_spoke=True) from error.with_traceback(None)
         if cause is None:
             return
         if errors.refused is not None:
@@ -150,14 +157,14 @@ def _prove(producer: Producer, config: KafkaConfig, errors: ClientErrors, deadli
         stop.wait(min(_PAUSE, left))
     failure = _diagnosed(config, errors, cause, deadline, stop)
     stop.check()
-    if _answered(producer, _LAST_LOOK, stop) is None:  # it has gone on meanwhile
+    if _answered(client, _LAST_LOOK, stop) is None:  # it has gone on meanwhile
         return
     raise failure
 
 
-def _answered(producer: Producer, timeout: float, stop: StopToken, *, again: bool = False) -> KafkaError | None:
+def _answered(client: _Client, timeout: float, stop: StopToken, *, again: bool = False) -> KafkaError | None:
     """None, or why there is no answer. Stopped at once."""
-    ask = partial(_cluster_id, producer, max(0.01, timeout), again)
+    ask = partial(_cluster_id, client, max(0.01, timeout), again)
     try:
         if interruptibly("eventbus.kafka-connecting", ask, timeout + 1.0, stop):
             return None
@@ -169,7 +176,7 @@ def _answered(producer: Producer, timeout: float, stop: StopToken, *, again: boo
     return KafkaError(KafkaError._TIMED_OUT)
 
 
-def _cluster_id(producer: Producer, timeout: float, again: bool) -> str | None:
+def _cluster_id(client: _Client, timeout: float, again: bool) -> str | None:
     """In the metadata that a client asks for by itself: to ask for a topic that is not there would go on for ever.
 
     A broker that has just started may answer that it knows of no broker, and librdkafka leaves it at that: again.
@@ -177,8 +184,8 @@ def _cluster_id(producer: Producer, timeout: float, again: bool) -> str | None:
     if again:
         timeout /= 2
         with suppress(KafkaException):
-            producer.list_topics(timeout=timeout)
-    return producer.cluster_id(timeout=timeout)
+            client[0].list_topics(timeout=timeout)
+    return client[0].cluster_id(timeout=timeout)
 
 
 def _refusal(error: KafkaError, config: KafkaConfig) -> str:
@@ -197,7 +204,7 @@ def _diagnosed(
     speaking = [finding for finding in findings if finding.speaks]
     said = errors.last or "; ".join(map(str, findings)) or f"{', '.join(config.brokers)}: {text_of(cause)}"
     if speaking:
-        logs_in = "sasl" in ClientOptions(config, "").producer["security.protocol"]
+        logs_in = "sasl" in ClientOptions(config, "").admin["security.protocol"]
         if not logs_in and all(finding.asks_login for finding in speaking):
             return AuthenticationError(f"{speaking[0].broker}: the broker asks for a login: set user and password")
         return ConnectFailedError(

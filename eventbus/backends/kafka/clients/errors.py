@@ -13,24 +13,6 @@ from .... import log
 
 logger = log.get(__name__)
 
-PERMANENT = frozenset(
-    {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.INVALID_MSG_SIZE,
-        KafkaError.RECORD_LIST_TOO_LARGE,
-        KafkaError.INVALID_RECORD,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.TOPIC_EXCEPTION,
-        KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,  # topics are made sure of first
-        KafkaError._UNKNOWN_TOPIC,
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError._INVALID_ARG,
-    }
-)
-"""Codes of a publish that the same message would meet again."""
-
 HOPELESS = frozenset(
     {
         KafkaError.TOPIC_EXCEPTION,
@@ -58,11 +40,6 @@ _MOST_TEXTS = 64
 def is_fatal(error: KafkaError) -> bool:
     """Whether the client that reported it will never work again."""
     return bool(error.code() == KafkaError._FATAL or error.fatal())  # one does not imply the other
-
-
-def is_permanent(error: KafkaError) -> bool:
-    """Whether publishing the same message again would end the same way."""
-    return error.code() in PERMANENT and not error.fatal()
 
 
 def text_of(error: object) -> str:

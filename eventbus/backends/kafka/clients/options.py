@@ -31,6 +31,7 @@ _PRODUCER: dict[str, Any] = {
     "message.timeout.ms": 0,  # no end: the bus gives each publish its time
     "queue.buffering.max.messages": 2_000_000,  # more than the bus lets in: publishing never meets this bound
     "queue.buffering.max.kbytes": 2_097_151,
+    "topic.metadata.propagation.max.ms": 1_000,  # topics are made sure of first: an unknown one was deleted
     "partitioner": "murmur2_random",  # a key has the same partition as with Java's clients
     "statistics.interval.ms": 0,
     "delivery.report.only.error": False,
@@ -45,13 +46,15 @@ _CONSUMER: dict[str, Any] = {
     "fetch.queue.backoff.ms": 10,  # by default a fast consumer stands still for up to a second
     "fetch.wait.max.ms": 100,
     "queued.min.messages": 10_000,
-    "queued.max.messages.kbytes": 65_536,
+    "queued.max.messages.kbytes": 4_096,  # what waits there is lost when a partition has to rest
+    "fetch.max.bytes": 2_097_152,
     "max.poll.interval.ms": 300_000,
 }
 _CLASSIC: dict[str, Any] = {
     "session.timeout.ms": 45_000,  # with a shorter one each outage longer than it costs one more
     "heartbeat.interval.ms": 3_000,
     "partition.assignment.strategy": "cooperative-sticky",
+    "topic.metadata.refresh.interval.ms": 4_000,  # of its own topics: a member has to notice new partitions itself
 }
 ALIASES = {
     "queue.buffering.max.ms": "linger.ms",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from confluent_kafka import Message
 
 from ....consuming.batches import LazyBatch
 from .deliveries import KafkaDelivery
-
-if TYPE_CHECKING:
-    from .in_hand import PartitionState
+from .partition_state import PartitionState
 
 _new = KafkaDelivery.__new__
 
@@ -19,12 +16,12 @@ _new = KafkaDelivery.__new__
 class KafkaBatch(LazyBatch[KafkaDelivery]):
     """first, end: the identities, from that of the first delivery to behind that of the last."""
 
-    __slots__ = ("_messages", "end", "first", "log", "topic")
+    __slots__ = ("_messages", "end", "first", "state", "topic")
 
-    def __init__(self, messages: Sequence[Message], topic: str, log: PartitionState, first: int) -> None:
+    def __init__(self, messages: Sequence[Message], topic: str, state: PartitionState, first: int) -> None:
         self._messages = messages
         self.topic = topic
-        self.log = log
+        self.state = state
         self.first = first
         self.end = first + len(messages)
 
@@ -37,16 +34,16 @@ class KafkaBatch(LazyBatch[KafkaDelivery]):
         return sum(map(len, self._messages))
 
     def __iter__(self) -> Iterator[KafkaDelivery]:
-        topic, log, identity = self.topic, self.log, self.first
+        topic, state, identity = self.topic, self.state, self.first
         for message in self._messages:
             delivery = _new(KafkaDelivery)
             delivery.message = message
             delivery.topic = topic
             delivery.identity = identity
-            delivery.token = log
+            delivery.token = state
             yield delivery
             identity += 1
 
     def part(self, start: int, stop: int) -> KafkaBatch:
         """The messages from `start` to `stop` of this run, made when they are looked at."""
-        return KafkaBatch(self._messages[start:stop], self.topic, self.log, self.first + start)
+        return KafkaBatch(self._messages[start:stop], self.topic, self.state, self.first + start)

@@ -3,90 +3,117 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Position
 
 from .... import log
+from ....errors import NotConnectedError
 from ..clients.errors import text_of
 from ..names import TopicPartition
-from .in_hand import PartitionState
-
-if TYPE_CHECKING:
-    from .consumer_thread import ConsumerThread
+from .partition_state import PartitionState
+from .reader import Reader
 
 logger = log.get(__name__)
 
-COMMIT_EVERY = 0.1
+TOLD_AFTER = 2.0
+"""Seconds for which commits fail until that is told: coordinators move, and members are fenced and come back."""
+_REFUSALS = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED})
 
 
 class Commits:
-    """Of one consumer. logs: of the partitions that it has."""
+    """Of one consumer. reader_of(where): who has a partition. every: seconds between two of them."""
 
-    def __init__(self, feed: ConsumerThread, logs: dict[TopicPartition, PartitionState]) -> None:
-        self._feed = feed
-        self._logs = logs
+    def __init__(
+        self, reader_of: Callable[[TopicPartition], Reader | None], every: float, name: str, commits: bool
+    ) -> None:
+        self._reader_of = reader_of
+        self._every = every
+        self._name = name
+        self._commits = commits
         self._next = 0.0
-        self._in_flight = 0
+        self._touched: dict[PartitionState, Reader] = {}
+        self._failing_since: float | None = None
+        self.in_flight = 0
+        """How many are on their way to the broker."""
 
     @property
-    def in_flight(self) -> int:
-        """How many are on their way to the broker."""
-        return self._in_flight
+    def is_settled(self) -> bool:
+        """Whether the broker has confirmed all that was noted."""
+        return not (self.in_flight or self._touched)
+
+    def note(self, reader: Reader, states: Iterable[PartitionState]) -> None:
+        """Something of these was finished."""
+        if self._commits:
+            self._touched.update(dict.fromkeys(states, reader))
 
     def send_if_due(self, consumer: Any, *, at_once: bool) -> None:
         """Commit what is done since the last time."""
         now = time.monotonic()
-        if at_once or now >= self._next:
-            self._next = now + COMMIT_EVERY
-            self.send(consumer, list(self._logs.values()))
+        if self._touched and (at_once or now >= self._next):
+            self._next = now + self._every
+            touched, self._touched = self._touched, {}
+            self.send(consumer, touched)
 
-    def send(self, consumer: Any, logs: Sequence[PartitionState]) -> None:
+    def send(self, consumer: Any, states: dict[PartitionState, Reader]) -> None:
         """Commit what is done in these partitions."""
         offsets: list[Position] = []
-        with self._feed.lock:
-            for log in logs:
-                offset = log.committable
+        for state, reader in states.items():
+            with reader.lock:
+                offset = state.committable
                 if offset is not None:
-                    log.requested = offset
-                    offsets.append(Position(*log.place, offset))
-            if not offsets or self._feed.attachment.group is None:
-                return
-            self._feed.unsettled = True
+                    state.requested = offset
+                    offsets.append(Position(*state.where, offset))
+        if not offsets or not self._commits:
+            return
         try:
             consumer.commit(offsets=offsets, asynchronous=True)
-            self._in_flight += 1
+            self.in_flight += 1
         except KafkaException as error:
             self._failed(offsets, error.args[0])
 
     def answered(self, error: KafkaError | None, partitions: list[Position]) -> None:
         """The client's `on_commit`."""
-        self._in_flight -= 1
+        self.in_flight -= 1
         if error is not None:
             self._failed(partitions, error)
             return
         failed = [one for one in partitions if one.error is not None]
-        with self._feed.lock:
-            for one in partitions:
-                log = self._logs.get((one.topic, one.partition))
-                if log is not None and one.error is None:
-                    log.acked = max(log.acked, one.offset)
+        for one in partitions:
+            reader = self._reader_of((one.topic, one.partition))
+            if reader is not None and one.error is None:
+                self._note_stored(reader, one)
         if failed:
             self._failed(failed, failed[0].error)
-        self._note_settled()
+        else:
+            self._failing_since = None
+
+    @staticmethod
+    def _note_stored(reader: Reader, one: Position) -> None:
+        with reader.lock:
+            state = reader.states.get((one.topic, one.partition))
+            if state is not None:
+                state.acked = max(state.acked, one.offset)
+        reader.told("commit", None)
 
     def _failed(self, partitions: Sequence[Position], error: KafkaError | None) -> None:
-        """Not stored: asked for again, as long as the partition is ours."""
-        logger.info("%r: a commit failed and is repeated: %s", self._feed.attachment, text_of(error))
-        with self._feed.lock:
-            for one in partitions:
-                log = self._logs.get((one.topic, one.partition))
-                if log is not None:
-                    log.requested = -1
-        self._note_settled()
-
-    def _note_settled(self) -> None:
-        with self._feed.lock:
-            self._feed.unsettled = self._in_flight > 0
+        """Not stored: asked for again, as long as the partition is ours; told when that goes on."""
+        logger.info("%s: a commit failed and is repeated: %s", self._name, text_of(error))
+        now = time.monotonic()
+        self._failing_since = since = self._failing_since or now
+        refused = error is not None and error.code() in _REFUSALS
+        for one in partitions:
+            reader = self._reader_of((one.topic, one.partition))
+            if reader is None:
+                continue
+            with reader.lock:
+                state = reader.states.get((one.topic, one.partition))
+                if state is not None:
+                    state.requested = -1
+                    self._touched[state] = reader
+            if refused or now - since >= TOLD_AFTER:
+                reader.told(
+                    "commit", NotConnectedError(f"{one.topic}: what is done is not committed: {text_of(error)}")
+                )

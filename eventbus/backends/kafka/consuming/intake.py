@@ -2,114 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, Message
 
-from .... import log
+from ....log import get
 from ..names import TopicPartition
 from .batches import KafkaBatch
 from .deliveries import KafkaDelivery
-from .in_hand import KafkaInHand, PartitionState
+from .in_hand import KafkaInHand
+from .partition_state import PartitionState
 
-logger = log.get(__name__)
+logger = get(__name__)
 
 _new = KafkaDelivery.__new__
 _error, _offset, _topic, _partition = Message.error, Message.offset, Message.topic, Message.partition
 
 
+def split(messages: list[Message]) -> tuple[list[tuple[TopicPartition, Sequence[Message]]], list[KafkaError]]:
+    """Messages by partition, in order, and the errors among them."""
+    errors: list[KafkaError] = [error for error in map(_error, messages) if error is not None]
+    if errors:
+        messages = [message for message in messages if message.error() is None]
+    if not messages:
+        return [], errors
+    topics: list[Any] = list(map(_topic, messages))
+    partitions: list[Any] = list(map(_partition, messages))
+    first = topics[0], partitions[0]
+    if topics.count(first[0]) == partitions.count(first[1]) == len(messages):
+        return [(first, messages)], errors
+    return list(_runs(messages, topics, partitions)), errors
+
+
+def _runs(
+    messages: list[Message], topics: list[str], partitions: list[int]
+) -> Iterator[tuple[TopicPartition, Sequence[Message]]]:
+    begin, current = 0, (topics[0], partitions[0])
+    for place, where in enumerate(zip(topics, partitions, strict=True)):
+        if where != current:
+            yield current, messages[begin:place]
+            begin, current = place, where
+    yield current, messages[begin:]
+
+
 class Intake:
-    """Of one consumer. `take` runs on its thread, under the journal's lock. logs: of the partitions that it has."""
+    """Of one subscription on one consumer. Under the lock of its `in_hand`.
 
-    def __init__(self, logs: dict[TopicPartition, PartitionState], journal: KafkaInHand) -> None:
-        self._logs = logs
-        self._journal = journal
+    states: of the partitions that the consumer has for it.
+    """
 
-    def take(self, messages: Sequence[Message]) -> tuple[Sequence[Sequence[KafkaDelivery]], list[KafkaError]]:
-        """Deliveries of what is ours and not done, noted as handed out, each batch of one log; and the errors."""
-        run = self._one_run(messages)
-        return self._one_by_one(messages) if run is None else ([run], [])
+    def __init__(self, states: dict[TopicPartition, PartitionState], in_hand: KafkaInHand) -> None:
+        self._states = states
+        self._in_hand = in_hand
 
-    def _one_run(self, messages: Sequence[Message]) -> KafkaBatch | None:
-        """The usual case at a fraction of the cost: consecutive messages of one partition, all new. Else None."""
-        count = len(messages)
-        if not count or any(map(_error, messages)):
-            return None
+    def take(self, where: TopicPartition, messages: Sequence[Message]) -> Sequence[Sequence[KafkaDelivery]]:
+        """Deliveries of what is ours and not done, noted as handed out, each batch of one state."""
         offsets: list[Any] = list(map(_offset, messages))
         begin = offsets[0]
-        if offsets != list(range(begin, begin + count)):
-            return None
-        place: Any = messages[0].topic(), messages[0].partition()
-        topics, partitions = map(_topic, messages), map(_partition, messages)
-        if (list(topics).count(place[0]), list(partitions).count(place[1])) != (count, count):
-            return None
-        log = self._log_at(place, begin)
-        if log is None or begin < log.known or log.rewind:
-            return None
-        log.fetched(begin, begin + count)
-        return KafkaBatch(messages, place[0], log, log.base + begin)
+        if offsets == list(range(begin, begin + len(offsets))):  # the usual case at a fraction of the cost
+            state = self._state_at(where, begin)
+            if state is not None and begin >= state.known and not state.rewind:
+                state.fetched(begin, begin + len(offsets))
+                return [KafkaBatch(messages, where[0], state, state.base + begin)]
+        return self._one_by_one(where, messages, offsets)
 
-    def _one_by_one(self, messages: Sequence[Message]) -> tuple[Sequence[Sequence[KafkaDelivery]], list[KafkaError]]:
+    def _one_by_one(
+        self, where: TopicPartition, messages: Sequence[Message], offsets: Sequence[int]
+    ) -> Sequence[Sequence[KafkaDelivery]]:
         batches: list[list[KafkaDelivery]] = []
-        batch: list[KafkaDelivery] = []
-        errors: list[KafkaError] = []
-        log: Any = None
-        topic: Any = None
-        partition: Any = None
+        state: Any = None
         following = begun = known = base = -1
-        for message in messages:
-            error = message.error()
-            if error is not None:
-                errors.append(error)
-                continue
-            offset: Any = message.offset()
-            if offset != following or message.partition() != partition or message.topic() != topic:
-                _end_run(log, begun, following)
+        for message, offset in zip(messages, offsets, strict=True):
+            if offset != following:
+                _end_run(state, begun, following)
                 begun = following = -1
-                topic, partition = message.topic(), message.partition()
-                log = self._log_at((topic, partition), offset)
-                if log is not None and log.rewind:  # it comes again, behind what was given back
-                    log = None
-                if log is None:  # or taken away while this was fetched
+                state = self._state_at(where, offset)
+                if state is not None and state.rewind:  # it comes again, behind what was given back
+                    state = None
+                if state is None:  # or taken away while this was fetched
                     continue
-                base, known = log.base, log.known
-                batch = _batch_of(log, batches)
+                base, known = state.base, state.known
+                if not batches or (batches[-1] and batches[-1][-1].token is not state):
+                    batches.append([])
             following = offset + 1
             if begun < 0:
                 if offset >= known:
                     begun = offset
-                elif not log.admit(offset):
-                    self._journal.duplicates += 1
+                elif not state.admit(offset):
+                    self._in_hand.duplicates += 1
                     continue
             delivery = _new(KafkaDelivery)
             delivery.message = message
-            delivery.topic = topic
+            delivery.topic = where[0]
             delivery.identity = base + offset
-            delivery.token = log
-            batch.append(delivery)
-        _end_run(log, begun, following)
-        return [one for one in batches if one], errors
+            delivery.token = state
+            batches[-1].append(delivery)
+        _end_run(state, begun, following)
+        return [one for one in batches if one]
 
-    def _log_at(self, place: TopicPartition, offset: int) -> PartitionState | None:
-        """The log of an offset that does not follow the one before it."""
-        log = self._logs.get(place)
-        if log is None or log.continues_at(offset):
-            return log
-        logger.warning("%s [%d] goes on at %d: the topic was made anew, or the group was reset", *place, offset)
-        new = self._logs[place] = self._journal.new_log(place)
-        new.assign(log.owner)
+    def _state_at(self, where: TopicPartition, offset: int) -> PartitionState | None:
+        """The state of an offset that does not follow the one before it."""
+        state = self._states.get(where)
+        if state is None or state.continues_at(offset):
+            return state
+        logger.warning("%s [%d] goes on at %d: the topic was made anew, or the group was reset", *where, offset)
+        new = self._states[where] = self._in_hand.new_state(where)
+        new.assign(state.owner)
         new.begin(offset)
         return new
 
 
-def _batch_of(log: PartitionState, batches: list[list[KafkaDelivery]]) -> list[KafkaDelivery]:
-    """The batch that a log's next delivery belongs to: a batch is of one log."""
-    if not batches or (batches[-1] and batches[-1][-1].token is not log):
-        batches.append([])
-    return batches[-1]
-
-
-def _end_run(log: PartitionState | None, first_new: int, end: int) -> None:
-    if log is not None:
-        log.fetched(first_new, end)
+def _end_run(state: PartitionState | None, first_new: int, end: int) -> None:
+    if state is not None:
+        state.fetched(first_new, end)

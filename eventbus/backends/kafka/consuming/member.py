@@ -1,11 +1,10 @@
-"""One consumer from birth to end: everything here runs on the thread of its feed, which alone touches it."""
+"""One consumer from birth to end: everything here runs on its thread, which alone touches it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Position
@@ -16,43 +15,38 @@ from ....threads import Deadline, spawn
 from ..clients.connecting import new_client
 from ..clients.errors import ClientErrors, is_fatal, text_of
 from ..clients.fork_safety import Consumer, keep
-from ..names import TopicPartition, group_id
+from ..names import TopicPartition
+from .assignment import Assignment
 from .commits import Commits
-from .in_hand import PartitionState, lease_of
-from .intake import Intake
+from .flow import Flow
+from .intake import split
 from .leaving import close
+from .partition_state import PartitionState
+from .reader import Reader
 from .requests import Request
+from .shared import ConsumerKey, Shared
 from .standstill import Standstill
-
-if TYPE_CHECKING:
-    from .consumer_thread import ConsumerThread
 
 logger = get(__name__)
 
 POLL = 0.1
 FETCH = 256
 """Messages taken at once, at most: what is taken until the lanes are full does not yet call Python's collector."""
-FULL_PATIENCE = 0.5
-"""Seconds that full lanes are waited for before the partitions are paused: pausing drops what was fetched ahead."""
-RUN_AHEAD = 10_000
-"""Messages of a partition that are handed out from the oldest that is not done on, about: what is done behind that one
-is not committed, and would be done again after a crash."""
-REVOKE_GRACE = 1.0
-"""Seconds that handlers have to end when a partition goes to somebody else, before he may handle it too."""
-COMMITTED_WITHIN = 2.0
 NO_POSITION = "Failed to fetch committed offset"
 """What librdkafka reports when it does not learn where to begin; it lets those partitions lie until they are assigned
 anew (rdkafka_assignment.c)."""
 _LAST_COMMIT = 1.0
+_ASK = 0.5
 OUTLAST = 90.0
 """Seconds after which a consumer whose last commit is not answered is dropped: librdkafka gives up after 45."""
 
 _UNSUPPORTED = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)
+_GROUP_REFUSED = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.INVALID_GROUP_ID})
+_TOPIC_REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_EXCEPTION})
 
 
 class _Stage(Enum):
     FETCHING = "fetching"
-    PAUSED = "paused"
     FAILED = "failed"
     LEAVING = "leaving"
     LEAVING_LATE = "leaving late"
@@ -66,59 +60,237 @@ class ProtocolRefused(NotConnectedError):
     """The cluster does not know the consumer group protocol."""
 
 
-class Member:
-    """A member of a group, or with manual assignment the reader of a broadcast copy."""
+class Owner(Protocol):
+    """What a consumer asks of its thread.
 
-    def __init__(self, feed: ConsumerThread) -> None:
-        self._feed = feed
-        self._logs = feed.logs
-        self._intake = Intake(feed.logs, feed.journal)
-        self._stage = _Stage.FETCHING
-        self._held: set[TopicPartition] = set()
-        """Paused by themselves: they are too far ahead."""
-        self._commits = Commits(feed, feed.logs)
-        self.standstill = Standstill(feed.logs, feed.lock)
-        self._followed: Any = None
-        topic, group = feed.attachment.topic, feed.attachment.group
-        self._protocol = "classic" if group is None else feed.shared.protocol.name
-        options = feed.shared.options.consumer(
-            feed.shared.instance if group is None else group_id(group, topic),
-            protocol=self._protocol,
-            start="earliest",  # where "now" is, `_starts` says; a position that is gone must not skip what is left
-        )
-        errors = ClientErrors(f"{feed.shared.thread_name}-{feed.attachment.topic}")
-        self.consumer: Any = keep(new_client(Consumer, {**options, "on_commit": self._commits.answered}, errors))
+    key, shared: as the thread has them. errors: of its clients.
+    """
+
+    key: ConsumerKey
+    shared: Shared
+    errors: ClientErrors
 
     @property
-    def is_paused(self) -> bool:
-        """Whether the lanes are full for so long that nothing is fetched, while the membership goes on."""
-        return self._stage is _Stage.PAUSED
+    def request(self) -> Request:
+        """What the whole thread is asked for."""
+
+    @property
+    def readers(self) -> Sequence[Reader]:
+        """Whom it reads for."""
+
+    def note_beat(self) -> None:
+        """It is alive."""
+
+    def pause(self, seconds: float) -> None:
+        """Sleep until something is asked, or up to so many seconds."""
+
+    def take_orders(self, member: Member) -> None:
+        """Do what others have asked for; may raise BeyondHelp."""
+
+    def dismiss(self, reader: Reader, error: Exception | None) -> None:
+        """It reads no more for this one: it has left, or is refused."""
+
+    def complain(self, error: Exception) -> None:
+        """Report trouble, the same one not too often."""
+
+
+class Member:
+    """A member of a group, or with manual assignment the reader of broadcast copies."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        shared, key = owner.shared, owner.key
+        self._stage = _Stage.FETCHING
+        self._next: dict[TopicPartition, int] = {}
+        self._protocol = "classic" if key.group is None else shared.protocol.name
+        self._commits = Commits(self.reader_of, shared.commit_interval, key.name, commits=key.group is not None)
+        self._flow = Flow(self.reader_of, shared.reserve_bytes)
+        self.assignment = Assignment(self, owner, self._flow)
+        self.standstill = Standstill(self.assignment.readers, self._advanced, self.assignment.standing_by)
+        options = shared.options.consumer(
+            shared.instance if key.group is None else key.group,
+            protocol=self._protocol,
+            start="earliest",  # where "now" is, `Assignment` says; a position that is gone must not skip what is left
+        )
+        options["on_commit"] = self._commits.answered
+        self.consumer: Any = keep(new_client(Consumer, options, owner.errors))
+
+    def reader_of(self, where: TopicPartition) -> Reader | None:
+        """Who has a partition; None if it is not ours."""
+        return self.assignment.readers.get(where)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether callbacks come from the end of the consumer."""
+        return self._stage in (_Stage.LEAVING, _Stage.LEAVING_LATE)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether others have gone on with the group."""
+        return self._stage is _Stage.LEAVING_LATE
+
+    @property
+    def resting(self) -> set[TopicPartition]:
+        """Partitions that are not fetched from now."""
+        return self._flow.resting
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the broker has confirmed all that is done."""
+        return self._commits.is_settled
 
     # -- the loop --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Fetch and commit until the feed is to leave; BeyondHelp, ProtocolRefused."""
-        feed = self._feed
-        while True:
-            feed.beat = time.monotonic()
-            order = feed.order
-            if order is Request.END or (order is Request.LEAVE and not feed.busy):
+        """Fetch and commit until nobody is left to read for; BeyondHelp, ProtocolRefused."""
+        owner = self._owner
+        while owner.request is not Request.END:
+            owner.note_beat()
+            self._dismiss_leavers()
+            if not owner.readers:
                 return
-            cause = feed.asked_to_rebuild()
-            if cause is not None:
-                raise BeyondHelp(str(cause))
-            self._follow()
-            self._seek_back()
-            self._hold_back()
-            self._commits.send_if_due(self.consumer, at_once=order > Request.FETCH)
-            if order > Request.FETCH:
-                self._keep_membership()
-            elif feed.full:
-                self._wait_for_room()
-            else:
-                self._unpause()  # the room may have come while full lanes were being polled for
-                self._fetch()
+            owner.take_orders(self)
+            self.assignment.follow(self.consumer)
+            self._see_to_touched()
+            self._commits.send_if_due(self.consumer, at_once=owner.request > Request.FETCH)
+            self._fetch()
+            self._flow.balance(self.consumer)
+            self.assignment.tell()
             self.standstill.look(self.consumer)
+
+    def _dismiss_leavers(self) -> None:
+        for reader in self._owner.readers:
+            if reader.request > Request.FETCH:
+                self._flow.rest(self.consumer, list(reader.states))
+            if reader.is_done:
+                self._note_touched(reader)
+                self._owner.dismiss(reader, None)
+
+    def _see_to_touched(self) -> None:
+        """Commit what was finished, and read again what was given back."""
+        for reader in self._owner.readers:
+            for state in self._note_touched(reader):
+                if state.rewind and reader.fetches:
+                    self.read_again(reader, state.where, reader.go_back(state))
+
+    def _note_touched(self, reader: Reader) -> list[PartitionState]:
+        ours = [state for state in reader.in_hand.take_touched() if state.owner is self]
+        self._commits.note(reader, ours)
+        return ours
+
+    def _fetch(self) -> None:
+        consumer, pressed = self.consumer, self._flow.is_pressed
+        if not self.assignment.is_joined or (not pressed and self._flow.waits_for_room(self._owner.readers)):
+            self._owner.pause(POLL)
+            return
+        try:
+            first = consumer.poll(0.02 if self._owner.request > Request.FETCH else self._patience)
+            if first is None:
+                self.standstill.drained = True
+            else:
+                self._take_all(first)
+        except KafkaException as error:
+            self._event(error.args[0])
+        self.assignment.check()
+
+    @property
+    def _patience(self) -> float:
+        return min(POLL, max(0.005, self._owner.shared.commit_interval))
+
+    def _take_all(self, first: Message) -> None:
+        batch = [first]
+        try:
+            # With a time to wait it would wait for a full batch: 500 ms where this takes 3.
+            batch += self.consumer.consume(FETCH, 0)
+        finally:
+            self._hand_over(batch)
+        while self._flow.is_pressed and len(batch) > 1:  # else what is there would be lost by a pause
+            batch = self.consumer.consume(FETCH, 0)
+            self._hand_over(batch)
+        self.standstill.drained |= len(batch) <= FETCH
+
+    def _hand_over(self, batch: list[Message]) -> None:
+        runs, errors = split(batch)
+        for where, messages in runs:
+            reader = self.reader_of(where)
+            if reader is None:
+                continue
+            self._look_for_a_gap(reader, where, messages)
+            if not reader.take(where, messages):
+                self._flow.note_waiting(where)
+        for error in errors:
+            self._event(error)
+
+    def _look_for_a_gap(self, reader: Reader, where: TopicPartition, messages: Sequence[Message]) -> None:
+        """Tell of messages that were deleted before they were read; other gaps come of compaction, or are markers."""
+        offset, last = messages[0].offset(), messages[-1].offset()
+        expected = self._next.get(where)
+        self._next[where] = (last or 0) + 1
+        if offset is None or offset == expected:
+            return
+        low = self.standstill.watermarks(self.consumer, where)[0]
+        if expected is None and self._owner.key.group is not None and offset == low > 0:
+            expected = self._committed(where)
+        if expected is not None and expected < low <= offset:
+            lost = f"{where[0]} [{where[1]}]: {expected} to {low - 1} were deleted before they were read"
+            reader.attachment.told(NotConnectedError(lost))
+
+    def _committed(self, where: TopicPartition) -> int | None:
+        """Where the group had come to; None if it is new, or cannot be asked now."""
+        try:
+            (known,) = self.consumer.committed([Position(*where)], _ASK)
+        except KafkaException as error:
+            logger.debug("%s: asking where the group stands: %s", self._owner.key.name, text_of(error))
+            return None
+        return known.offset if known.offset >= 0 else None
+
+    def read_again(self, reader: Reader, where: TopicPartition, offset: int) -> None:
+        """Have a partition fetched from an offset, and nothing else disturbed."""
+        self._flow.forget(where)
+        self._next.pop(where, None)
+        position = Position(*where, offset)
+        try:
+            self.consumer.incremental_unassign([Position(*where)])
+            self.consumer.incremental_assign([position])
+            self.consumer.resume([Position(*where)])
+        except KafkaException as error:
+            raise BeyondHelp(f"going back in {where[0]} [{where[1]}]: {text_of(error)}") from error
+
+    def cure(self, where: TopicPartition) -> None:
+        """Have a partition read anew from where it stands."""
+        reader = self.reader_of(where)
+        state = None if reader is None else reader.states.get(where)
+        if reader is not None and state is not None and state.begun:
+            self.read_again(reader, where, reader.go_back(state))
+        else:  # somebody else's, or nobody's
+            raise BeyondHelp(f"{where[0]} [{where[1]}]: nothing is fetched although there is something")
+
+    def begin_at(self, reader: Reader, where: TopicPartition, offset: int) -> None:
+        """It is known now where a partition is to be read from."""
+        if reader.resolve(where, offset):
+            self.read_again(reader, where, offset)
+
+    def begin_anew(self, reader: Reader, topic: str) -> None:
+        """A topic was made anew: read it from its start, and have the group know."""
+        for state in reader.begin_anew(topic):
+            self.read_again(reader, state.where, OFFSET_BEGINNING)
+            self._commits.note(reader, [state])
+
+    def _advanced(self, reader: Reader, state: PartitionState) -> None:
+        self._commits.note(reader, [state])
+
+    def commit_now(self, gone: Sequence[tuple[Reader, PartitionState]]) -> None:
+        """Commit what is done of partitions that go."""
+        self._commits.send(self.consumer, {state: reader for reader, state in gone})
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def stop_reading(self) -> None:
+        """What is not done by now is for whoever has the partitions next."""
+        for reader in self._owner.readers:
+            reader.attachment.flush()
+            self._note_touched(reader)
+        self.assignment.give_up_all()
 
     def end(self) -> None:
         """Send the last commits and leave the group; where that takes long, others go on with it."""
@@ -128,14 +300,9 @@ class Member:
             if not failed:  # the close of one that has failed for good never returns
                 self._leave()
         except (KafkaException, RuntimeError, BeyondHelp) as error:
-            logger.debug("%r: leaving the group: %s", self._feed.attachment, text_of(error))
+            logger.debug("%s: leaving the group: %s", self._owner.key.name, text_of(error))
         finally:
             self.consumer = None  # it refers to us by its callbacks: dropped now, not when the collector comes
-        with self._feed.lock:
-            self._feed.unsettled = False
-            for log in self._logs.values():
-                if log.owner is self:
-                    log.lose()
 
     def _leave(self) -> None:
         self._commits.send_if_due(self.consumer, at_once=True)
@@ -144,7 +311,7 @@ class Member:
             self.consumer.poll(0.02)
         if self._commits.in_flight:
             self._stage = _Stage.LEAVING_LATE
-            spawn(f"{self._feed.shared.thread_name}-leaving", self._outlast, self.consumer)
+            spawn(f"{self._owner.shared.thread_name}-leaving", self._outlast, self.consumer)
         else:
             close(self.consumer, self._protocol)
 
@@ -161,206 +328,31 @@ class Member:
             if not self._commits.in_flight:
                 close(consumer, self._protocol)
         except (KafkaException, RuntimeError) as error:
-            logger.debug("%r: leaving the group late: %s", self._feed.attachment, text_of(error))
-
-    def _fetch(self) -> None:
-        try:
-            if not self._followed:
-                self._feed.pause(POLL)
-                return
-            first = self.consumer.poll(POLL)
-            if first is None:
-                self.standstill.drained = True
-                return
-            batch = [first]
-            try:
-                # With a time to wait it would wait for a full batch: 500 ms where this takes 3.
-                batch += self.consumer.consume(FETCH, 0)
-                self.standstill.drained |= len(batch) <= FETCH
-            finally:  # a callback in there may fail: the first one must not be passed over
-                self._hand_over(batch)
-        except KafkaException as error:
-            self._event(error.args[0])
-
-    def _keep_membership(self) -> None:
-        """Take part in the group without fetching."""
-        self._pause()
-        self._poll_for_events(0.02)
-
-    def _wait_for_room(self) -> None:
-        feed = self._feed
-        if feed.room.wait(0.02 if self.is_paused else FULL_PATIENCE) and not feed.full:
-            return
-        feed.room.clear()
-        self._pause()
-        self._poll_for_events(POLL)
-
-    def _poll_for_events(self, timeout: float) -> None:
-        try:
-            message = self.consumer.poll(timeout)
-            if message is not None:
-                self._hand_over([message])
-        except KafkaException as error:
-            self._event(error.args[0])
-
-    def _pause(self) -> None:
-        if self._stage is _Stage.FETCHING:
-            self._stage = _Stage.PAUSED
-            self.consumer.pause(_as_partitions(self._logs))
-
-    def _unpause(self) -> None:
-        if self.is_paused:
-            self._stage = _Stage.FETCHING
-            self.consumer.resume(_as_partitions(self._logs.keys() - self._held))
-
-    def _hold_back(self) -> None:
-        """Fetch no more of a partition that is too far ahead of its oldest unfinished message."""
-        with self._feed.lock:
-            ahead = {place: log.ahead for place, log in self._logs.items()}
-        self._held &= ahead.keys()
-        far = {place for place, count in ahead.items() if count >= RUN_AHEAD} - self._held
-        near = {place for place in self._held if ahead[place] <= RUN_AHEAD // 2}
-        if far:
-            self._held |= far
-            self.consumer.pause(_as_partitions(far))
-        if near:
-            self._held -= near
-            if not self.is_paused:
-                self.consumer.resume(_as_partitions(near))
-
-    # -- handing over ----------------------------------------------------------------------------
-
-    def _hand_over(self, messages: Sequence[Message]) -> None:
-        feed = self._feed
-        with feed.lock:  # until the lanes have it: what one of them gives back is behind this, or this behind it
-            batches, errors = self._intake.take(messages)
-            if batches:
-                feed.room.clear()  # before: a resume that comes while the lanes take the batch is not lost
-                feed.full = True
-                if all([feed.deliver(batch, lease_of(batch)) for batch in batches]):
-                    feed.full = False
-        for error in errors:
-            self._event(error)
-
-    def _seek_back(self) -> None:
-        if self._feed.order > Request.FETCH:
-            return
-        back = [log for log in list(self._logs.values()) if log.rewind]
-        for log in back:
-            with self._feed.lock:
-                offset = log.go_back()
-            self._seek(log.place, offset)
-
-    def _seek(self, place: TopicPartition, offset: int) -> None:
-        try:
-            self.consumer.seek(Position(*place, offset))
-        except KafkaException as error:  # not fetching yet, or not ours any more
-            raise BeyondHelp(f"going back in {place[0]} [{place[1]}]: {text_of(error)}") from error
-
-    # -- topics and groups -----------------------------------------------------------------------
-
-    def _follow(self) -> None:
-        """Subscribe to the topics of now; a broadcast copy reads all their partitions."""
-        topics = self._feed.topics
-        if topics is self._followed:
-            return
-        if self._feed.attachment.group is None:
-            self._read_all(topics)
-        elif topics and (self._followed is None or list(topics) != list(self._followed)):
-            self.consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
-        self._followed = topics
-
-    def _read_all(self, topics: Any) -> None:
-        begins = self._feed.journal.begins or {}
-        places = [(topic, partition) for topic, partitions in topics.items() for partition in partitions]
-        starts = {place: begins.get(place, OFFSET_BEGINNING) for place in places if place not in self._logs}
-        with self._feed.lock:
-            starts |= {place: stand for place in starts if (stand := self._feed.journal.stand_in(place)) is not None}
-        self._take(starts)
-        if starts:
-            self.consumer.incremental_assign([Position(*place, offset) for place, offset in starts.items()])
-
-    def _assigned(self, consumer: Any, partitions: list[Position]) -> None:
-        if self._stage is _Stage.LEAVING_LATE:
-            return
-        starts = self._starts(partitions)
-        self._take({(one.topic, one.partition): starts.get((one.topic, one.partition)) for one in partitions})
-        for one in partitions:
-            one.offset = starts.get((one.topic, one.partition), one.offset)
-        self.consumer.incremental_assign(partitions)
-        if self.is_paused:
-            self.consumer.pause(partitions)
-
-    def _starts(self, partitions: list[Position]) -> dict[TopicPartition, int]:
-        """Where a group that begins "now" begins: where partitions ended when it was subscribed, or at the
-        beginning of those that came later, or whose committed offset the broker has lost. Not for partitions
-        that it has a position in."""
-        if self._feed.attachment.start != "latest" or not partitions:
-            return {}
-        try:
-            known = self.consumer.committed(partitions, COMMITTED_WITHIN)
-        except KafkaException as error:
-            raise BeyondHelp(f"asking where the group stands: {text_of(error)}") from error
-        begins = dict(self._feed.journal.begins or {})
-        with self._feed.lock:
-            for place, log in self._feed.journal.logs.items():
-                if log.acked >= 0:
-                    begins.pop(place, None)
-        places = [(one.topic, one.partition) for one in known if one.offset < 0]
-        return {place: begins.get(place, OFFSET_BEGINNING) for place in places}
-
-    def _take(self, starts: Any) -> None:
-        journal = self._feed.journal
-        with self._feed.lock:
-            for place, offset in starts.items():
-                log = self._logs[place] = journal.log_of(place)
-                log.assign(self)
-                if offset is not None and offset >= 0:
-                    log.begin(offset)
-
-    def _revoked(self, consumer: Any, partitions: list[Position]) -> None:
-        """Partitions go to somebody else: what is not started is dropped, what runs has a moment to end."""
-        if self._stage is _Stage.LEAVING_LATE:
-            return
-        gone = self._give_up(partitions)
-        if self._stage is not _Stage.LEAVING:
-            deadline = Deadline(REVOKE_GRACE)
-            while self._any_busy(gone) and not deadline.over and self._feed.order < Request.END:
-                self._feed.acknowledged.wait(0.02)
-                self._feed.acknowledged.clear()
-            self._commits.send(self.consumer, gone)
-        self.consumer.incremental_unassign(partitions)
-
-    def _lost(self, consumer: Any, partitions: list[Position]) -> None:
-        """Partitions have gone to somebody else already."""
-        if self._stage is not _Stage.LEAVING_LATE:
-            self._give_up(partitions)
-
-    def _give_up(self, partitions: list[Position]) -> list[PartitionState]:
-        with self._feed.lock:
-            gone = [self._logs.pop((one.topic, one.partition), None) for one in partitions]
-            for log in gone:
-                if log is not None and log.owner is self:
-                    log.lose()
-        return [log for log in gone if log is not None]
-
-    def _any_busy(self, logs: Sequence[PartitionState]) -> bool:
-        with self._feed.lock:
-            return any(log.busy for log in logs)
+            logger.debug("%s: leaving the group late: %s", self._owner.key.name, text_of(error))
 
     # -- trouble ---------------------------------------------------------------------------------
 
     def _event(self, error: KafkaError) -> None:
-        if error.code() in _UNSUPPORTED and self._feed.shared.protocol.may_fall_back:
+        owner, code = self._owner, error.code()
+        if code in _UNSUPPORTED and owner.shared.protocol.may_fall_back:
             raise ProtocolRefused(text_of(error))
         if is_fatal(error):
             self._stage = _Stage.FAILED
-            raise BeyondHelp(f"the consumer of {self._feed.attachment.topic} failed for good: {text_of(error)}")
+            raise BeyondHelp(f"the consumer of {owner.key.name} failed for good: {text_of(error)}")
         if NO_POSITION in error.str():
-            raise BeyondHelp(f"{self._feed.attachment.topic}: {text_of(error)}")
-        if not error.retriable():
-            self._feed.complain(NotConnectedError(f"{self._feed.attachment.topic}: {text_of(error)}"))
+            raise BeyondHelp(f"{owner.key.name}: {text_of(error)}")
+        if code in _GROUP_REFUSED:
+            for reader in owner.readers:
+                owner.dismiss(reader, NotConnectedError(f"group {owner.key.group}: {text_of(error)}"))
+        elif code in _TOPIC_REFUSED:
+            self._refuse_topics(error)
+        elif not error.retriable():
+            owner.complain(NotConnectedError(f"{owner.key.name}: {text_of(error)}"))
 
-
-def _as_partitions(places: Iterable[TopicPartition]) -> list[Position]:
-    return [Position(*place) for place in places]
+    def _refuse_topics(self, error: KafkaError) -> None:
+        """One topic may not be read: librdkafka says which one in words, or not at all."""
+        named = [reader for reader in self._owner.readers if any(topic in error.str() for topic in reader.topics)]
+        for reader in named:
+            self._owner.dismiss(reader, NotConnectedError(text_of(error)))
+        if not named:
+            self._owner.complain(NotConnectedError(f"{self._owner.key.name}: {text_of(error)}"))

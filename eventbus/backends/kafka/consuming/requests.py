@@ -1,4 +1,4 @@
-"""What a consumer's thread is told to do."""
+"""What a consumer's thread is asked to do."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Progress:
     def check(self) -> None:
         """NotConnectedError when publishes wait and none was answered for `stall_timeout` seconds."""
         answered, now = self._outbox.answered, time.monotonic()
-        if answered != self._answered or not self._outbox.in_flight:
+        if answered != self._answered or not self._outbox.in_flight or self._outbox.throttled:
             self._answered, self._since = answered, now
         if not self._outbox.thread_alive:
             raise NotConnectedError("the thread that serves delivery reports has died")

@@ -1,148 +1,151 @@
-"""One librdkafka producer, and every record that it has not answered."""
+"""What is published in one session: a line for each topic, and the producer that they lead to."""
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from types import MethodType
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError
 
 from .... import log
-from ....errors import NotConnectedError, PublishError, PublishNotSentError, PublishRejectedError, SessionRetired
-from ....message import TOMBSTONE
+from ....errors import (
+    ConfigError,
+    NotConnectedError,
+    PublishError,
+    PublishRejectedError,
+    PublishUnknownError,
+    SessionRetired,
+)
 from ....publishing.port import Answers
-from ....publishing.records import NO_EXTRAS, Record, given_id_of, number_of, topic_of, waiter_of
-from ....threads import Deadline, drained, join_all, spawn
-from ..clients.errors import ClientErrors, is_fatal, is_permanent, text_of
-from ..clients.fork_safety import Producer
-from ..names import ID_HEADER
+from ....publishing.records import Record, topic_of
+from ....threads import Alarm, Deadline, drained, join_all, spawn
+from ..clients.errors import is_fatal, text_of
+from .limits import Topic
+from .lines import Line
+from .makers import Maker
+from .producing import Producing, Reports
+from .verdicts import forbids
 
 logger = log.get(__name__)
 
 POLL = 0.1
 """Seconds of one wait for reports. Producer.poll of 0.2 s and more oversleeps in confluent-kafka 2.13 to 2.15."""
-RESEND_EVERY = 0.25
-"""Seconds between two tries for records that came back from a living producer."""
-_LAST_FLUSH = 0.15
+_NAP = 1.0
 _EMPTY_WITHIN = 3.0
 _CLOSE_WITHIN = 1.0
 
-_Report = tuple[Record, "KafkaError | None", Message]
-
-
-def _refuse(*args: object) -> None:
-    raise SessionRetired("the producer has ended")
-
 
 class KafkaPublisher:
-    """A PublishingPort on one producer.
+    """A PublishingPort on a producer that is made when there is something to publish.
 
-    A record in flight is noted nowhere but in its own delivery callback, which librdkafka keeps. Callbacks
-    only append; what they note is told after the call that served them, on a thread of this object.
-    ensure(topic): have a topic made sure of; `topic_ready` or `topic_refused` answers.
-    on_fatal(cause): the producer is beyond help. Called once, from any thread.
+    ensure(topic, stale): have a topic made sure of; `topic_ready`, `topic_unready` or `topic_refused` answers. stale:
+    the producer's own knowledge of it, too. on_fatal(cause): the producer is beyond help. Called once, from any thread.
     """
 
     def __init__(
         self,
-        producer: Producer,
-        errors: ClientErrors,
+        maker: Maker,
         thread_name: str,
         answers: Answers,
-        ensure: Callable[[str], object],
+        ensure: Callable[[str, bool], object],
         on_fatal: Callable[[BaseException], object],
     ) -> None:
-        self.producer = producer
+        self._maker = maker
+        self._producing = Producing(maker, answers.origin, self._client_failed)
+        self._send_now = self._producing.send
+        self.batch_bytes = maker.batch_bytes
+        self.compressed = maker.compressed
         self._answers = answers
         self._ensure = ensure
         self._on_fatal = on_fatal
-        self._prefix = f"{answers.origin}-"
-        self.produce: Callable[..., None] = producer.produce
-        self.ready: set[str] = set()
         self.answered = 0
         """How many records were answered."""
-        self._taken = 0
-        self._stored: deque[Record] = deque()
-        self._reports: deque[_Report] = deque()
+        self.overtaken_count = 0
+        """How many were stored behind later ones of their key: what was in flight behind a refusal."""
+        self._lines: dict[str, Line] = {}
+        self._busy: dict[str, Line] = {}
+        self._verdicts: deque[tuple[Record, PublishError]] = deque()
+        self._forbidden: deque[KafkaError] = deque()
         self._lock = threading.Lock()
-        self._held: dict[str, list[Record]] = {}
-        self._returned: list[Record] = []
-        self._resend_at = 0.0
-        self._over = False
-        self._report = self._make_callback()
+        self._alarm = Alarm()
+        self._retired = self._over = False
         self.fatal: BaseException | None = None
-        errors.on_fatal = self._client_failed
         self._thread = spawn(thread_name, self._serve)
 
     # -- publishing ------------------------------------------------------------------------------
 
     def publish(self, records: Sequence[Record]) -> int:
-        """Give records to the producer, or hold them until their topic is there. The sender's thread."""
-        refused: list[tuple[Record, PublishError]] = []
+        """Give records to the producer, or hold them until it is their turn. The sender's thread."""
+        lines, held = self._lines, dict[str, Line]()
         taken = 0
-        for record in records:
-            self._taken += 1  # before the look at `produce`: what `retire` does not count has met its closed door
-            try:
-                if topic_of(record) in self.ready or not self._hold(record):
-                    self._send(record)
-            except SessionRetired:
-                self._taken -= 1
-                break
-            except (KafkaException, BufferError, RuntimeError) as error:
-                verdict = self._refusal(error, record)
-                if verdict is None:
-                    self._taken -= 1
-                    break
-                refused.append((record, verdict))
-            taken += 1
-        for record, verdict in refused:
-            self._fail(record, verdict)
+        try:
+            for record in records:
+                line, extras = lines.get(record[1]), record[3]
+                if line is None or (extras is not None and extras[3] is not None):
+                    self._hold(record, held)
+                else:
+                    line.fast += 1  # before the look: whoever closes the line counts it, or it is held
+                    if line.open:
+                        self._send(line, record)
+                    else:
+                        line.fast -= 1
+                        self._hold(record, held)
+                taken += 1
+        except SessionRetired:
+            pass
+        self._advance(held.values())
         return taken
 
-    def topic_ready(self, topic: str) -> None:
-        """The topic is there: what waited for it goes out, then publishers no longer ask."""
+    def topic_ready(self, topic: str, known: Topic) -> None:
+        """The topic is there: what waited for it goes out."""
+        line = self._lines[topic]
         with self._lock:
-            waiting, refused = self._send_all(self._held.pop(topic, []))
-            if waiting:
-                self._held[topic] = waiting
-            else:
-                self.ready.add(topic)
-        for record, error in refused:
-            self._fail(record, error)
+            line.asking = False
+            line.know(known, self)
+        self._advance([line])
+
+    def topic_unready(self, topic: str, cause: str) -> None:
+        """The topic is not there for now, which is told to whoever waits for too long."""
+        with self._lock:
+            self._lines[topic].unready(cause, self)
 
     def topic_refused(self, topic: str, error: Exception) -> None:
         """The topic cannot be had: what waits for it is rejected."""
+        line = self._lines[topic]
         with self._lock:
-            records = self._held.pop(topic, [])
-        for record in records:
-            rejected = PublishRejectedError(f"{topic}: {error}", self._id_of(record))
-            rejected.__cause__ = error
-            self._fail(record, rejected)
+            line.asking = False
+            line.refused(str(error), self)
+        self._settle()
+
+    def learn(self, topic: str, timeout: float) -> None:
+        """Have the producer ask what the topic is: it goes by what it was told last. KafkaException, RuntimeError."""
+        producer = self._producing.producer
+        if producer is not None:
+            producer.list_topics(topic, timeout=timeout)
 
     # -- figures ---------------------------------------------------------------------------------
 
     @property
-    def held_topics(self) -> list[str]:
-        """Topics that records wait for."""
-        with self._lock:
-            return list(self._held)
+    def producer(self) -> Any:
+        """None until there is something to publish, and while the account may not have one."""
+        return self._producing.producer
 
     @property
     def known_topic(self) -> str | None:
         """A topic that was published to."""
-        return next(iter(self.ready), None)
+        return next((line.name for line in list(self._lines.values()) if line.topic is not None), None)
 
     @property
     def in_flight(self) -> int:
         """How many records the producer has and has not answered."""
-        with self._lock:
-            here = len(self._returned) + sum(len(records) for records in self._held.values())
-            return self._taken - self.answered - here
+        return sum(line.out for line in list(self._lines.values()))
+
+    @property
+    def throttled(self) -> bool:
+        """Whether the broker has put off its answers, by a quota."""
+        return self._maker.throttled
 
     @property
     def thread_alive(self) -> bool:
@@ -155,192 +158,242 @@ class KafkaPublisher:
         """Take nothing more, and empty the producer; a broker is at work as long as it answers within moments."""
         answered = self.answered
         if self.fatal is None and not self._over:
-            self._quietly(lambda: self.producer.flush(_LAST_FLUSH))
-        at_work = self.answered > answered or not len(self.producer)
+            self._producing.flush()
+            self._tell()
+        at_work = self.answered > answered or not self._producing.queued
         with self._lock:
             if self._over:
                 return
-            self.produce = _refuse
-        if at_work:
-            self._drain(patience)
-        deadline = Deadline(_EMPTY_WITHIN)
-        while self.in_flight and not deadline.over:
-            self._quietly(self.producer.purge)
-            self._quietly(lambda: self.producer.flush(0.01))
+            self._retired = True
+            self._producing.refuse()
+        if at_work and self.fatal is None:
+            self._producing.flush_while_it_helps(Deadline(patience), self._tell)
+        self._empty(self.producer)
         with self._lock:
             self._over = True
-        if missing := self.in_flight:
-            logger.error("%d records did not come back from the producer", missing)
+        self._alarm.set()
 
     def close(self, timeout: float) -> tuple[str, ...]:
         """End the producer; names the threads that are not out after `timeout` seconds."""
         deadline = Deadline(timeout)
-        self._over = True
-        self.produce = _refuse
+        with self._lock:
+            self._over = self._retired = True
+            self._producing.refuse()
+        self._alarm.set()
         closing = spawn(f"{self._thread.name}-closing", self._close)
         return join_all([self._thread, closing], deadline.remaining())
 
-    def _drain(self, patience: float) -> None:
-        deadline, left, before = Deadline(patience), len(self.producer), math.inf
-        while self.fatal is None and 0 < left < before and not deadline.over:
-            self._quietly(lambda: self.producer.flush(min(_LAST_FLUSH, deadline.remaining())))
-            before, left = left, len(self.producer)
+    def _empty(self, producer: Any) -> None:
+        """Have the producer give back all that it has."""
+        deadline = Deadline(_EMPTY_WITHIN)
+        while self.in_flight and not deadline.over:
+            self._producing.purge(producer)
+            self._tell()
+        if missing := self.in_flight:
+            logger.error("%d records did not come back from the producer", missing)
 
     def _close(self) -> None:
-        self._quietly(self.producer.purge)
-        self._quietly(lambda: self.producer.flush(_CLOSE_WITHIN))
-        if not len(self.producer):  # else its close would wait for ever: dropping it does not
-            self._quietly(self.producer.close)
+        self._producing.close(_CLOSE_WITHIN)
+        self._tell()
+
+    # -- what the lines need (see `Desk`), under the lock ----------------------------------------
+
+    def give(self, record: Record, partition: int) -> KafkaError | None:
+        """Give a record to the producer; what is wrong with that. SessionRetired."""
+        try:
+            self._producing.send(record, partition)
+        except Exception as error:
+            return self._producing.wrong_with(error)
+        return None
+
+    def ask(self, line: Line) -> None:
+        """Have its topic made sure of."""
+        if not line.asking and not self._retired:
+            line.asking = True
+            self._ensure(line.name, line.stale)
+
+    def refuse(self, record: Record, text: str, doubtful: bool) -> None:
+        """It is rejected; *unknown* when it may be stored all the same."""
+        id = self._producing.id_of(record)
+        if doubtful:
+            self._verdicts.append((record, PublishUnknownError(f"{text}; an earlier try may have stored it", id)))
+        else:
+            self._verdicts.append((record, PublishRejectedError(text, id)))
+
+    def put_back(self, record: Record, cause: str, noted: bool) -> None:
+        """It has no answer yet, and why."""
+        if not self._retired:
+            (self._answers.delayed if noted else self._answers.returned)(record, cause)
+
+    def may_go(self, record: Record) -> bool:
+        """Whether one that was put back without doubt is still wanted."""
+        return self._answers.given(record)
+
+    def overtaken(self, count: int) -> None:
+        """So many were stored behind later ones of their key."""
+        self.overtaken_count += count
+        logger.warning("%d messages were stored behind later ones of their key, after a refusal", count)
 
     # -- giving to the producer ------------------------------------------------------------------
 
-    def _hold(self, record: Record) -> bool:
-        """Keep a record until its topic is there; False when it is there by now."""
+    def _send(self, line: Line, record: Record) -> None:
+        """Give one to the producer past the line, which is open. The sender's thread."""
+        try:
+            self._send_now(record, -1)
+        except Exception as error:
+            line.fast -= 1
+            cause = self._producing.wrong_with(error)
+            with self._lock:
+                line.unsent(record, cause, self)
+            self._advance([line])
+
+    def _hold(self, record: Record, held: dict[str, Line]) -> None:
         topic = topic_of(record)
         with self._lock:
-            if topic in self.ready:
-                return False
-            if self._over or self.produce is _refuse:
+            if self._retired:
                 raise SessionRetired("the producer has ended")
-            first = topic not in self._held
-            self._held.setdefault(topic, []).append(record)
-        if first:
-            self._ensure(topic)
-        return True
+            line = self._lines.get(topic) or self._lines.setdefault(topic, Line(topic))
+            line.hold(record, self)
+        held[topic] = line
 
-    def _send(self, record: Record) -> None:
-        number, topic, payload, extras, _ = record
-        key, headers, given = extras or NO_EXTRAS
-        fields: list[tuple[str, Any]] = [(ID_HEADER, given or f"{self._prefix}{number:012d}")]
-        if headers is not None:
-            fields += headers
-        value = None if payload is TOMBSTONE else payload
-        self.produce(topic, value, key, -1, MethodType(self._report, record), None, 0, fields)
+    def _advance(self, lines: Iterable[Line]) -> None:
+        """Send what may be sent, and tell what that led to. Threads of ours."""
+        try:
+            for line in lines:
+                with self._lock:
+                    self._move(line)
+        except SessionRetired:
+            pass  # what waits here is for the next session
+        self._settle()
 
-    def _send_all(self, records: list[Record]) -> tuple[list[Record], list[tuple[Record, PublishError]]]:
-        """Give records to the producer, in order; which of them have to wait, and which it refuses for good."""
-        refused: list[tuple[Record, PublishError]] = []
-        for position, record in enumerate(records):
-            try:
-                self._send(record)
-            except (KafkaException, BufferError, RuntimeError, SessionRetired) as error:
-                if not isinstance(error, KafkaException) or not is_permanent(error.args[0]):
-                    logger.debug("%s: records wait on: %s", topic_of(record), error)
-                    return records[position:], refused
-                refused.append((record, self._rejection(record, error.args[0])))
-        return [], refused
-
-    def _refusal(self, error: Exception, record: Record) -> PublishError | None:
-        """What a publisher is told whose record the producer did not take; None: the producer has ended."""
-        if isinstance(error, BufferError):
-            return PublishNotSentError("librdkafka's own queue is full", self._id_of(record))
-        if not isinstance(error, KafkaException):
-            return None  # closed in this moment
-        cause = error.args[0]
-        if is_fatal(cause):
-            self._fail_for_good(cause)
-            return None
-        if is_permanent(cause):
-            return self._rejection(record, cause)
-        return PublishNotSentError(f"{topic_of(record)}: {text_of(cause)}", self._id_of(record))
-
-    def _rejection(self, record: Record, cause: KafkaError) -> PublishRejectedError:
-        return PublishRejectedError(f"{topic_of(record)}: {text_of(cause)}", self._id_of(record))
-
-    def _id_of(self, record: Record) -> str:
-        return given_id_of(record) or f"{self._prefix}{number_of(record):012d}"
+    def _move(self, line: Line) -> None:
+        if self._retired:
+            return
+        if line.waits:
+            self._busy[line.name] = line
+        ready = self.producer is not None
+        if line.waits and not ready and (ban := self._maker.ban) is not None:
+            line.refused(ban, self)
+        if ready or line.topic is None:
+            line.advance(self)
+        if not line.waits:
+            self._busy.pop(line.name, None)
+        elif not ready:
+            self._alarm.set()
 
     # -- reports ---------------------------------------------------------------------------------
 
-    def _make_callback(self) -> Callable[[Record, KafkaError | None, Message], None]:
-        """The delivery callback, once bound to a record. It runs inside librdkafka: it may only append."""
-        stored, reports = self._stored.append, self._reports.append
-
-        def report(record: Record, error: KafkaError | None, message: Message) -> None:
-            if error is None and waiter_of(record) is None:
-                stored(record)
-            else:
-                reports((record, error, message))
-
-        return report
-
     def _serve(self) -> None:
         while not self._over:
-            self.look_for_reports(POLL)
-            self._send_returned()
+            if self.producer is not None:
+                self.look_for_reports(POLL)
+            elif self._busy and not self._retired:
+                self._make()
+            else:
+                self._alarm.wait(_NAP)
+            if self._busy:
+                self._advance(list(self._busy.values()))
+
+    def _make(self) -> None:
+        """Make the producer, for there is something to publish."""
+        try:
+            producer = self._maker.make()
+        except ConfigError as error:
+            self._fail_for_good(str(error))
+            return
+        with self._lock:
+            wanted = not self._retired
+            if wanted:
+                self._producing.begin(producer)
+        if not wanted:
+            self._maker.discard(producer)
 
     def look_for_reports(self, timeout: float = 0.0) -> None:
         """Serve the delivery reports that are there, or come within `timeout` seconds."""
-        try:
-            self.producer.poll(timeout)
-        except KafkaException as error:  # a fatal error comes out here, and not through error_cb
-            if is_fatal(error.args[0]):
-                self._fail_for_good(error.args[0])
-            else:
-                logger.warning("serving delivery reports: %s", text_of(error.args[0]))
-        except RuntimeError:
-            self._over = True  # closed
+        if not self._producing.poll(timeout):
+            self._over = True
         self._tell()
+        if self._forbidden:
+            self._give_up(self._forbidden[0])
 
     def _tell(self) -> None:
         """Tell what the callbacks have noted."""
-        stored = drained(self._stored)
-        if stored:
+        reports = self._producing.reports()
+        if not reports:
+            return
+        with self._lock:
+            self.answered += len(reports.stored) + len(reports.where) + len(reports.failed)
+            touched = self._count(reports)
+        if reports.stored or reports.where:
+            self._maker.allow()
+            self._answers.stored(reports.stored)
+            self._answers.all_confirmed(reports.where)
+        fatal = [one.error for one in reports.failed if is_fatal(one.error)]
+        for error in fatal[:1]:
+            self._client_failed(error)
+        self._advance(line for line in touched if not line.open)
+
+    def _count(self, reports: Reports) -> list[Line]:
+        """Those whose lines these are. A batch comes back as a whole: the last that was out was in one of its own."""
+        good = _by_topic(reports.stored, reports.stored.topics)
+        for record, *_ in reports.where:
+            good.setdefault(topic_of(record), []).append(record)
+        lines = {topic: self._lines[topic] for topic in {*good, *(topic_of(one.record) for one in reports.failed)}}
+        lone = {topic for topic, line in lines.items() if line.out - len(good.get(topic, ())) == 1}
+        for one in reports.failed:
+            topic = topic_of(one.record)
+            lines[topic].failed(one, topic in lone, self)
+        for topic, records in good.items():
+            lines[topic].stored(records, self)
+        return list(lines.values())
+
+    def _settle(self) -> None:
+        """Tell what the lines have decided."""
+        for record, error in drained(self._verdicts):
             with self._lock:
-                self.answered += len(stored)
-            self._answers.stored(stored)
-        for record, error, message in drained(self._reports):
-            if error is None:
-                with self._lock:
-                    self.answered += 1
-                self._answers.confirmed(record, message.partition() or 0, message.offset() or 0)
-            elif is_permanent(error):
-                if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    self.ready.discard(topic_of(record))
-                self._fail(record, self._rejection(record, error))
-            else:
-                self._keep(record, error)
+                retired = self._over or self._retired
+            if not retired:  # else others have the record by now
+                self._answers.failed(record, error)
 
-    def _keep(self, record: Record, error: KafkaError) -> None:
-        with self._lock:
-            self._returned.append(record)
-        if is_fatal(error):
-            self._fail_for_good(error)
-
-    def _fail(self, record: Record, error: PublishError) -> None:
-        with self._lock:
-            self.answered += 1
-            retired = self._over or (self.produce is _refuse and self.fatal is None)
-        if not retired:  # else others have the record by now
-            self._answers.failed(record, error)
-
-    def _send_returned(self) -> None:
-        """Send again what came back although the producer lives."""
-        with self._lock:
-            if not self._returned or self.produce is _refuse or time.monotonic() < self._resend_at:
-                return
-            self._resend_at = time.monotonic() + RESEND_EVERY
-            back = sorted(self._returned, key=number_of)
-            self._returned, refused = self._send_all(back)
-        for record, error in refused:
-            self._fail(record, error)
-        logger.info("%d records are sent again", len(back) - len(self._returned))
+    # -- a producer that fails -------------------------------------------------------------------
 
     def _client_failed(self, error: KafkaError) -> None:
-        self._fail_for_good(error)
+        if forbids(error):
+            self._forbidden.append(error)
+        else:
+            self._fail_for_good(text_of(error))
 
-    def _fail_for_good(self, error: KafkaError) -> None:
+    def _fail_for_good(self, text: str) -> None:
         with self._lock:
             if self.fatal is not None or self._over:
                 return
-            self.fatal = NotConnectedError(f"the producer failed for good: {text_of(error)}")
-            self.produce = _refuse
+            self.fatal = NotConnectedError(f"the producer failed for good: {text}")
+            self._retired = True
+            self._producing.refuse()
         self._on_fatal(self.fatal)
 
-    def _quietly(self, call: Callable[[], object]) -> None:
-        """A call that ends the producer, and may serve reports."""
-        try:
-            call()
-        except (KafkaException, RuntimeError) as error:
-            logger.debug("ending a producer: %s", error)
-        self._tell()
+    def _give_up(self, error: KafkaError) -> None:
+        """The account may have no producer: what waits is rejected, and the next one is made in a while."""
+        self._maker.forbid(error)
+        with self._lock:
+            for line in self._lines.values():
+                line.forget()
+            producer = None if self._retired else self._producing.let_go()
+        if producer is None:
+            return
+        self._empty(producer)
+        self._forbidden.clear()
+        with self._lock:
+            for line in self._lines.values():
+                line.refused(text_of(error), self)
+        self._settle()
+        self._maker.discard(producer)
+
+
+def _by_topic(records: Sequence[Record], topics: Collection[str]) -> dict[str, list[Record]]:
+    if len(topics) == 1:  # as it nearly always is
+        return {topic: list(records) for topic in topics}
+    found: dict[str, list[Record]] = {topic: [] for topic in topics}
+    for record in records:
+        found[topic_of(record)].append(record)
+    return found

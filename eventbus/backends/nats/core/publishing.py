@@ -112,7 +112,7 @@ class NatsPublisher(ABC):
 
     def _is_plain(self, record: Record) -> bool:
         _, topic, payload, extras, _ = record
-        key, headers, given = extras or NO_EXTRAS
+        key, headers, given, _ = extras or NO_EXTRAS
         return (
             topic in self._open
             and headers is None
@@ -158,7 +158,7 @@ class NatsPublisher(ABC):
 
     def _block_of(self, record: Record) -> bytes | None:
         """The header block of a record that has more than its minted id; ValueError."""
-        key, headers, given = extras_of(record) or NO_EXTRAS
+        key, headers, given, _ = extras_of(record) or NO_EXTRAS
         if key is None and not headers and given is None:
             return None
         return wire.header_block(self._encoder.stored_id(self._id_of(record), topic_of(record)), key, headers)

@@ -13,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from eventbus.backends.kafka.consuming.batches import KafkaBatch
 from eventbus.backends.kafka.consuming.deliveries import KafkaDelivery
-from eventbus.backends.kafka.consuming.in_hand import KafkaInHand, PartitionState, lease_of
-from eventbus.backends.kafka.consuming.intake import Intake
+from eventbus.backends.kafka.consuming.in_hand import KafkaInHand, batch_lease
+from eventbus.backends.kafka.consuming.intake import Intake, split
 from eventbus.backends.kafka.consuming.offsets import Offsets
+from eventbus.backends.kafka.consuming.partition_state import PartitionState
 from eventbus.consuming.lease import Lease
 
 PLACE = ("orders", 0)
@@ -33,8 +34,9 @@ def offsets_of(batch: list[KafkaDelivery]) -> list[int]:
 
 
 def take(intake: Intake, messages: list[Message]) -> tuple[list[KafkaDelivery], list[KafkaError]]:
-    """What it makes of them, all batches together; each is of one log."""
-    batches, errors = intake.take(messages)
+    """What it makes of them, all batches together; each is of one state."""
+    runs, errors = split(messages)
+    batches = [batch for where, ones in runs for batch in intake.take(where, ones)]
     assert all(len({one.token for one in batch}) == 1 for batch in batches)
     return [one for batch in batches for one in batch], errors
 
@@ -48,7 +50,7 @@ class OnePartition(RuleBasedStateMachine):
     @initialize(gaps=st.sets(st.integers(0, LENGTH - 1), max_size=6))
     def begin(self, gaps: set[int]) -> None:
         self.stored = [offset for offset in range(LENGTH) if offset not in gaps]
-        self.journal = KafkaInHand()
+        self.in_hand = KafkaInHand()
         self.lane: deque[Copy] = deque()
         self.running: Copy | None = None
         self.done: set[int] = set()
@@ -56,7 +58,7 @@ class OnePartition(RuleBasedStateMachine):
         self.group = 0
         """What the broker has as committed."""
         self.member: object | None = None
-        self.logs: dict[tuple[str, int], PartitionState] = {}
+        self.states: dict[tuple[str, int], PartitionState] = {}
         self.fetch_from = 0
 
     # -- what may happen -------------------------------------------------------------------------
@@ -70,30 +72,29 @@ class OnePartition(RuleBasedStateMachine):
                 self.done.add(offset)
             self.group = min(LENGTH, self.group + more)
         self.member = object()
-        with self.journal.lock:
-            log = self.journal.log_of(PLACE)
-            log.assign(self.member)
-        self.logs = {PLACE: log}
+        with self.in_hand.lock:
+            state = self.in_hand.state_of(PLACE)
+            state.assign(self.member)
+        self.states = {PLACE: state}
         self.fetch_from = self.group
 
     @precondition(lambda self: self.member is not None)
     @rule(count=st.integers(1, 8))
     def fetched(self, count: int) -> None:
-        """Some messages come; what the log lets through goes to the lane."""
+        """Some messages come; what the state lets through goes to the lane."""
         ahead = [offset for offset in self.stored if offset >= self.fetch_from][:count]
         if not ahead:
             return
-        with self.journal.lock:
-            batches, errors = Intake(self.logs, self.journal).take([made(one) for one in ahead])
+        with self.in_hand.lock:
+            batches = Intake(self.states, self.in_hand).take(PLACE, [made(one) for one in ahead])
             for batch in batches:
-                lease = lease_of(batch)
-                admitted = self.journal.admit(batch, lease)
+                lease = batch_lease(batch)
+                admitted = self.in_hand.admit(batch, lease)
                 offsets = offsets_of([*batch])
                 assert not admitted.finished
                 self.lane += [(at, one, lease, admitted.check) for at, one in zip(offsets, batch, strict=True)]
-        assert not errors
         self.fetch_from = ahead[-1] + 1
-        assert self.logs[PLACE] is self.journal.logs[PLACE], "taken for a topic that was made anew"
+        assert self.states[PLACE] is self.in_hand.states[PLACE], "taken for a topic that was made anew"
 
     @precondition(lambda self: self.lane and self.running is None)
     @rule()
@@ -101,8 +102,8 @@ class OnePartition(RuleBasedStateMachine):
         """The lane looks at the next one."""
         offset, delivery, lease, check = copy = self.lane.popleft()
         if lease.ended:
-            self.journal.drop([delivery], lease)
-        elif not check or self.journal.claims(delivery):
+            self.in_hand.drop([delivery], lease)
+        elif not check or self.in_hand.claims(delivery):
             assert offset not in self.done or offset < self.group, "handled again though it is known to be done"
             left = [one for one in self.stored if self.group <= one < offset and one not in self.done]
             assert not left, "it overtakes what was given back"
@@ -115,7 +116,7 @@ class OnePartition(RuleBasedStateMachine):
         assert self.running is not None
         offset, delivery, _, _ = self.running
         self.running = None
-        self.journal.finish([delivery])
+        self.in_hand.finish([delivery])
         self.done.add(offset)
 
     @precondition(lambda self: self.running)
@@ -125,50 +126,50 @@ class OnePartition(RuleBasedStateMachine):
         assert self.running is not None
         _, delivery, lease, _ = self.running
         self.running = None
-        self.journal.drop([delivery], lease)
+        self.in_hand.drop([delivery], lease)
 
     @precondition(lambda self: self.member is not None)
     @rule()
     def went_back(self) -> None:
         """The owner looks after what was given back."""
-        with self.journal.lock:
-            if self.logs[PLACE].rewind:
-                self.fetch_from = self.logs[PLACE].go_back()
+        with self.in_hand.lock:
+            if self.states[PLACE].rewind:
+                self.fetch_from = self.states[PLACE].go_back()
 
     @precondition(lambda self: self.member is not None)
     @rule(acked=st.booleans())
     def committed(self, acked: bool) -> None:
         """The owner commits; the broker's answer may be lost."""
-        log = self.logs[PLACE]
-        with self.journal.lock:
-            offset = log.committable
+        state = self.states[PLACE]
+        with self.in_hand.lock:
+            offset = state.committable
             if offset is None:
                 return
-            log.requested = offset
+            state.requested = offset
             if acked:
-                log.acked = max(log.acked, offset)
+                state.acked = max(state.acked, offset)
                 self.group = max(self.group, offset)
         assert all(one in self.done for one in self.stored if one < offset), "committed past what is not done"
 
     @precondition(lambda self: self.member is not None)
     @rule()
     def taken_away(self) -> None:
-        with self.journal.lock:
-            self.logs[PLACE].lose()
-        self.logs, self.member = {}, None
+        with self.in_hand.lock:
+            self.states[PLACE].lose()
+        self.states, self.member = {}, None
 
     # -- what must hold --------------------------------------------------------------------------
 
     @invariant()
     def it_knows_what_the_lane_has(self) -> None:
-        log = self.journal.logs.get(PLACE)
-        if log is not None and log.offsets is not None:
-            assert log.copies == len(self.lane) + (self.running is not None)
-            assert log.offsets.committed <= log.offsets.position
+        state = self.in_hand.states.get(PLACE)
+        if state is not None and state.offsets is not None:
+            assert state.copies == len(self.lane) + (self.running is not None)
+            assert state.offsets.committed <= state.offsets.position
 
     def teardown(self) -> None:
         """Left in peace, everything is handled and committed to the end."""
-        if not hasattr(self, "journal"):
+        if not hasattr(self, "in_hand"):
             return
         if self.member is None:
             self.assigned(0)
@@ -182,10 +183,10 @@ class OnePartition(RuleBasedStateMachine):
                 else:
                     self.started()
         assert self.done >= set(self.stored), f"lost: {sorted(set(self.stored) - self.done)}"
-        log = self.logs[PLACE]
-        assert not log.busy
-        if self.stored and log.offsets is not None:
-            assert log.offsets.committed > max(self.stored) or self.group > max(self.stored)
+        state = self.states[PLACE]
+        assert not state.busy
+        if self.stored and state.offsets is not None:
+            assert state.offsets.committed > max(self.stored) or self.group > max(self.stored)
 
 
 TestOnePartition = OnePartition.TestCase
@@ -211,94 +212,94 @@ def test_runs_with_gaps_finished_in_any_order_end_at_the_position(runs: list[tup
 
 
 def taking(*offsets: int) -> tuple[KafkaInHand, Intake, dict[tuple[str, int], PartitionState]]:
-    """A journal whose partition is assigned, and has handed out and finished these."""
-    journal = KafkaInHand()
-    with journal.lock:
-        log = journal.log_of(PLACE)
-        log.assign(object())
-        logs = {PLACE: log}
-        intake = Intake(logs, journal)
+    """A in_hand whose partition is assigned, and has handed out and finished these."""
+    in_hand = KafkaInHand()
+    with in_hand.lock:
+        state = in_hand.state_of(PLACE)
+        state.assign(object())
+        states = {PLACE: state}
+        intake = Intake(states, in_hand)
         batch, _ = take(intake, [made(offset) for offset in offsets])
-    journal.finish(batch)
-    return journal, intake, logs
+    in_hand.finish(batch)
+    return in_hand, intake, states
 
 
 def test_a_topic_that_was_made_anew_is_read_from_its_beginning() -> None:
-    journal, intake, logs = taking(0, 1, 2, 3)
-    old = logs[PLACE]
-    with journal.lock:
+    in_hand, intake, states = taking(0, 1, 2, 3)
+    old = states[PLACE]
+    with in_hand.lock:
         batch, _ = take(intake, [made(0), made(1)])
     assert offsets_of(batch) == [0, 1]
-    assert logs[PLACE] is journal.logs[PLACE] is not old
+    assert states[PLACE] is in_hand.states[PLACE] is not old
     assert batch[0].identity != old.base, "an identity of the topic that was"
 
 
 def test_so_is_one_that_was_made_anew_while_it_was_not_ours() -> None:
-    journal, _, logs = taking(0, 1, 2, 3)
-    logs[PLACE].acked = 4
-    with journal.lock:
-        logs[PLACE].assign(object())
-        batch, _ = take(Intake(logs, journal), [made(0), made(1)])
+    in_hand, _, states = taking(0, 1, 2, 3)
+    states[PLACE].acked = 4
+    with in_hand.lock:
+        states[PLACE].assign(object())
+        batch, _ = take(Intake(states, in_hand), [made(0), made(1)])
     assert offsets_of(batch) == [0, 1]
 
 
 def test_what_was_done_and_not_committed_comes_again_and_is_only_committed() -> None:
-    journal, _, logs = taking(0, 1, 2, 3)
-    with journal.lock:
-        logs[PLACE].assign(object())
-        assert logs[PLACE].committable is None, "where the group stands is not known yet"
-        batch, _ = take(Intake(logs, journal), [made(2), made(3), made(4)])
-        assert (offsets_of(batch), logs[PLACE].committable) == ([4], 4)
-    assert journal.duplicates == 2
+    in_hand, _, states = taking(0, 1, 2, 3)
+    with in_hand.lock:
+        states[PLACE].assign(object())
+        assert states[PLACE].committable is None, "where the group stands is not known yet"
+        batch, _ = take(Intake(states, in_hand), [made(2), made(3), made(4)])
+        assert (offsets_of(batch), states[PLACE].committable) == ([4], 4)
+    assert in_hand.duplicates == 2
 
 
 def test_what_the_broker_has_deleted_is_not_waited_for() -> None:
-    journal, intake, logs = taking()
-    with journal.lock:
+    in_hand, intake, states = taking()
+    with in_hand.lock:
         batch, _ = take(intake, [made(offset) for offset in range(3)])
-    journal.drop(batch[:1], logs[PLACE].lease)
-    journal.finish(batch[1:])
-    with journal.lock:
-        assert logs[PLACE].go_back() == 0
+    in_hand.drop(batch[:1], states[PLACE].lease)
+    in_hand.finish(batch[1:])
+    with in_hand.lock:
+        assert states[PLACE].go_back() == 0
         batch, _ = take(intake, [made(7)])
         assert offsets_of(batch) == [7]
-        assert logs[PLACE].committable == 7
-        assert not logs[PLACE].rewind
+        assert states[PLACE].committable == 7
+        assert not states[PLACE].rewind
 
 
 def test_nothing_overtakes_what_was_given_back() -> None:
-    journal, intake, logs = taking()
-    with journal.lock:
+    in_hand, intake, states = taking()
+    with in_hand.lock:
         batch, _ = take(intake, [made(offset) for offset in range(4)])
-    first = logs[PLACE].lease
-    journal.finish(batch[:1])
-    journal.drop(batch[1:3], first)
+    first = states[PLACE].lease
+    in_hand.finish(batch[:1])
+    in_hand.drop(batch[1:3], first)
     assert first.ended, "the fourth is not started: it comes again"
-    with journal.lock:
+    with in_hand.lock:
         assert offsets_of(take(intake, [made(4), made(5)])[0]) == []
-        assert logs[PLACE].go_back() == 1
+        assert states[PLACE].go_back() == 1
         again, _ = take(intake, [made(offset) for offset in range(1, 8)])
-        assert journal.admit(again, logs[PLACE].lease).check
-    journal.drop(batch[3:], first)
+        assert in_hand.admit(again, states[PLACE].lease).check
+    in_hand.drop(batch[3:], first)
     assert offsets_of(again) == [1, 2, 3, 4, 5, 6, 7]
-    assert (journal.duplicates, logs[PLACE].rewind, logs[PLACE].copies) == (0, False, 7)
+    assert (in_hand.duplicates, states[PLACE].rewind, states[PLACE].copies) == (0, False, 7)
 
 
 def test_errors_among_the_messages_pass_nothing_over() -> None:
-    journal, intake, _ = taking()
-    with journal.lock:
+    in_hand, intake, _ = taking()
+    with in_hand.lock:
         batch, errors = take(intake, [made(0), made(1, error=EOF), made(1)])
     assert (offsets_of(batch), errors) == ([0, 1], [EOF])
 
 
 def test_partitions_that_are_not_ours_are_left_out_wherever_they_stand() -> None:
-    journal, intake, _ = taking()
+    in_hand, intake, _ = taking()
     other = ("orders", 1)
     messages = [made(0), made(1, other), made(1), made(2, other), made(2)]
-    with journal.lock:
+    with in_hand.lock:
         batch, _ = take(intake, messages)
     assert offsets_of(batch) == [0, 1, 2]
-    assert {delivery.token.place for delivery in batch} == {PLACE}
+    assert {delivery.token.where for delivery in batch} == {PLACE}
 
 
 RUNS = st.lists(
@@ -319,47 +320,50 @@ def test_a_run_that_is_taken_as_one_is_as_if_one_by_one(batches: list[list[Messa
     together, apart = twin(), twin()
     for batch in batches:
         assert shown(*take(together, batch)) == shown(*one_by_one(apart, batch))
-    for place, log in together._logs.items():
-        other = apart._logs[place]
-        assert (log.known, log._fetched, log.base) == (other.known, other._fetched, other.base)
-        assert (log.offsets is None, len(together._journal)) == (other.offsets is None, len(apart._journal))
-    assert together._journal.duplicates == apart._journal.duplicates
+    for place, state in together._states.items():
+        other = apart._states[place]
+        assert (state.known, state._fetched, state.base) == (other.known, other._fetched, other.base)
+        assert (state.offsets is None, len(together._in_hand)) == (other.offsets is None, len(apart._in_hand))
+    assert together._in_hand.duplicates == apart._in_hand.duplicates
 
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_offsets_that_go_on_in_another_partition_are_no_run(other: tuple[str, int]) -> None:
     batch, _ = take(twin(PLACE, other), [made(0), made(1), made(2, other), made(3, other)])
-    assert [one.token.place for one in batch] == [PLACE, PLACE, other, other]
+    assert [one.token.where for one in batch] == [PLACE, PLACE, other, other]
     assert [one.topic for one in batch] == [PLACE[0]] * 2 + [other[0]] * 2
 
 
 def twin(*places: tuple[str, int]) -> Intake:
     """Of a consumer that has these partitions, or two of three."""
-    journal = KafkaInHand()
-    with journal.lock:
-        logs = {place: journal.log_of(place) for place in places or (PLACE, OTHERS[0])}
-        for log in logs.values():
-            log.assign(journal)
-    return Intake(logs, journal)
+    in_hand = KafkaInHand()
+    with in_hand.lock:
+        states = {place: in_hand.state_of(place) for place in places or (PLACE, OTHERS[0])}
+        for state in states.values():
+            state.assign(in_hand)
+    return Intake(states, in_hand)
 
 
 def one_by_one(intake: Intake, messages: list[Message]) -> tuple[list[KafkaDelivery], list[KafkaError]]:
-    batches, errors = intake._one_by_one(messages)
+    runs, errors = split(messages)
+    batches = [
+        batch for where, ones in runs for batch in intake._one_by_one(where, ones, [one.offset() or 0 for one in ones])
+    ]
     return [one for batch in batches for one in batch], errors
 
 
 def shown(batch: list[KafkaDelivery], errors: list[KafkaError]) -> Any:
-    return [(one.message, one.topic, one.identity, one.token.place) for one in batch], errors
+    return [(one.message, one.topic, one.identity, one.token.where) for one in batch], errors
 
 
 def test_a_run_is_a_sequence_whose_parts_are_runs() -> None:
-    log = KafkaInHand().new_log(PLACE)
+    state = KafkaInHand().new_state(PLACE)
     messages = [made(offset) for offset in range(5, 10)]
-    run = KafkaBatch(messages, PLACE[0], log, log.base + 5)
-    assert [one.identity - log.base for one in run] == [5, 6, 7, 8, 9]
-    assert (run[0].message, run[-1].message, run[-1].identity) == (messages[0], messages[-1], log.base + 9)
+    run = KafkaBatch(messages, PLACE[0], state, state.base + 5)
+    assert [one.identity - state.base for one in run] == [5, 6, 7, 8, 9]
+    assert (run[0].message, run[-1].message, run[-1].identity) == (messages[0], messages[-1], state.base + 9)
     part = run[1:3]
-    assert (part.first, part.end, len(part)) == (log.base + 6, log.base + 8, 2)
+    assert (part.first, part.end, len(part)) == (state.base + 6, state.base + 8, 2)
     assert shown([*run[2:]], []) == shown([*run][2:], [])
     assert not run[5:]
     with pytest.raises(IndexError):

@@ -1,0 +1,229 @@
+"""What the cluster says about many topics at once: one question for all of them, one answer for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
+
+from attrs import frozen
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection
+from confluent_kafka import TopicPartition as Position
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
+
+from ... import log
+from ...errors import NotConnectedError
+from ...threads import Deadline, StopToken
+from .clients.errors import HOPELESS, text_of
+from .names import TopicPartition
+from .topics import AGAIN, LEADERLESS_FOR, ROUND, UNKNOWN_FOR, TopicRefused, Topics, TopicUnready, why_not_made
+
+logger = log.get(__name__)
+
+NO_CONTROLLER_FOR = 60.0
+"""Seconds for which a cluster without a controller is not asked again for what only a controller tells."""
+FEW = 8
+"""Topics that are asked for one by one: all others cost the names of all that the cluster has."""
+
+
+@frozen
+class Described:
+    """A topic as the cluster has it now. id: another one when it was made anew. leaderless: partitions."""
+
+    id: str
+    partitions: Sequence[int]
+    leaderless: Sequence[int]
+
+
+class Listing:
+    """The topics of a cluster: found, with their partitions; and troubled, those that have no leader now."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[int]] = {}
+        self.errors: dict[str, KafkaError] = {}
+        self.leaderless: set[str] = set()
+
+    def note(self, name: str, topic: Any) -> None:
+        """Take in an answer about one topic."""
+        leaders = [one.leader >= 0 for one in topic.partitions.values()]
+        if topic.error is not None:
+            self.errors[name] = topic.error
+        elif leaders:
+            self.found[name] = sorted(topic.partitions)
+            if not all(leaders):
+                self.leaderless.add(name)
+
+    @property
+    def troubled(self) -> set[str]:
+        """Topics that are there, and whose partitions cannot be said now."""
+        gone = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+        return {name for name, error in self.errors.items() if error.code() not in gone}
+
+
+class Catalogue:
+    """Asked through an admin client. All methods are thread-safe, and block."""
+
+    def __init__(self, topics: Topics) -> None:
+        self._topics = topics
+        self._client = topics.client
+        self._create = topics.may_create
+        self._no_controller = Deadline(0.0)
+
+    def listing(self, names: Iterable[str] | None, timeout: float) -> Listing:
+        """What is there of these topics, or of all; NotConnectedError without an answer."""
+        listing, deadline = Listing(), Deadline(timeout)
+        asked = None if names is None else list(names)
+        if asked is None or len(asked) > FEW:
+            for name, topic in self._list(deadline.remaining()).topics.items():
+                listing.note(name, topic)
+            return listing
+        for name in asked:
+            listing.note(name, self._list(deadline.remaining(), name).topics[name])
+        return listing
+
+    def describe(self, names: Iterable[str], timeout: float) -> dict[str, Described | KafkaError]:
+        """What these topics are now; nothing where the cluster cannot say it. NotConnectedError without an answer."""
+        asked = list(names)
+        if not asked or not self._no_controller.over:
+            return {}
+        found: dict[str, Described | KafkaError] = {}
+        futures = self._client().describe_topics(TopicCollection(asked), request_timeout=timeout)
+        deadline = Deadline(timeout + 0.5)
+        for name, future in futures.items():
+            try:
+                topic = future.result(max(0.01, deadline.remaining()))
+            except KafkaException as error:
+                cause: KafkaError = error.args[0]
+                if "controller" in cause.str():
+                    self._no_controller = Deadline(NO_CONTROLLER_FOR)
+                    return {}
+                if cause.code() < 0:
+                    raise NotConnectedError(text_of(cause)) from error
+                found[name] = cause
+            except FutureTimeout as error:
+                raise NotConnectedError("no answer from the cluster in time") from error
+            else:
+                led = {one.id: one.leader is not None and one.leader.id >= 0 for one in topic.partitions}
+                found[name] = Described(str(topic.topic_id), sorted(led), [one for one, has in led.items() if not has])
+        return found
+
+    def make_sure(
+        self, names: Iterable[str], deadline: Deadline, stop: StopToken
+    ) -> dict[str, list[int] | TopicRefused | TopicUnready]:
+        """The partitions of each topic, once it is there with leaders, or why not; made where that is allowed.
+
+        Partitions without a leader are waited for a little, where others have one. NotConnectedError: no answer.
+        """
+        missing = dict.fromkeys(names)
+        answers: dict[str, list[int] | TopicRefused | TopicUnready] = {}
+        unknown, leaderless = Deadline(min(UNKNOWN_FOR, deadline.share(0.5))), Deadline(LEADERLESS_FOR)
+        made: set[str] = set()
+        while missing:
+            listing = self.listing(missing, max(0.05, min(ROUND, deadline.remaining())))
+            for name in list(missing):
+                answer = self._judge(name, listing, leaderless.over)
+                if answer is not None:
+                    answers[name] = answer
+                    del missing[name]
+            lacking = [name for name in missing if self._is_unknown(name, listing)]
+            new = {name for name in lacking if why_not_made(name, self._create) is None}
+            answers |= self._make(sorted(new - made), made, deadline)
+            if unknown.over:
+                answers |= {name: self._why_unknown(name, deadline) for name in lacking if name not in new}
+            missing = {name: None for name in missing if name not in answers}
+            if missing and deadline.over:
+                answers |= {name: self._unready(name, listing) for name in missing}
+                break
+            if missing:
+                stop.wait(AGAIN)
+                stop.check()
+        return answers
+
+    def began(self, places: Sequence[TopicPartition], since: float, timeout: float) -> dict[TopicPartition, int]:
+        """The first message of partitions that was stored since a time of `time.time`, or their ends; as `ends`."""
+        at_time = OffsetSpec.for_timestamp(int(since * 1000))
+        found = self._offsets(places, at_time, timeout)
+        silent = [where for where, offset in found.items() if offset < 0]
+        return found | self.ends(silent, timeout)
+
+    def ends(self, places: Sequence[TopicPartition], timeout: float) -> dict[TopicPartition, int]:
+        """Where partitions end for whoever reads what is committed; those that cannot say it are left out.
+
+        NotConnectedError without any answer.
+        """
+        return self._offsets(places, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
+
+    def _offsets(self, places: Sequence[TopicPartition], spec: Any, timeout: float) -> dict[TopicPartition, int]:
+        if not places:
+            return {}
+        answers = self._client().list_offsets(
+            {Position(*where): spec for where in places},
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=max(0.1, timeout),
+        )
+        found: dict[TopicPartition, int] = {}
+        deadline = Deadline(timeout + 0.5)
+        failed: BaseException | None = None
+        for where, future in answers.items():
+            try:
+                found[where.topic, where.partition] = future.result(max(0.01, deadline.remaining())).offset
+            except (KafkaException, FutureTimeout) as error:
+                failed = error
+        if failed is not None and not found:
+            if isinstance(failed, KafkaException) and failed.args[0].code() > 0:
+                return {}
+            raise NotConnectedError(f"asking where partitions end: {text_of(failed)}") from failed
+        return found
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _list(self, timeout: float, *name: str) -> Any:
+        try:
+            return self._client().list_topics(*name, timeout=max(0.05, timeout))
+        except KafkaException as error:
+            text = f"asking for {'topic ' + name[0] if name else 'topics'}: {text_of(error.args[0])}"
+            # The client stands in the traceback, and ends only when it is forgotten: errors are kept for long.
+            raise NotConnectedError(text) from error.with_traceback(None)
+
+    @staticmethod
+    def _is_unknown(name: str, listing: Listing) -> bool:
+        error = listing.errors.get(name)
+        if error is None:
+            return name not in listing.found
+        return error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+
+    @staticmethod
+    def _judge(name: str, listing: Listing, patient: bool) -> list[int] | TopicRefused | None:
+        error = listing.errors.get(name)
+        if error is not None and error.code() in HOPELESS:
+            return TopicRefused(f"topic {name}: {text_of(error)}")
+        if name in listing.found and (patient or name not in listing.leaderless):
+            return listing.found[name]
+        return None
+
+    @staticmethod
+    def _unready(name: str, listing: Listing) -> TopicUnready:
+        error = listing.errors.get(name)
+        why = text_of(error) if error is not None else "it is not there yet"
+        return TopicUnready(f"topic {name} is not ready: {why}")
+
+    def _why_unknown(self, name: str, deadline: Deadline) -> TopicRefused:
+        """Of a topic that may not be described only a question for it says so."""
+        error = self._list(max(0.1, deadline.remaining()), name).topics[name].error
+        if error is not None and error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return TopicRefused(f"topic {name}: {text_of(error)}")
+        return TopicRefused(f"topic {name} does not exist, and {why_not_made(name, self._create)}")
+
+    def _make(self, names: Sequence[str], made: set[str], deadline: Deadline) -> dict[str, TopicRefused]:
+        """Ask for new topics, all at once; which of them can never be had."""
+        if not names:
+            return {}
+        refused: dict[str, TopicRefused] = {}
+        for name, error in self._topics.create(names, min(ROUND, deadline.remaining())).items():
+            if error is None:
+                made.add(name)
+            elif isinstance(error, TopicRefused):
+                refused[name] = error
+            else:
+                logger.info("creating topic %s: %s", name, error)
+        return refused

@@ -1,0 +1,96 @@
+"""Which partitions of a consumer rest: what lanes have no room for waits, and what is too much is not fetched.
+
+librdkafka's `pause` throws away what was fetched ahead (20 times the traffic, measured): so all that is there is taken
+out first, and a partition rests until its own reserve is handed over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from confluent_kafka import TopicPartition as Position
+
+from ..names import TopicPartition
+from .reader import Reader
+
+PATIENCE = 0.5
+"""Seconds that lanes may have no room until their partitions rest."""
+MOST_MESSAGES = 32_768
+"""That wait for lanes, at most, about: each weighs some 400 bytes beside its value."""
+LEAST = 1 / 16
+"""Of that, and of the bytes: what one partition may have, however many wait."""
+
+
+class Flow:
+    """Of one consumer, on its thread. reader_of(where): who has a partition. most_bytes: that wait, at most, about."""
+
+    def __init__(self, reader_of: Callable[[TopicPartition], Reader | None], most_bytes: int) -> None:
+        self._reader_of = reader_of
+        self._most_bytes = most_bytes
+        self._waiting: set[TopicPartition] = set()
+        self.resting: set[TopicPartition] = set()
+        """Those that are not fetched from."""
+
+    def note_waiting(self, where: TopicPartition) -> None:
+        """Something of a partition found no room."""
+        self._waiting.add(where)
+
+    def forget(self, where: TopicPartition) -> None:
+        """The consumer has this partition no more, or reads it anew."""
+        self._waiting.discard(where)
+        self.resting.discard(where)
+
+    def rest(self, consumer: Any, places: list[TopicPartition]) -> None:
+        """Fetch no more of these, whatever they have."""
+        new = [where for where in places if where not in self.resting]
+        if new:
+            self.resting.update(new)
+            consumer.pause([Position(*where) for where in new])
+
+    def waits_for_room(self, readers: Iterable[Reader]) -> bool:
+        """Whether whatever may come would find none, and some may soon be there."""
+        if not self._waiting or self._waiting <= self.resting:
+            return False
+        return all(reader.is_full for reader in readers if reader.states)
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether some partition has too much waiting, and is still fetched from."""
+        return bool(self._too_much())
+
+    def balance(self, consumer: Any) -> None:
+        """Let partitions rest that have too much waiting, and wake those of which nothing waits any more."""
+        for where in list(self._waiting):
+            reader = self._reader_of(where)
+            if reader is not None and reader.reserve(where) is not None:
+                reader.pump()  # the oldest unfinished message may have gone on
+            if reader is None or reader.reserve(where) is None:
+                self._waiting.discard(where)
+        self.rest(consumer, self._too_much())
+        awake = [where for where in self.resting if where not in self._waiting and self._wants(where)]
+        if awake:
+            self.resting.difference_update(awake)
+            consumer.resume([Position(*where) for where in awake])
+
+    def _wants(self, where: TopicPartition) -> bool:
+        reader = self._reader_of(where)
+        return reader is not None and reader.fetches and where not in reader.unresolved
+
+    def _too_much(self) -> list[TopicPartition]:
+        active = [where for where in self._waiting if where not in self.resting]
+        if not active:
+            return []
+        part, now = max(LEAST, 1 / len(self._waiting)), time.monotonic()
+        found = []
+        for where in active:
+            reader = self._reader_of(where)
+            reserve = None if reader is None else reader.reserve(where)
+            if reserve is not None and (
+                now - reserve.since >= PATIENCE
+                or reserve.size >= self._most_bytes * part
+                or reserve.count >= MOST_MESSAGES * part
+            ):
+                found.append(where)
+        return found

@@ -1,0 +1,101 @@
+"""All network work for subscriptions before they read: their topics, and where "now" is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import OFFSET_END
+
+from ....consuming.attachment import Attachment
+from ....errors import NotConnectedError
+from ....threads import Deadline, StopToken
+from ..catalogue import Catalogue
+from ..names import TopicPartition, is_pattern
+from ..topics import AGAIN, LEADERLESS_FOR, TopicRefused, Topics
+from .in_hand import KafkaInHand, in_hand_of
+
+_Topics = Mapping[str, Sequence[int]]
+
+
+class Preparing:
+    """Of one session. prepared: the topics of those that may be attached."""
+
+    def __init__(self, catalogue: Catalogue, stop: StopToken) -> None:
+        self.prepared: dict[Attachment, _Topics] = {}
+        self._catalogue = catalogue
+        self._stop = stop
+
+    def run(self, attachments: Sequence[Attachment], refused: dict[Attachment, Exception], timeout: float) -> None:
+        """Make sure of topics and positions, all side by side; what is not ready in time is in neither place."""
+        deadline = Deadline(timeout)
+        found = self._exact([one for one in attachments if not is_pattern(one.topic)], refused, deadline)
+        found |= self._patterns([one for one in attachments if is_pattern(one.topic)], deadline)
+        self._find_now({one: topics for one, topics in found.items() if _begins_now(one)}, deadline)
+        self.prepared |= found
+
+    def _exact(
+        self, attachments: Sequence[Attachment], refused: dict[Attachment, Exception], deadline: Deadline
+    ) -> dict[Attachment, _Topics]:
+        if not attachments:
+            return {}
+        within = Deadline(deadline.share(0.7))
+        answers = self._catalogue.make_sure({one.topic for one in attachments}, within, self._stop)
+        found: dict[Attachment, _Topics] = {}
+        for one in attachments:
+            answer = answers[one.topic]
+            if isinstance(answer, list):
+                found[one] = {one.topic: answer}
+            elif isinstance(answer, TopicRefused):
+                refused[one] = answer
+        return found
+
+    def _patterns(self, attachments: Sequence[Attachment], deadline: Deadline) -> dict[Attachment, _Topics]:
+        if not attachments:
+            return {}
+        listing = self._catalogue.listing(None, max(0.1, deadline.remaining()))
+        for one in attachments:
+            in_hand = in_hand_of(one)
+            if in_hand.begins is None:
+                in_hand.unasked |= set(Topics.among({name: [] for name in listing.troubled}, one.topic))
+        return {one: Topics.among(listing.found, one.topic) for one in attachments}
+
+    def _find_now(self, found: Mapping[Attachment, _Topics], deadline: Deadline) -> None:
+        """Note where partitions end now, for those that begin there and have not been told yet."""
+        asked_at = time.time()
+        places = {
+            (topic, partition)
+            for topics in found.values()
+            for topic, partitions in topics.items()
+            for partition in partitions
+        }
+        ends = self._ends(sorted(places), deadline)
+        for one, topics in found.items():
+            in_hand: KafkaInHand = in_hand_of(one)
+            in_hand.since = in_hand.since or asked_at
+            in_hand.begins = {
+                (topic, partition): ends.get((topic, partition), OFFSET_END)
+                for topic, partitions in topics.items()
+                for partition in partitions
+            }
+
+    def _ends(self, places: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
+        """Those without a leader are waited for a little: their end is then where they are when they have one."""
+        ends: dict[TopicPartition, int] = {}
+        patience = Deadline(min(LEADERLESS_FOR, deadline.share(0.5)))
+        while True:
+            missing = [where for where in places if where not in ends]
+            if missing:
+                try:
+                    ends |= self._catalogue.ends(missing, max(0.1, patience.remaining()))
+                except NotConnectedError:
+                    if not ends and deadline.over:
+                        raise
+            if len(ends) == len(places) or patience.over:
+                return ends
+            self._stop.wait(AGAIN)
+            self._stop.check()
+
+
+def _begins_now(attachment: Attachment) -> bool:
+    return in_hand_of(attachment).begins is None and (attachment.group is None or attachment.start == "latest")

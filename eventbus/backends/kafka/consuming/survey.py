@@ -1,0 +1,110 @@
+"""A look at the topics in use, every few seconds: those that appear, change, lose their leaders or are made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from confluent_kafka import KafkaError
+
+from .... import log
+from ....errors import NotConnectedError
+from ..catalogue import Catalogue, Described
+from ..clients.errors import text_of
+from ..names import is_pattern
+from ..topics import Topics
+from .consumer_thread import ConsumerThread
+from .member import Member
+from .reader import Reader
+from .stalls import Stalls
+
+logger = log.get(__name__)
+
+MOST = 500
+"""Topics that are looked at each time: where there are more of them they take turns."""
+ANSWER = 2.0
+
+_Use = tuple[ConsumerThread, Reader]
+
+
+class Survey:
+    """Of one session, used by one thread."""
+
+    def __init__(
+        self, catalogue: Catalogue, threads: Callable[[], Sequence[ConsumerThread]], stall_timeout: float
+    ) -> None:
+        self._catalogue = catalogue
+        self._threads = threads
+        self._stalls = Stalls(catalogue.ends, stall_timeout)
+        self._turn = 0
+
+    def look(self) -> None:
+        """See to all of it; what the cluster does not answer now waits for the next time."""
+        for work in (self._follow_patterns, self._look_at_topics, self._resolve, self._look_for_stalls):
+            try:
+                work()
+            except NotConnectedError as error:  # the probe tells of it; this waits for better times
+                logger.debug("looking at topics: %s", error)
+
+    def _follow_patterns(self) -> None:
+        uses = [use for use in self._uses() if is_pattern(use[1].attachment.topic)]
+        if not uses:
+            return
+        everything = self._catalogue.listing(None, ANSWER).found
+        for thread, reader in uses:
+            found = Topics.among(everything, reader.attachment.topic)
+            if found != reader.topics:
+                thread.follow(reader.attachment, found)
+
+    def _look_at_topics(self) -> None:
+        users: dict[str, list[_Use]] = {}
+        for thread, reader in self._uses():
+            topics = {where[0] for where in list(reader.states)}
+            if not is_pattern(reader.attachment.topic):
+                topics |= set(reader.topics)
+            for topic in topics:
+                users.setdefault(topic, []).append((thread, reader))
+        for topic, answer in self._catalogue.describe(self._in_turn(sorted(users)), ANSWER).items():
+            for thread, reader in users[topic]:
+                if isinstance(answer, KafkaError):
+                    self._note_error(thread, reader, topic, answer)
+                else:
+                    self._note(thread, reader, topic, answer)
+
+    def _in_turn(self, topics: list[str]) -> list[str]:
+        if len(topics) <= MOST:
+            return topics
+        begin = self._turn % len(topics)
+        self._turn = begin + MOST
+        return [*topics, *topics][begin : begin + MOST]
+
+    def _note_error(self, thread: ConsumerThread, reader: Reader, topic: str, error: KafkaError) -> None:
+        if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            thread.dismiss(reader, NotConnectedError(f"topic {topic}: {text_of(error)}"))
+        elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            reader.told(f"topic {topic}", NotConnectedError(f"topic {topic} is not there any more"))
+
+    def _note(self, thread: ConsumerThread, reader: Reader, topic: str, now: Described) -> None:
+        leaderless = ", ".join(map(str, now.leaderless))
+        trouble = NotConnectedError(f"topic {topic} has no leader for partition {leaderless}") if leaderless else None
+        reader.told(f"topic {topic}", trouble)
+        before = reader.in_hand.topic_ids.get(topic)
+        reader.in_hand.topic_ids[topic] = now.id
+        if before not in (None, now.id):
+            logger.warning("topic %s was made anew, and is read from its start", topic)
+            thread.order(lambda member: member.begin_anew(reader, topic))
+        if list(now.partitions) != list(reader.topics.get(topic, now.partitions)):
+            thread.follow(reader.attachment, {**reader.topics, topic: now.partitions})
+
+    def _resolve(self) -> None:
+        """Ask where "now" was in partitions that had no leader then."""
+        for thread, reader in self._uses():
+            waiting = list(reader.unresolved)
+            for where, offset in self._catalogue.began(waiting, reader.in_hand.since, ANSWER).items():
+                thread.order(partial(Member.begin_at, reader=reader, where=where, offset=offset))
+
+    def _look_for_stalls(self) -> None:
+        self._stalls.look(self._threads())
+
+    def _uses(self) -> list[_Use]:
+        return [(thread, reader) for thread in self._threads() for reader in thread.readers if reader.fetches]

@@ -1,0 +1,158 @@
+"""Narrow, on Kafka: accounts that may do little do it; what is forbidden is rejected and costs nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("confluent_kafka")
+
+from confluent_kafka.admin import AclOperation
+from kafka_support import Operator
+from rounds import limit
+from world_support import end, fresh, pause
+
+from eventbus import (
+    EventBus,
+    EventBusConfig,
+    HealthCheckConfig,
+    KafkaConfig,
+    Message,
+    PublishRejectedError,
+    SubscriptionState,
+)
+from eventbus.backends.kafka.session import KafkaSession
+from eventbus.testing import KafkaServer, wait_until
+from eventbus.testing.plugin import skip_or_fail
+
+pytestmark = [pytest.mark.kafka, pytest.mark.watchdog(limit(60.0))]
+
+USER, PASSWORD = "narrow", "secret"
+IMPATIENT = HealthCheckConfig(interval=0.2, timeout=1.0)
+
+
+@pytest.fixture
+def server() -> Iterator[KafkaServer]:
+    """Of one test: what nobody was allowed before is denied."""
+    with skip_or_fail():
+        server = KafkaServer(user=USER, password=PASSWORD, acl=True).start()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def operator(server: KafkaServer) -> Iterator[Operator]:
+    made = Operator(server.inner_bootstrap)
+    made.allow("somebody-else", "*", AclOperation.ALL)
+    made.allow_cluster("somebody-else", AclOperation.ALL)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bus(server: KafkaServer, operator: Operator) -> Iterator[EventBus]:
+    backend = KafkaConfig(brokers=server.bootstrap, user=USER, password=PASSWORD)
+    made = EventBus(EventBusConfig(backend=backend, health_check=IMPATIENT))
+    yield made
+    end(made)
+
+
+def outbox_of(bus: EventBus) -> Any:
+    session = bus._supervisor.session
+    assert isinstance(session, KafkaSession)
+    return session.outbox
+
+
+def reconnects(bus: EventBus) -> int:
+    return bus.get_connection_state().reconnect_count
+
+
+def test_who_may_only_read_consumes_and_is_told_that_it_may_not_publish(bus: EventBus, operator: Operator) -> None:
+    """It has no right to any producer: that is said of each publish, and replaces nothing. Later it is allowed."""
+    topic = operator.create(fresh("read"))
+    operator.allow(USER, topic, AclOperation.READ)
+    operator.store(topic, 10)
+    got: list[Message] = []
+    bus.open(20.0)
+    subscription = bus.subscribe(topic, got.append, group="group")
+    wait_until(lambda: len(got) == 10, 20.0)
+    for _ in range(3):
+        began = time.monotonic()
+        with pytest.raises(PublishRejectedError, match="CLUSTER_AUTHORIZATION_FAILED"):
+            bus.publish(topic, b"0", timeout=10.0)
+        assert time.monotonic() - began < 5.0
+    pause(1.0)
+    operator.store(topic, 10)
+    wait_until(lambda: len(got) == 20, 10.0)
+    assert (reconnects(bus), subscription.state) == (0, SubscriptionState.ACTIVE)
+    assert bus.get_health_status().is_healthy
+    operator.allow(USER, topic, AclOperation.WRITE)
+    wait_until(lambda: is_stored(bus, topic), 15.0)
+    assert reconnects(bus) == 0
+
+
+def test_who_may_only_write_publishes(bus: EventBus, operator: Operator) -> None:
+    """Neither read nor see how topics are configured, nor make one; the topic beside it is closed to it."""
+    topic, secret = operator.create(fresh("write")), operator.create(fresh("secret"))
+    operator.allow(USER, topic, AclOperation.WRITE)
+    bus.open(20.0)
+    futures = [bus.publish_async(name, b"%d" % number) for number in range(100) for name in (topic, secret)]
+    assert all(isinstance(future.exception(20.0), PublishRejectedError) for future in futures[1::2])
+    assert all(future.result(20.0).confirmed for future in futures[::2])
+    with pytest.raises(PublishRejectedError, match="AUTHORIZATION_FAILED"):
+        bus.publish(fresh("missing"), b"", timeout=10.0)
+    assert bus.publish(topic, b"0").confirmed
+    assert (reconnects(bus), bus.get_health_status().is_healthy) == (0, True)
+
+
+def test_who_may_not_make_topics_is_told_so(bus: EventBus, operator: Operator) -> None:
+    topic = fresh("later")
+    operator.allow(USER, topic, AclOperation.WRITE)
+    bus.open(20.0)
+    with pytest.raises(PublishRejectedError, match="cannot be created"):
+        bus.publish(topic, b"", timeout=10.0)
+    operator.create(topic)
+    assert bus.publish(topic, b"", timeout=10.0).confirmed
+
+
+def is_stored(bus: EventBus, topic: str) -> bool:
+    try:
+        return bus.publish(topic, b"0", timeout=5.0).confirmed
+    except PublishRejectedError:
+        return False
+
+
+def test_a_quota_is_no_failure(kafka_server: Any) -> None:
+    """The broker puts off its answers for seconds: what is published waits, and nothing is replaced for it."""
+    operator = Operator(kafka_server.bootstrap)
+    topic = operator.create(fresh("slow"))
+    backend = KafkaConfig(brokers=kafka_server.bootstrap)
+    bus = EventBus(EventBusConfig(backend=backend, health_check=IMPATIENT))
+    try:
+        bus.open(20.0)
+        bus.publish(topic, b"0")
+        operator.throttle_producers(kafka_server.address, 80_000.0)
+        failures: list[object] = []
+        wait_until(lambda: publish_round(bus, topic, failures), 30.0, message="answers are put off")
+        publish_round(bus, topic, failures)
+        assert (failures, reconnects(bus)) == ([], 0)
+    finally:
+        operator.throttle_producers(kafka_server.address, 1e12)
+        operator.close()
+        end(bus)
+
+
+def publish_round(bus: EventBus, topic: str, failures: list[object]) -> bool:
+    """Whether the broker puts off its answers; failures: of the health check meanwhile."""
+    futures = [bus.publish_async(topic, bytes(20_000)) for _ in range(16)]
+    while not all(future.done() for future in futures):
+        status = bus.get_health_status()
+        failures += [] if status.is_healthy else [status.detail]
+        pause(0.05)
+    assert [future.result(0.0).confirmed for future in futures] == [True] * 16
+    return bool(outbox_of(bus).throttled)
