@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 MAX_HEADER_NAME = 128
 
@@ -45,28 +45,43 @@ class ShownText(str):
 
 
 class ShownHeaders(Mapping[str, str]):
-    """Headers as immutable text: "" for a null, the last value of a name that repeats (`first`: the first one).
+    """Headers as immutable text: "" for a null, the last value of a name that repeats.
 
     Published again as a whole they are `raw`, the headers that they were made of.
     """
 
-    __slots__ = ("_first", "raw")
+    __slots__ = ("_fields",)
 
-    def __init__(self, fields: RawHeaders, first: bool = False) -> None:
-        self.raw = fields
-        self._first = first
+    _own: str | None = None
+    """The name of a header that is the library's, and not to be seen."""
+
+    def __init__(self, fields: Sequence[tuple[str, bytes | None]]) -> None:
+        self._fields = fields
+
+    @property
+    def raw(self) -> RawHeaders:
+        """The headers as they are stored: (name, bytes or None) in order, repeats kept."""
+        own = self._own
+        return tuple([field for field in self._fields if field[0] != own])
 
     def __getitem__(self, name: str) -> str:
-        for known, value in self.raw if self._first else reversed(self.raw):
-            if known == name or (not known.isascii() and shown_name(known) == name):
+        for known, value in self._in_turn():
+            if known == name and known != self._own:
+                return _NULL if value is None else shown(value)
+        for known, value in self._in_turn():
+            if not known.isascii() and shown_name(known) == name:
                 return _NULL if value is None else shown(value)
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([shown_name(name) for name, _ in self.raw]))
+        own = self._own
+        return iter(dict.fromkeys([shown_name(name) for name, _ in self._fields if name != own]))
 
     def __len__(self) -> int:
-        return len({shown_name(name) for name, _ in self.raw})
+        return sum(1 for _ in self)
+
+    def _in_turn(self) -> Iterable[tuple[str, bytes | None]]:
+        return reversed(self._fields)
 
     def __or__(self, other: Mapping[str, str]) -> dict[str, str]:
         return dict(self) | dict(other)
@@ -74,8 +89,20 @@ class ShownHeaders(Mapping[str, str]):
     def __ror__(self, other: Mapping[str, str]) -> dict[str, str]:
         return dict(other) | dict(self)
 
+    def __reduce__(self) -> tuple[type[ShownHeaders], tuple[RawHeaders]]:
+        return (FirstShown if isinstance(self, FirstShown) else ShownHeaders), (self.raw,)
+
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+class FirstShown(ShownHeaders):
+    """The same, with the first value of a name that repeats."""
+
+    __slots__ = ()
+
+    def _in_turn(self) -> Iterable[tuple[str, bytes | None]]:
+        return self._fields
 
 
 _NULL = ShownText.of("", None)
@@ -103,7 +130,7 @@ def shown(data: bytes) -> str:
         text = data.decode()
     except UnicodeDecodeError:
         return ShownText.of(data.decode(errors="backslashreplace"), data)
-    if text.isprintable() and not text[:1].isspace() and not text[-1:].isspace():
+    if text.isprintable() and text == text.strip():
         return text
     return ShownText.of(text, data) if _is_unsafe(text) else text
 
@@ -119,9 +146,9 @@ def shown_name(name: str) -> str:
     return data.decode(errors="backslashreplace")
 
 
-def shown_headers(fields: RawHeaders, first: bool = False) -> Mapping[str, str]:
+def shown_headers(fields: RawHeaders) -> Mapping[str, str]:
     """Headers as an immutable mapping of text: see `ShownHeaders`."""
-    return ShownHeaders(fields, first) if fields else NO_HEADERS
+    return ShownHeaders(fields) if fields else NO_HEADERS
 
 
 def check_key(key: object) -> str | bytes:

@@ -309,6 +309,23 @@ def test_what_is_no_token(answer: object) -> None:
         login(token=lambda: answer).refresh(Deadline(5.0), STOP)
 
 
+def test_no_client_is_made_without_a_token() -> None:
+    """Its constructor would wait for one, on a thread that others wait for."""
+    made: list[dict[str, Any]] = []
+
+    def make(given: dict[str, Any]) -> Client:
+        made.append(given)
+        return Client()
+
+    given = options(token=lambda: KafkaToken("t", time.time() - 5.0))
+    with pytest.raises(AuthenticationError, match="has expired at 20"):
+        new_client(make, given.admin, ClientErrors("x"))
+    with pytest.raises(AuthenticationError, match="no token yet"):
+        new_client(make, options(token=lambda: str(1 / 0)).admin, ClientErrors("x"))
+    new_client(make, options(token="t").admin, ClientErrors("x"))
+    assert [LOGIN in one for one in made] == [False]
+
+
 def test_a_jwt_says_when_it_ends_and_whom_it_is_for() -> None:
     from eventbus.testing.servers.kafka_tokens import unsecured_token
 

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus import Message
-from eventbus.fields import ShownHeaders, ShownText, check_headers, check_key, shown, shown_headers, shown_name
+from eventbus.fields import (
+    FirstShown,
+    ShownHeaders,
+    ShownText,
+    check_headers,
+    check_key,
+    shown,
+    shown_headers,
+    shown_name,
+)
 
 VALUES = st.none() | st.binary(max_size=8)
 FIELDS = st.lists(st.tuples(st.sampled_from(["a", "A", "b", "ü", "x y", "n\udcff"]), VALUES), max_size=5).map(tuple)
@@ -63,7 +72,7 @@ def test_single_values_remember_too() -> None:
 def test_the_last_value_of_a_name_is_shown_or_the_first() -> None:
     fields = (("t", b"1"), ("u", None), ("t", b"2"))
     assert ShownHeaders(fields)["t"] == "2"
-    assert ShownHeaders(fields, first=True)["t"] == "1"
+    assert FirstShown(fields)["t"] == "1"
     with pytest.raises(KeyError):
         ShownHeaders(fields)["v"]
     with pytest.raises(TypeError):

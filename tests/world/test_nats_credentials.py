@@ -14,8 +14,8 @@ from nats_issuer import Issuer, new_key, public
 from rounds import limit
 from world_support import Seen, end
 
-from eventbus import AuthenticationError, ConfigError, ConnectFailedError, EventBus, Phase
-from eventbus.testing import NatsServer, wait_until
+from eventbus import AuthenticationError, ConfigError, ConnectFailedError, EventBus, Phase, TlsConfig
+from eventbus.testing import Certificates, NatsServer, wait_until
 
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
 
@@ -94,6 +94,15 @@ def test_a_token(called: bool) -> None:
     with NatsServer(config='authorization { token: "s3cret" }') as server:
         works(server, token=(lambda: "s3cret") if called else "s3cret")
         assert "refused the credentials" in fails(server, AuthenticationError, token="other")
+
+
+def test_certificates_as_text(certificates: Certificates) -> None:
+    ca, certificate, key = (
+        path.read_text() for path in (certificates.ca, certificates.client_cert, certificates.client_key)
+    )
+    with NatsServer(tls=certificates, verify_clients=True) as server:
+        works(server, tls=TlsConfig(ca=ca, certificate=certificate, key=key))
+        works(server, tls=TlsConfig(ca=ca, certificate=certificate + key))
 
 
 def test_what_is_wrong_says_so(operated: NatsServer, issuer: Issuer, tmp_path: Path) -> None:

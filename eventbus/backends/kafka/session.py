@@ -152,9 +152,11 @@ class KafkaSession:
             metadata = self._interruptibly("probe", ask, timeout + 0.5, stop)
         except (KafkaException, RuntimeError, TimeoutError) as error:
             self._progress.excuse()
+            del client, ask  # the error is kept for long, with all that stands in its traceback
+            cause = error.with_traceback(None)
             if self._errors.refused is not None:
-                raise AuthenticationError(text_of(self._errors.refused)) from error
-            raise NotConnectedError(f"no metadata within {timeout:g} s: {text_of(error)}") from error
+                raise AuthenticationError(text_of(self._errors.refused)) from cause
+            raise NotConnectedError(f"no metadata within {timeout:g} s: {text_of(error)}") from cause
         wrong = metadata.topics[topic].error
         if wrong is not None and wrong.code() not in _HEALTHY_ENOUGH:
             raise NotConnectedError(f"topic {topic}: {text_of(wrong)}")

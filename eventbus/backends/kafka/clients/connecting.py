@@ -64,6 +64,8 @@ def new_client(kind: Callable[[dict[str, Any]], Client], options: dict[str, Any]
     """
     given = dict(options)
     login: Login | None = given.pop(LOGIN, None)
+    if login is not None:
+        login.require()
     given["error_cb"] = errors.note if login is None else partial(_note, errors, login)
     polled = isinstance(kind, type) and issubclass(kind, (confluent_kafka.Producer, confluent_kafka.Consumer))
     if polled and "debug" not in given:  # with debug lines among them a poll may never return (librdkafka 5325)

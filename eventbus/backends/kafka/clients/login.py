@@ -80,6 +80,11 @@ class Login:
         if self._config.token is not None:
             self._living_token()
 
+    def require(self) -> None:
+        """AuthenticationError where there is no token to make a client with: confluent_kafka would wait 10 s."""
+        if self._config.token is not None:
+            self.token_of_now("")
+
     # -- what clients say, on threads of librdkafka or on those that poll ----------------------------
 
     def register(self, client: Any) -> None:

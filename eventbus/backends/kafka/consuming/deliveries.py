@@ -8,10 +8,10 @@ from typing import Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
-from ....fields import RawHeaders, shown, shown_headers
+from ....fields import RawHeaders, ShownHeaders, shown
 from ....message import TOMBSTONE, Delivery
 from ..names import ID_HEADER
-from .header_fields import fields_of
+from .header_fields import Fields, fields_of
 
 
 class KafkaDelivery(Delivery):
@@ -48,7 +48,9 @@ class KafkaDelivery(Delivery):
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers as text; where a name came twice, its last value."""
-        return shown_headers(self.raw_headers)
+        headers = _new_headers(Headers)
+        headers._message = self.message
+        return headers
 
     @property
     def id(self) -> str | None:  # type: ignore[override]
@@ -78,3 +80,19 @@ class KafkaDelivery(Delivery):
     def offset(self) -> int | None:  # type: ignore[override]
         """Its place in the partition."""
         return self.message.offset()
+
+
+class Headers(ShownHeaders):
+    """A message's headers but for ours, read when they are looked at."""
+
+    __slots__ = ("_message",)
+
+    _own = ID_HEADER
+    _message: Message
+
+    @property
+    def _fields(self) -> Fields:  # type: ignore[override]
+        return fields_of(self._message)
+
+
+_new_headers = Headers.__new__

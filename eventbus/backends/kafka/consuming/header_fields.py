@@ -37,9 +37,9 @@ def fields_of(message: Message) -> Fields:
         return _mended(message, error)
     if not fields:
         return ()
-    if len(get_referents(*fields)) != 2 * len(fields):
-        return _mended(message, None)
-    return fields  # type: ignore[no-any-return]
+    if len(get_referents(*fields)) == 2 * len(fields):
+        return fields  # type: ignore[no-any-return]
+    return _mended(message, None)
 
 
 def _mended(message: Message, error: BaseException | None) -> Fields:

@@ -14,7 +14,7 @@ from .... import log
 from ....errors import NotConnectedError
 from ....threads import Alarm, Deadline, StopToken, drained, join_all, spawn
 from ..clients.errors import text_of
-from ..topics import LEADERLESS_FOR, ROUND, UNKNOWN_FOR, TopicRefused, Topics, TopicUnready
+from ..topics import LEADERLESS_FOR, ROUND, UNKNOWN_FOR, TopicRefused, Topics, TopicUnready, why_not_made
 from .limits import Limits, Topic
 from .publisher import KafkaPublisher
 
@@ -158,16 +158,18 @@ class TopicKeeper:
         raise TopicUnready("no partition has a leader" if not any(leaders) else "some partitions have no leader")
 
     def _create(self, missing: Sequence[_Wanted]) -> None:
-        if not self._topics.may_create:
-            for one in missing:
-                text = f"topic {one.name} does not exist, and create_topics is off"
-                if one.unknown.over:
-                    self._refused(one, TopicRefused(text))
-                else:
-                    self._unready(one, text)
-            return
-        answers = self._topics.create([one.name for one in missing], ROUND) if missing else {}
+        new: list[_Wanted] = []
         for one in missing:
+            why_not = why_not_made(one.name, self._topics.may_create)
+            text = f"topic {one.name} does not exist, and {why_not}"
+            if why_not is None:
+                new.append(one)
+            elif one.unknown.over:
+                self._refused(one, TopicRefused(text))
+            else:
+                self._unready(one, text)
+        answers = self._topics.create([one.name for one in new], ROUND) if new else {}
+        for one in new:
             error = answers.get(one.name)
             if isinstance(error, TopicRefused):
                 self._refused(one, error)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from ....fields import NO_HEADERS, RawHeaders, shown, shown_headers
+from ....fields import NO_HEADERS, FirstShown, RawHeaders, shown
 from ....message import Delivery
 from ..link import wire
 
@@ -36,7 +36,9 @@ def read_fields(block: bytes | None) -> Fields:
             own.append((name, value))
     # Of a name that repeats the first value is shown, as NATS clients do.
     fields = tuple(own)
-    return Fields(key, None if message_id is None else shown(message_id), fields, shown_headers(fields, first=True))
+    return Fields(
+        key, None if message_id is None else shown(message_id), fields, FirstShown(fields) if fields else NO_HEADERS
+    )
 
 
 _NOTHING = Fields(None, None, (), NO_HEADERS)
