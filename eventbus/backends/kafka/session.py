@@ -161,8 +161,7 @@ class KafkaSession:
         if self._lost is not None:
             raise NotConnectedError(str(self._lost))
         topic = self._topic_to_ask_for()
-        client = self.topics.admin if self.outbox.throttled else self.outbox.producer or self.topics.admin
-        ask = partial(client.list_topics, topic, timeout=timeout)
+        ask = partial(self._ask, topic, timeout)
         try:
             metadata = self._interruptibly("probe", ask, timeout + 0.5, stop)
         except (KafkaException, RuntimeError, TimeoutError) as error:
@@ -260,6 +259,10 @@ class KafkaSession:
         if is_pattern(attachment.topic):
             return self.topics.matching(attachment.topic, max(0.1, deadline.remaining()))
         return {attachment.topic: self.topics.ensure(attachment.topic, deadline.share(0.5), self._stop)}
+
+    def _ask(self, topic: str, timeout: float) -> Any:
+        producer = None if self.outbox.throttled else self.outbox.producer
+        return (self.topics.metadata if producer is None else producer.list_topics)(topic, timeout=timeout)
 
     def _topic_to_ask_for(self) -> str:
         """One that exists: for any other librdkafka would go on asking by itself, twice a second."""

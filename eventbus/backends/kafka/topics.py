@@ -200,6 +200,14 @@ class Topics:
             (place.topic, place.partition): self._result(future, deadline).offset for place, future in answers.items()
         }
 
+    def metadata(self, topic: str, timeout: float) -> Any:
+        """What the cluster answers when it is asked for one topic. KafkaException; NotConnectedError at the end."""
+        try:
+            return self._list_topics(topic, timeout=timeout)
+        finally:
+            with suppress(KafkaException):
+                self._client().poll(0)  # what goes wrong with the links is told there
+
     def _list_topics(self, *topic: str, timeout: float) -> Any:
         try:
             return self._client().list_topics(*topic, timeout=timeout)
