@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -56,7 +57,7 @@ def connected_admin(options: ClientOptions, errors: ClientErrors, timeout: float
 def check_producer(options: ClientOptions) -> None:
     """ConfigError for an option of a producer that librdkafka refuses; nothing is connected."""
     nowhere = {**options.producer, "bootstrap.servers": ""}
-    new_client(Producer, nowhere, ClientErrors(options.name)).close()
+    new_client(confluent_kafka.Producer, nowhere, ClientErrors(options.name)).close()
 
 
 def new_client(kind: Callable[[dict[str, Any]], Client], options: dict[str, Any], errors: ClientErrors) -> Client:

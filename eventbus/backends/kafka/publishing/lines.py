@@ -51,7 +51,7 @@ class Desk(Protocol):
     def refuse(self, record: Record, text: str, doubtful: bool) -> None:
         """It is rejected; *unknown* when it may be stored all the same."""
 
-    def put_back(self, record: Record, cause: str, noted: bool) -> None:
+    def put_back(self, record: Record, cause: KafkaError | str, noted: bool) -> None:
         """It has no answer yet, and why. noted: it may be stored, or was put back before."""
 
     def may_go(self, record: Record) -> bool:
@@ -162,7 +162,7 @@ class Line:
     def _return(self, back: Returned, queue: int | None, desk: Desk) -> None:
         if not stored_nothing(back.error):
             self._doubtful.add(number_of(back.record))
-        self._put_back(back.record, text_of(back.error), desk)
+        self._put_back(back.record, back.error, desk)
         if queue is None:
             self._close()
             self._back.append(back)
@@ -296,7 +296,7 @@ class Line:
         if verdict_of(error) in (Verdict.REFUSED, Verdict.ALONE):  # no batch is to blame
             self._refuse(record, error, desk)
             return Fate.DONE
-        self._put_back(record, text_of(error), desk)
+        self._put_back(record, error, desk)
         return verdict_of(error)
 
     def unsent(self, record: Record, error: KafkaError, desk: Desk) -> None:
@@ -304,7 +304,7 @@ class Line:
         if verdict_of(error) in (Verdict.REFUSED, Verdict.ALONE):
             self._refuse(record, error, desk)
             return
-        self._put_back(record, text_of(error), desk)
+        self._put_back(record, error, desk)
         self._close()
         self._back.append(Returned(record, error, _ANYWHERE))
 
@@ -344,7 +344,7 @@ class Line:
     def _is_full(self, record: Record, window: int) -> bool:
         return self._weight + size_of(record) > window
 
-    def _put_back(self, record: Record, cause: str, desk: Desk) -> None:
+    def _put_back(self, record: Record, cause: KafkaError | str, desk: Desk) -> None:
         number = number_of(record)
         doubtful = number in self._doubtful
         again = doubtful or number in self._idle

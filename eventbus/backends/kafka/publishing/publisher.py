@@ -220,10 +220,10 @@ class KafkaPublisher:
         else:
             self._verdicts.append((record, PublishRejectedError(text, id)))
 
-    def put_back(self, record: Record, cause: str, noted: bool) -> None:
+    def put_back(self, record: Record, cause: KafkaError | str, noted: bool) -> None:
         """It has no answer yet, and why."""
         if not self._retired:
-            (self._answers.delayed if noted else self._answers.returned)(record, cause)
+            (self._answers.delayed if noted else self._answers.returned)(record, text_of(cause))
 
     def may_go(self, record: Record) -> bool:
         """Whether one that was put back without doubt is still wanted."""
