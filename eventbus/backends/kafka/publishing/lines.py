@@ -38,7 +38,9 @@ class Desk(Protocol):
     """What a line needs of the publisher. Called under its lock."""
 
     batch_bytes: int
-    """No batch is larger."""
+    """No batch of several is larger."""
+    message_bytes: int
+    """No message is larger."""
     compressed: bool
     """Whether sizes say nothing about what the broker sees."""
 
@@ -100,6 +102,7 @@ class Line:
         self._weights: dict[int, int] = {}
         self._weight = 0
         self._window: int | None = None
+        self._may_open = False
         self._latest: dict[object, int] = {}
         self._not_before = 0.0
         self._drained = Deadline(0.0)
@@ -198,6 +201,7 @@ class Line:
         largest = topic.limits.largest
         if largest is not None:
             self._window = largest if largest < desk.batch_bytes else None
+        self._may_open = not topic.limits.needs_key and (largest is None or largest >= desk.message_bytes)
 
     def forget(self) -> None:
         """Make sure of the topic before anything else is sent."""
@@ -317,8 +321,7 @@ class Line:
 
     def _reopen(self) -> None:
         self._latest.clear()
-        limits = None if self.topic is None else self.topic.limits
-        self.open = limits is not None and self._window is None and not limits.needs_key
+        self.open = self.topic is not None and self._window is None and self._may_open
 
     def _wait_for(self, what: Verdict | Fate) -> None:
         """See to what has to happen before a message that had this verdict is sent again."""

@@ -55,7 +55,7 @@ class KafkaPublisher:
         self._maker = maker
         self._producing = Producing(maker, answers.origin, self._client_failed)
         self._send_now = self._producing.send
-        self.batch_bytes = maker.batch_bytes
+        self.batch_bytes, self.message_bytes = maker.batch_bytes, maker.message_bytes
         self.compressed = maker.compressed
         self._answers = answers
         self._ensure = ensure
