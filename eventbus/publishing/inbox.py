@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from .records import Record, Waiter, payload_of
+from .records import Extras, Record, Waiter, payload_of
 
 SMALL = 512
 """Payload bytes of a message whose size needs no thought."""
@@ -33,6 +33,8 @@ class Inbox:
         """As long as fewer records wait here, one of at most `SMALL` bytes is taken without another look. 0: look."""
         self.topics: set[str] = set()
         """Topics that were checked."""
+        self.keys: dict[str, Extras] = {}
+        """Keys that were checked, and what a message has that has nothing else beside: of one key the same for all."""
         self.largest = SMALL
         """No payload in `records` is larger, in bytes."""
         self.idle = False

@@ -27,7 +27,9 @@ from .pending import Pending
 from .places import check_place
 from .records import NO_EXTRAS, BatchWaiter, Extras, Record, SyncWaiter, Waiter, topic_of, waiter_of
 
-KNOWN_TOPICS = 10_000
+KNOWN_TOPICS = KNOWN_KEYS = 10_000
+_LONGEST_KEY = 128
+"""Characters of a key that is worth remembering."""
 
 _Parts = tuple[str, bytes, "Extras | None"]
 
@@ -210,11 +212,11 @@ class Publisher:
                 raise UnsupportedError(
                     "TOMBSTONE: only Kafka has messages without a value; publish b'' for an empty one"
                 )
-            place = check_place(partition, timestamp)
+            place = None if partition is None and timestamp is None else check_place(partition, timestamp)
             if place is not None and not self._places:
                 raise UnsupportedError("partition and timestamp: only Kafka stores messages where and when it is told")
-            if key is None and headers is None and id is None and place is None:
-                return topic, data, None
+            if headers is None and id is None and place is None:
+                return topic, data, None if key is None else self._only_key(key)
             extras = Extras(
                 None if key is None else check_key(key),
                 None if headers is None else check_headers(headers) or None,
@@ -226,6 +228,15 @@ class Publisher:
             raise PublishRejectedError(str(error), self._id_for(id)) from error
         except BadType as error:
             raise PublishRejectedError(f"payload cannot be carried: {error}", self._id_for(id)) from error
+
+    def _only_key(self, key: object) -> Extras:
+        extras = Extras(check_key(key))
+        if isinstance(extras.key, str) and len(extras.key) <= _LONGEST_KEY:
+            keys = self.pending.inbox.keys
+            if len(keys) >= KNOWN_KEYS:
+                self.pending.inbox.keys = keys = {}
+            keys[extras.key] = extras
+        return extras
 
     def _id_for(self, given: object) -> str:
         """The id of a message that is refused at the door."""

@@ -165,10 +165,11 @@ class KafkaDriver(Driver):
         return native_clients()
 
     def links(self) -> int:
-        """How many sessions have not ended: a session's producer stands for all its links."""
+        """How many sessions have not ended: a session's admin client stands for all its links."""
         return len(self._made.open)
 
     def known_of(self, bus: EventBus) -> object:
+        bus.publish("known", b"", timeout=30.0)  # so that there is a producer
         session: Any = bus._supervisor.session
         wait_until(lambda: None not in session.clients)
         return sorted(self._made.options_of(client) for client in session.clients)
@@ -211,12 +212,11 @@ class Made:
     """What the clients of librdkafka were made with while this is at work, and what became of them."""
 
     def __init__(self, patches: ExitStack) -> None:
-        self.open: WeakSet[Producer] = WeakSet()
+        self.open: WeakSet[AdminClient] = WeakSet()
         self.refused = 0
         self._options: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
         for kind in (Producer, Consumer, AdminClient):
             patches.enter_context(mock.patch.object(kind, "__init__", self._noting(kind.__init__)))
-        patches.enter_context(mock.patch.object(Producer, "close", self._closing(Producer.close)))
         patches.enter_context(mock.patch.object(KafkaBackend, "connect", self._connecting(KafkaBackend.connect)))
 
     def options_of(self, client: Any) -> str:
@@ -227,17 +227,10 @@ class Made:
             original(client, options, **more)
             plain = {key: value for key, value in options.items() if not callable(value)}
             self._options[client] = json.dumps(plain, sort_keys=True)
-            if isinstance(client, Producer):
+            if isinstance(client, AdminClient):
                 self.open.add(client)
 
         return init
-
-    def _closing(self, original: Callable[..., object]) -> Callable[..., object]:
-        def close(client: Any, *args: Any) -> object:
-            self.open.discard(client)
-            return original(client, *args)
-
-        return close
 
     def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def connect(backend: Any, context: Any) -> Any:

@@ -131,7 +131,7 @@ class FakeAnswers:
 class FakeMaker:
     """Makes the one producer."""
 
-    batch_bytes = 1_000_000
+    batch_bytes = message_bytes = 1_000_000
     compressed = throttled = False
     ban: str | None = None
 

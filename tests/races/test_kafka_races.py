@@ -79,7 +79,7 @@ class Quiet:
 class OneMaker:
     """Its producer is there from the beginning."""
 
-    batch_bytes = 1_000_000
+    batch_bytes = message_bytes = 1_000_000
     compressed = throttled = False
     ban = None
 

@@ -11,6 +11,7 @@ import pytest
 
 from eventbus import Message, PublishManyError, PublishRejectedError, UnsupportedError
 from eventbus.message import Delivery, place_of
+from eventbus.publishing import publisher as publisher_module
 from eventbus.publishing.publisher import Publisher
 from eventbus.publishing.records import NO_EXTRAS, extras_of
 
@@ -59,3 +60,20 @@ def test_a_received_message_goes_wherever_its_copy_goes() -> None:
     for message in (received, pickle.loads(pickle.dumps(received)), copy.copy(received)):
         assert place_of(message) == (None, None)
     assert place_of(Message("t", b"", timestamp=WHEN, partition=3)) == (3, WHEN)
+
+
+def test_a_key_that_was_seen_costs_a_message_nothing_and_is_told_from_others() -> None:
+    publisher = Publisher("test", 10, 10_000, print, print)
+    for key in ("a", "b", "a", b"a", "x" * 1000):
+        publisher.publish_nowait("t", b"", key)
+    found = [extras_of(record) for record in publisher.pending.inbox.records]
+    assert [extras and extras.key for extras in found] == ["a", "b", "a", b"a", "x" * 1000]
+    assert list(publisher.pending.inbox.keys) == ["a", "b"]
+
+
+def test_the_memory_of_known_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher_module, "KNOWN_KEYS", 3)
+    publisher = Publisher("test", 100, 10_000, print, print)
+    for number in range(10):
+        publisher.publish_nowait("t", b"", f"key{number}")
+    assert len(publisher.pending.inbox.keys) <= 3

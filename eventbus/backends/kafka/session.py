@@ -146,13 +146,12 @@ class KafkaSession:
         if self._lost is not None:
             raise NotConnectedError(str(self._lost))
         topic = self._topic_to_ask_for()
-        client = self.topics.admin if self.outbox.throttled else self.outbox.producer or self.topics.admin
-        ask = partial(client.list_topics, topic, timeout=timeout)
+        ask = partial(self._ask, topic, timeout)
         try:
             metadata = self._interruptibly("probe", ask, timeout + 0.5, stop)
         except (KafkaException, RuntimeError, TimeoutError) as error:
             self._progress.excuse()
-            del client, ask  # the error is kept for long, with all that stands in its traceback
+            del ask  # the error is kept for long, with all that stands in its traceback
             cause = error.with_traceback(None)
             if self._errors.refused is not None:
                 raise AuthenticationError(text_of(self._errors.refused)) from cause
@@ -211,6 +210,10 @@ class KafkaSession:
         self._watch.stop()
         self.consumers.end()
         self._keeper.stop()
+
+    def _ask(self, topic: str, timeout: float) -> Any:
+        producer = None if self.outbox.throttled else self.outbox.producer
+        return (self.topics.metadata if producer is None else producer.list_topics)(topic, timeout=timeout)
 
     def _topic_to_ask_for(self) -> str:
         """One that exists: for any other librdkafka would go on asking by itself, twice a second."""

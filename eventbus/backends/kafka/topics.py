@@ -147,6 +147,14 @@ class Topics:
             if matches(pattern, name) and (name == pattern or not name.startswith("__"))
         }
 
+    def metadata(self, topic: str, timeout: float) -> Any:
+        """What the cluster answers when it is asked for one topic. KafkaException; NotConnectedError at the end."""
+        try:
+            return self._list_topics(topic, timeout=timeout)
+        finally:
+            with suppress(KafkaException):
+                self.client().poll(0)  # what goes wrong with the links is told there
+
     def _list_topics(self, *topic: str, timeout: float) -> Any:
         try:
             return self.client().list_topics(*topic, timeout=timeout)

@@ -94,10 +94,11 @@ def check_options(options: ClientOptions) -> None:
     protocol = options.config.group_protocol
     protocols = ("consumer", "classic") if protocol == "auto" else (protocol,)
     consumers = [options.consumer("eventbus", protocol=one, start="earliest") for one in protocols]
-    for kind, given in ((AdminClient, options.admin), *((Consumer, one) for one in consumers)):
+    kinds = [(AdminClient, options.admin), (Producer, options.producer), *[(Consumer, one) for one in consumers]]
+    for kind, given in kinds:
         alone = {name: value for name, value in given.items() if name not in (LOGIN, "oauth_cb", "bootstrap.servers")}
         client: Any = new_client(kind, {**alone, "log_level": 0}, errors)
-        if isinstance(client, Consumer):
+        if not isinstance(client, AdminClient):
             client.close()
 
 

@@ -38,7 +38,9 @@ class Desk(Protocol):
     """What a line needs of the publisher. Called under its lock."""
 
     batch_bytes: int
-    """No batch is larger."""
+    """No batch of several is larger."""
+    message_bytes: int
+    """No message is larger."""
     compressed: bool
     """Whether sizes say nothing about what the broker sees."""
 
@@ -51,7 +53,7 @@ class Desk(Protocol):
     def refuse(self, record: Record, text: str, doubtful: bool) -> None:
         """It is rejected; *unknown* when it may be stored all the same."""
 
-    def put_back(self, record: Record, cause: str, noted: bool) -> None:
+    def put_back(self, record: Record, cause: KafkaError | str, noted: bool) -> None:
         """It has no answer yet, and why. noted: it may be stored, or was put back before."""
 
     def may_go(self, record: Record) -> bool:
@@ -100,6 +102,7 @@ class Line:
         self._weights: dict[int, int] = {}
         self._weight = 0
         self._window: int | None = None
+        self._may_open = False
         self._latest: dict[object, int] = {}
         self._not_before = 0.0
         self._drained = Deadline(0.0)
@@ -162,7 +165,7 @@ class Line:
     def _return(self, back: Returned, queue: int | None, desk: Desk) -> None:
         if not stored_nothing(back.error):
             self._doubtful.add(number_of(back.record))
-        self._put_back(back.record, text_of(back.error), desk)
+        self._put_back(back.record, back.error, desk)
         if queue is None:
             self._close()
             self._back.append(back)
@@ -198,6 +201,7 @@ class Line:
         largest = topic.limits.largest
         if largest is not None:
             self._window = largest if largest < desk.batch_bytes else None
+        self._may_open = not topic.limits.needs_key and (largest is None or largest >= desk.message_bytes)
 
     def forget(self) -> None:
         """Make sure of the topic before anything else is sent."""
@@ -296,7 +300,7 @@ class Line:
         if verdict_of(error) in (Verdict.REFUSED, Verdict.ALONE):  # no batch is to blame
             self._refuse(record, error, desk)
             return Fate.DONE
-        self._put_back(record, text_of(error), desk)
+        self._put_back(record, error, desk)
         return verdict_of(error)
 
     def unsent(self, record: Record, error: KafkaError, desk: Desk) -> None:
@@ -304,7 +308,7 @@ class Line:
         if verdict_of(error) in (Verdict.REFUSED, Verdict.ALONE):
             self._refuse(record, error, desk)
             return
-        self._put_back(record, text_of(error), desk)
+        self._put_back(record, error, desk)
         self._close()
         self._back.append(Returned(record, error, _ANYWHERE))
 
@@ -317,8 +321,7 @@ class Line:
 
     def _reopen(self) -> None:
         self._latest.clear()
-        limits = None if self.topic is None else self.topic.limits
-        self.open = limits is not None and self._window is None and not limits.needs_key
+        self.open = self.topic is not None and self._window is None and self._may_open
 
     def _wait_for(self, what: Verdict | Fate) -> None:
         """See to what has to happen before a message that had this verdict is sent again."""
@@ -344,7 +347,7 @@ class Line:
     def _is_full(self, record: Record, window: int) -> bool:
         return self._weight + size_of(record) > window
 
-    def _put_back(self, record: Record, cause: str, desk: Desk) -> None:
+    def _put_back(self, record: Record, cause: KafkaError | str, desk: Desk) -> None:
         number = number_of(record)
         doubtful = number in self._doubtful
         again = doubtful or number in self._idle

@@ -30,9 +30,10 @@ class Maker:
         self.errors = errors
         self._options = options
         settings = options.producer
-        bounds = [int(settings.get(name, _LARGEST)) for name in ("message.max.bytes", "batch.size")]
-        self.batch_bytes = max(bounds)
-        """No batch is larger."""
+        self.message_bytes = int(settings.get("message.max.bytes", _LARGEST))
+        """No message is larger."""
+        self.batch_bytes = min(self.message_bytes, int(settings.get("batch.size", _LARGEST)))
+        """No batch of several is larger."""
         self.compressed = settings.get("compression.type", "none") != "none"
         self._throttled_until = 0.0
         self._ban = ""

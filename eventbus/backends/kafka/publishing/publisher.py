@@ -55,7 +55,7 @@ class KafkaPublisher:
         self._maker = maker
         self._producing = Producing(maker, answers.origin, self._client_failed)
         self._send_now = self._producing.send
-        self.batch_bytes = maker.batch_bytes
+        self.batch_bytes, self.message_bytes = maker.batch_bytes, maker.message_bytes
         self.compressed = maker.compressed
         self._answers = answers
         self._ensure = ensure
@@ -220,10 +220,10 @@ class KafkaPublisher:
         else:
             self._verdicts.append((record, PublishRejectedError(text, id)))
 
-    def put_back(self, record: Record, cause: str, noted: bool) -> None:
+    def put_back(self, record: Record, cause: KafkaError | str, noted: bool) -> None:
         """It has no answer yet, and why."""
         if not self._retired:
-            (self._answers.delayed if noted else self._answers.returned)(record, cause)
+            (self._answers.delayed if noted else self._answers.returned)(record, text_of(cause))
 
     def may_go(self, record: Record) -> bool:
         """Whether one that was put back without doubt is still wanted."""
