@@ -80,7 +80,7 @@ def runs(mock: MockKafka, code: str, options: str = "") -> None:
 def stored(mock: MockKafka) -> int:
     """How many messages are in the topic t."""
     with EventBus(mock.url) as bus:
-        ends = session_of(bus).topics.ends([("t", partition) for partition in range(3)], 5.0)
+        ends = session_of(bus)._catalogue.ends([("t", partition) for partition in range(3)], 5.0)
     return sum(ends.values())
 
 

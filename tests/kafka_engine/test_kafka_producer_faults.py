@@ -221,7 +221,7 @@ def test_a_probe_at_rest_costs_one_request_and_makes_no_topic(mock: Make, open_b
         asked = asked_in(cluster, 5 * INTERVAL)
         assert asked.keys() == {"Metadata"}
         assert 3 <= asked["Metadata"] <= 6
-    assert set(session_of(bus).topics.all(2.0)) == {"t", "__consumer_offsets"}
+    assert set(session_of(bus)._catalogue.listing(None, 2.0).found) == {"t", "__consumer_offsets"}
 
 
 def test_an_unknown_topic_is_refused_and_not_created(mock: Make, open_bus: Buses) -> None:
@@ -232,7 +232,7 @@ def test_an_unknown_topic_is_refused_and_not_created(mock: Make, open_bus: Buses
     with pytest.raises(PublishRejectedError, match="does not exist"):
         bus.publish("nowhere", b"", timeout=5.0)
     assert time.monotonic() - began < 3.0
-    assert set(session_of(bus).topics.all(2.0)) == {"t"}
+    assert set(session_of(bus)._catalogue.listing(None, 2.0).found) == {"t"}
 
 
 def test_a_broker_far_away_is_connected_to(mock: Make) -> None:
