@@ -12,12 +12,11 @@ from unittest import mock
 from weakref import WeakKeyDictionary, WeakSet
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 from drivers import Driver
 
 from eventbus import AuthenticationError, EventBus, EventBusConfig, KafkaConfig, Subscription
 from eventbus.backends.kafka.backend import KafkaBackend
-from eventbus.backends.kafka.clients.fork_safety import Consumer, Producer
+from eventbus.backends.kafka.clients.fork_safety import AdminClient, Consumer, Producer
 from eventbus.backends.kafka.names import group_id
 from eventbus.backends.kafka.publishing.publisher import KafkaPublisher
 from eventbus.backends.kafka.session import KafkaSession
@@ -225,7 +224,7 @@ class Made:
     def _noting(self, original: Callable[..., None]) -> Callable[..., None]:
         def init(client: Any, options: dict[str, Any], **more: Any) -> None:
             original(client, options, **more)
-            plain = {key: value for key, value in options.items() if not callable(value)}
+            plain = {key: value for key, value in options.items() if not callable(value) and key != "logger"}
             self._options[client] = json.dumps(plain, sort_keys=True)
             if isinstance(client, AdminClient):
                 self.open.add(client)
