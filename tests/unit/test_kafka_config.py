@@ -254,8 +254,8 @@ def test_what_each_client_gets_by_default() -> None:
         "fetch.queue.backoff.ms": 10,
         "fetch.wait.max.ms": 100,
         "queued.min.messages": 10_000,
-        "queued.max.messages.kbytes": 4_096,
-        "fetch.max.bytes": 2_097_152,
+        "queued.max.messages.kbytes": 1_024,
+        "fetch.max.bytes": 1_048_576,
         "max.poll.interval.ms": 300_000,
     }
     assert consumer_options(KafkaConfig(), "consumer", "latest") == new

@@ -14,7 +14,7 @@ pytest.importorskip("confluent_kafka")
 
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import NewPartitions
-from kafka_support import Operator
+from kafka_operator import Operator
 from rounds import limit, rounds
 from world_support import end, fresh
 

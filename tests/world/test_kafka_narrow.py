@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("confluent_kafka")
 
 from confluent_kafka.admin import AclOperation
-from kafka_support import Operator
+from kafka_operator import Operator
 from rounds import limit
 from world_support import end, fresh, pause
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("confluent_kafka")
 
-from kafka_support import Operator, inversions
+from kafka_operator import Operator, inversions
 from rounds import limit, rounds
 from world_support import end, fresh
 

@@ -14,7 +14,7 @@ pytest.importorskip("confluent_kafka")
 
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import AclOperation, NewPartitions
-from kafka_support import Operator, inversions
+from kafka_operator import Operator, inversions
 from rounds import LONG, limit
 from world_support import end, fresh
 

@@ -46,8 +46,8 @@ _CONSUMER: dict[str, Any] = {
     "fetch.queue.backoff.ms": 10,  # by default a fast consumer stands still for up to a second
     "fetch.wait.max.ms": 100,
     "queued.min.messages": 10_000,
-    "queued.max.messages.kbytes": 4_096,  # what waits there is lost when a partition has to rest
-    "fetch.max.bytes": 2_097_152,
+    "queued.max.messages.kbytes": 1_024,  # what waits there is lost when a partition has to rest
+    "fetch.max.bytes": 1_048_576,
     "max.poll.interval.ms": 300_000,
 }
 _CLASSIC: dict[str, Any] = {

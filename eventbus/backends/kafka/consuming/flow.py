@@ -13,7 +13,7 @@ from typing import Any
 from confluent_kafka import TopicPartition as Position
 
 from ..names import TopicPartition
-from .reader import Reader
+from .reader import Reader, Reserve
 
 PATIENCE = 0.5
 """Seconds that lanes may have no room until their partitions rest."""
@@ -61,36 +61,45 @@ class Flow:
         return bool(self._too_much())
 
     def balance(self, consumer: Any) -> None:
-        """Let partitions rest that have too much waiting, and wake those of which nothing waits any more."""
+        """Hand on what waits as far as that goes, and wake the partitions of whom nothing waits any more."""
         for where in list(self._waiting):
             reader = self._reader_of(where)
             if reader is not None and reader.reserve(where) is not None:
                 reader.pump()  # the oldest unfinished message may have gone on
             if reader is None or reader.reserve(where) is None:
                 self._waiting.discard(where)
-        self.rest(consumer, self._too_much())
         awake = [where for where in self.resting if where not in self._waiting and self._wants(where)]
         if awake:
             self.resting.difference_update(awake)
             consumer.resume([Position(*where) for where in awake])
 
+    def rest_pressed(self, consumer: Any) -> None:
+        """Let partitions rest that have too much waiting: all that was fetched of them has been taken out."""
+        self.rest(consumer, self._too_much())
+
     def _wants(self, where: TopicPartition) -> bool:
         reader = self._reader_of(where)
-        return reader is not None and reader.fetches and where not in reader.unresolved
+        if reader is None or not reader.fetches or where in reader.unresolved:
+            return False
+        return not (reader.is_full and reader.has_reserve)
 
     def _too_much(self) -> list[TopicPartition]:
+        """A partition that waits for long, or has too much; with its reader's others, if it is the lanes' fault."""
         active = [where for where in self._waiting if where not in self.resting]
         if not active:
             return []
         part, now = max(LEAST, 1 / len(self._waiting)), time.monotonic()
-        found = []
+        found: dict[TopicPartition, None] = {}
         for where in active:
             reader = self._reader_of(where)
             reserve = None if reader is None else reader.reserve(where)
-            if reserve is not None and (
-                now - reserve.since >= PATIENCE
-                or reserve.size >= self._most_bytes * part
-                or reserve.count >= MOST_MESSAGES * part
-            ):
-                found.append(where)
-        return found
+            if reader is not None and reserve is not None and self._is_much(reserve, part, now):
+                found |= dict.fromkeys(list(reader.states) if reader.is_full else [where])
+        return [where for where in found if where not in self.resting]
+
+    def _is_much(self, reserve: Reserve, part: float, now: float) -> bool:
+        return (
+            now - reserve.since >= PATIENCE
+            or reserve.size >= self._most_bytes * part
+            or reserve.count >= MOST_MESSAGES * part
+        )

@@ -32,6 +32,7 @@ logger = get(__name__)
 POLL = 0.1
 FETCH = 256
 """Messages taken at once, at most: what is taken until the lanes are full does not yet call Python's collector."""
+DRAIN = 4096
 NO_POSITION = "Failed to fetch committed offset"
 """What librdkafka reports when it does not learn where to begin; it lets those partitions lie until they are assigned
 anew (rdkafka_assignment.c)."""
@@ -186,11 +187,14 @@ class Member:
             self._owner.pause(POLL)
             return
         try:
-            first = consumer.poll(0.02 if self._owner.request > Request.FETCH else self._patience)
+            first = consumer.poll(0.02 if pressed or self._owner.request > Request.FETCH else self._patience)
             if first is None:
                 self.standstill.drained = True
             else:
                 self._take_all(first)
+            if pressed:
+                self._drain()
+                self._flow.rest_pressed(consumer)
         except KafkaException as error:
             self._event(error.args[0])
         self.assignment.check()
@@ -206,10 +210,15 @@ class Member:
             batch += self.consumer.consume(FETCH, 0)
         finally:
             self._hand_over(batch)
-        while self._flow.is_pressed and len(batch) > 1:  # else what is there would be lost by a pause
-            batch = self.consumer.consume(FETCH, 0)
-            self._hand_over(batch)
         self.standstill.drained |= len(batch) <= FETCH
+
+    def _drain(self) -> None:
+        """Take out all that was fetched: what is there would be lost by a pause, and fetched again."""
+        batch = [*self.consumer.consume(DRAIN, 0)]
+        self._hand_over(batch)
+        while len(batch) == DRAIN:
+            batch = [*self.consumer.consume(DRAIN, 0)]
+            self._hand_over(batch)
 
     def _hand_over(self, batch: list[Message]) -> None:
         runs, errors = split(batch)
@@ -218,8 +227,9 @@ class Member:
             if reader is None:
                 continue
             self._look_for_a_gap(reader, where, messages)
-            if not reader.take(where, messages):
-                self._flow.note_waiting(where)
+            for begin in range(0, len(messages), FETCH + 1):
+                if not reader.take(where, messages[begin : begin + FETCH + 1]):
+                    self._flow.note_waiting(where)
         for error in errors:
             self._event(error)
 

@@ -111,6 +111,11 @@ class Reader:
         return self._reserves.get(where)
 
     @property
+    def has_reserve(self) -> bool:
+        """Whether something of any partition waits."""
+        return bool(self._reserves)
+
+    @property
     def is_full(self) -> bool:
         """Whether the lanes take no more."""
         return self._full
