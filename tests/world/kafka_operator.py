@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections import defaultdict
 from collections.abc import Iterable
@@ -41,8 +42,8 @@ class Operator:
 
     def at_work(self) -> Operator:
         """Its links are there: for one that serves several tests."""
-        self.create("first")
-        self.configure("first", retention_ms=1000)
+        topic = self.create(f"first-{secrets.token_hex(4)}")
+        self.configure(topic, retention_ms=1000)
         return self
 
     def create(self, topic: str, partitions: int = 1, **config: object) -> str:
