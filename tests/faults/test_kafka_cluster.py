@@ -61,8 +61,7 @@ class Work:
     def kept_clients(self) -> bool:
         """Whether all was done by the clients that began."""
         return all(
-            self._session(bus) is session
-            and all(one is other for one, other in zip(session.clients, clients, strict=True))
+            self._session(bus) is session and all(any(one is other for other in session.clients) for one in clients)
             for bus, session, clients in zip(self.buses, self._sessions, self._clients, strict=True)
         )
 
