@@ -163,6 +163,9 @@ class Feeding:
     def show(self, troubles: Any) -> None:
         self.troubles = dict(troubles)
 
+    def reads(self, where: Any) -> bool:
+        return True
+
     def cure(self, places: Any) -> None:
         self.cured += 1
         assert list(places) == [("t", 0)]

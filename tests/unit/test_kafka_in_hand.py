@@ -35,7 +35,8 @@ def offsets_of(batch: list[KafkaDelivery]) -> list[int]:
 
 def take(intake: Intake, messages: list[Message]) -> tuple[list[KafkaDelivery], list[KafkaError]]:
     """What it makes of them, all batches together; each is of one state."""
-    runs, errors = split(messages)
+    runs, found = split(messages)
+    errors = [error for error, _ in found]
     batches = [batch for where, ones in runs for batch in intake.take(where, ones)]
     assert all(len({one.token for one in batch}) == 1 for batch in batches)
     return [one for batch in batches for one in batch], errors
@@ -345,7 +346,8 @@ def twin(*places: tuple[str, int]) -> Intake:
 
 
 def one_by_one(intake: Intake, messages: list[Message]) -> tuple[list[KafkaDelivery], list[KafkaError]]:
-    runs, errors = split(messages)
+    runs, found = split(messages)
+    errors = [error for error, _ in found]
     batches = [
         batch for where, ones in runs for batch in intake._one_by_one(where, ones, [one.offset() or 0 for one in ones])
     ]

@@ -48,6 +48,12 @@ class Host(Protocol):
     def is_late(self) -> bool:
         """Whether others have gone on with the group."""
 
+    def forget(self, where: TopicPartition) -> None:
+        """What was read last of a partition says nothing about what comes next."""
+
+    def note_begun(self, reader: Reader, places: Iterable[TopicPartition]) -> None:
+        """Commit where a group begins."""
+
     def commit_now(self, gone: Sequence[tuple[Reader, PartitionState]]) -> None:
         """Commit what is done of partitions that go."""
 
@@ -173,6 +179,9 @@ class Assignment:
         for one in partitions:
             one.offset = starts.get((one.topic, one.partition), one.offset)
         self._take(readers, starts)
+        for where, start in starts.items():
+            if start >= 0:
+                self._host.note_begun(readers[where], [where])
         consumer.incremental_assign(partitions)
         consumer.resume(partitions)  # a pause outlives the assignment that it was meant for
         self._confirmed = True
@@ -243,6 +252,7 @@ class Assignment:
         for where in places:
             reader = self.readers.pop(where, None)
             self._flow.forget(where)
+            self._host.forget(where)
             state = None if reader is None else reader.lose(where, self._host)
             if reader is not None and state is not None:
                 gone.append((reader, state))
@@ -262,7 +272,9 @@ class Assignment:
             return
         self._next_look = now + JOINED_AFTER
         self._news = False
-        serving = set(self.readers.values())
+        serving, readers = set(self.readers.values()), self._owner.readers
+        self._since = {reader: since for reader, since in self._since.items() if reader in readers}
+        self._told = {reader: state for reader, state in self._told.items() if reader in readers}
         found: dict[SubscriptionState, list[Reader]] = {}
         for reader in self._owner.readers:
             since = self._since.setdefault(reader, now)
@@ -313,4 +325,8 @@ class Assignment:
 
     def unserved(self) -> list[tuple[Reader, float]]:
         """Those of whom it is not known that they are served, and since when."""
-        return [(reader, since) for reader, since in list(self._since.items()) if reader not in self._told]
+        return [
+            (reader, self._since[reader])
+            for reader in self._owner.readers
+            if reader in self._since and reader not in self._told
+        ]

@@ -77,16 +77,16 @@ class Commits:
     def answered(self, error: KafkaError | None, partitions: list[Position]) -> None:
         """The client's `on_commit`."""
         self.in_flight -= 1
-        if error is not None:
+        failed = [one for one in partitions if one.error is not None]
+        if error is not None and not failed:
             self._failed(partitions, error)
             return
-        failed = [one for one in partitions if one.error is not None]
         for one in partitions:
             reader = self._reader_of((one.topic, one.partition))
             if reader is not None and one.error is None:
                 self._note_stored(reader, one)
         if failed:
-            self._failed(failed, failed[0].error)
+            self._failed(failed, error)
         else:
             self._failing_since = None
 
@@ -100,10 +100,9 @@ class Commits:
 
     def _failed(self, partitions: Sequence[Position], error: KafkaError | None) -> None:
         """Not stored: asked for again, as long as the partition is ours; told when that goes on."""
-        logger.info("%s: a commit failed and is repeated: %s", self._name, text_of(error))
+        logger.info("%s: a commit failed and is repeated: %s", self._name, text_of(error or partitions[0].error))
         now = time.monotonic()
         self._failing_since = since = self._failing_since or now
-        refused = error is not None and error.code() in _REFUSALS
         for one in partitions:
             reader = self._reader_of((one.topic, one.partition))
             if reader is None:
@@ -113,7 +112,7 @@ class Commits:
                 if state is not None:
                     state.requested = -1
                     self._touched[state] = reader
-            if refused or now - since >= TOLD_AFTER:
-                reader.told(
-                    "commit", NotConnectedError(f"{one.topic}: what is done is not committed: {text_of(error)}")
-                )
+            why = one.error or error
+            if now - since >= TOLD_AFTER or (why is not None and why.code() in _REFUSALS):
+                text = f"{one.topic}: what is done is not committed: {text_of(why)}"
+                reader.told("commit", NotConnectedError(text))

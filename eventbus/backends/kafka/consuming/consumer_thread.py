@@ -100,6 +100,11 @@ class ConsumerThread:
         self._orders.append(order)
         self._wake.set()
 
+    def reads(self, where: TopicPartition) -> bool:
+        """Whether its consumer has a partition."""
+        member = self._member
+        return member is not None and member.reader_of(where) is not None
+
     def cure(self, places: Collection[TopicPartition]) -> None:
         """Have partitions that stall read anew, and nothing else disturbed."""
 
@@ -188,14 +193,14 @@ class ConsumerThread:
         while self._orders:
             self._orders.pop(0)(member)
 
-    def dismiss(self, reader: Reader, error: Exception | None) -> None:
-        """It reads no more for this one: it has left, or the broker refuses it."""
+    def dismiss(self, reader: Reader, error: Exception | None, *, lasting: bool = False) -> None:
+        """It reads no more for this one: it has left, or the broker refuses it. lasting: see `Shared`."""
         with self._lock:
             if reader not in self._readers:
                 return
             self._readers = tuple(one for one in self._readers if one is not reader)
         if error is not None:
-            self.shared.on_refused(reader.attachment, error)
+            self.shared.on_refused(reader.attachment, error, lasting)
 
     def complain(self, error: Exception) -> None:
         """Report trouble, the same one not too often."""

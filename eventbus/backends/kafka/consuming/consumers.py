@@ -97,11 +97,15 @@ class Consumers:
                 together.setdefault(self._key_of(one, together), {})[one] = prepared[one]
             for key, ones in together.items():
                 self._reading |= dict.fromkeys(ones, self._read(key, ones))
+            for one in attachments:
+                del prepared[one]
         self._context.on_served(attachments, SubscriptionState.PENDING)
 
     def detach(self, attachment: Attachment) -> None:
         """Read no more for it, and leave what it reads once nothing of it is in hand; returns at once."""
-        thread = self._reading.get(attachment)
+        with self._lock:
+            self._reading = {one: by for one, by in self._reading.items() if by.reader_of(one) is not None}
+            thread = self._reading.get(attachment)
         if thread is not None:
             thread.ask(Request.LEAVE, attachment)
 
@@ -152,6 +156,7 @@ class Consumers:
         self._threads = [*[one for one in self._threads if not one.is_over], thread]
         return thread
 
-    def _refuse(self, attachment: Attachment, error: Exception) -> None:
-        self._preparing.prepared.pop(attachment, None)
+    def _refuse(self, attachment: Attachment, error: Exception, lasting: bool) -> None:
+        if lasting:
+            self._preparing.note_refused(attachment, error)
         self._context.on_refused(attachment, error)

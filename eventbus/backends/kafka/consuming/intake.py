@@ -20,9 +20,13 @@ _new = KafkaDelivery.__new__
 _error, _offset, _topic, _partition = Message.error, Message.offset, Message.topic, Message.partition
 
 
-def split(messages: list[Message]) -> tuple[list[tuple[TopicPartition, Sequence[Message]]], list[KafkaError]]:
-    """Messages by partition, in order, and the errors among them."""
-    errors: list[KafkaError] = [error for error in map(_error, messages) if error is not None]
+def split(
+    messages: list[Message],
+) -> tuple[list[tuple[TopicPartition, Sequence[Message]]], list[tuple[KafkaError, str | None]]]:
+    """Messages by partition, in order, and the errors among them, each with its topic where it is about one."""
+    errors: list[tuple[KafkaError, str | None]] = []
+    if any(map(_error, messages)):
+        errors = [(error, message.topic()) for message in messages if (error := message.error()) is not None]
     if errors:
         messages = [message for message in messages if message.error() is None]
     if not messages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
@@ -88,7 +88,7 @@ class Owner(Protocol):
     def take_orders(self, member: Member) -> None:
         """Do what others have asked for; may raise BeyondHelp."""
 
-    def dismiss(self, reader: Reader, error: Exception | None) -> None:
+    def dismiss(self, reader: Reader, error: Exception | None, *, lasting: bool = False) -> None:
         """It reads no more for this one: it has left, or is refused."""
 
     def complain(self, error: Exception) -> None:
@@ -230,8 +230,8 @@ class Member:
             for begin in range(0, len(messages), FETCH + 1):
                 if not reader.take(where, messages[begin : begin + FETCH + 1]):
                     self._flow.note_waiting(where)
-        for error in errors:
-            self._event(error)
+        for error, topic in errors:
+            self._event(error, topic)
 
     def _look_for_a_gap(self, reader: Reader, where: TopicPartition, messages: Sequence[Message]) -> None:
         """Tell of messages that were deleted before they were read; other gaps come of compaction, or are markers."""
@@ -259,7 +259,7 @@ class Member:
     def read_again(self, reader: Reader, where: TopicPartition, offset: int) -> None:
         """Have a partition fetched from an offset, and nothing else disturbed."""
         self._flow.forget(where)
-        self._next.pop(where, None)
+        self.forget(where)
         position = Position(*where, offset)
         try:
             self.consumer.incremental_unassign([Position(*where)])
@@ -268,13 +268,21 @@ class Member:
         except KafkaException as error:
             raise BeyondHelp(f"going back in {where[0]} [{where[1]}]: {text_of(error)}") from error
 
+    def forget(self, where: TopicPartition) -> None:
+        """What was read last of a partition says nothing about what comes next."""
+        self._next.pop(where, None)
+
+    def note_begun(self, reader: Reader, places: Iterable[TopicPartition]) -> None:
+        """Commit where a group begins: were we to die before the first commit, others would begin later."""
+        self._commits.note(reader, [reader.states[where] for where in places])
+
     def cure(self, where: TopicPartition) -> None:
         """Have a partition read anew from where it stands."""
         reader = self.reader_of(where)
         state = None if reader is None else reader.states.get(where)
         if reader is not None and state is not None and state.begun:
             self.read_again(reader, where, reader.go_back(state))
-        else:  # somebody else's, or nobody's
+        elif reader is not None:
             raise BeyondHelp(f"{where[0]} [{where[1]}]: nothing is fetched although there is something")
 
     def begin_at(self, reader: Reader, where: TopicPartition, offset: int) -> None:
@@ -344,7 +352,7 @@ class Member:
 
     # -- trouble ---------------------------------------------------------------------------------
 
-    def _event(self, error: KafkaError) -> None:
+    def _event(self, error: KafkaError, topic: str | None = None) -> None:
         owner, code = self._owner, error.code()
         if code in _UNSUPPORTED and owner.shared.protocol.may_fall_back:
             raise ProtocolRefused(text_of(error))
@@ -355,16 +363,19 @@ class Member:
             raise BeyondHelp(f"{owner.key.name}: {text_of(error)}")
         if code in _GROUP_REFUSED:
             for reader in owner.readers:
-                owner.dismiss(reader, NotConnectedError(f"group {owner.key.group}: {text_of(error)}"))
+                owner.dismiss(reader, NotConnectedError(f"group {owner.key.group}: {text_of(error)}"), lasting=True)
         elif code in _TOPIC_REFUSED:
-            self._refuse_topics(error)
+            self._refuse(topic, error)
         elif not error.retriable():
             owner.complain(NotConnectedError(f"{owner.key.name}: {text_of(error)}"))
 
-    def _refuse_topics(self, error: KafkaError) -> None:
-        """One topic may not be read: librdkafka says which one in words, or not at all."""
-        named = [reader for reader in self._owner.readers if any(topic in error.str() for topic in reader.topics)]
-        for reader in named:
-            self._owner.dismiss(reader, NotConnectedError(text_of(error)))
-        if not named:
+    def _refuse(self, topic: str | None, error: KafkaError) -> None:
+        """A topic may not be read: that ends its own subscription, and costs a pattern this topic."""
+        refused = NotConnectedError(f"topic {topic}: {text_of(error)}")
+        for reader in self._owner.readers:
+            if topic == reader.attachment.topic:
+                self._owner.dismiss(reader, refused, lasting=True)
+            elif topic in reader.topics:
+                reader.told(f"topic {topic}", refused)
+        if topic is None:
             self._owner.complain(NotConnectedError(f"{self._owner.key.name}: {text_of(error)}"))

@@ -15,6 +15,8 @@ from ..names import TopicPartition, is_pattern
 from ..topics import AGAIN, LEADERLESS_FOR, TopicRefused, Topics
 from .in_hand import KafkaInHand, in_hand_of
 
+REFUSED_FOR = 30.0
+
 _Topics = Mapping[str, Sequence[int]]
 
 
@@ -25,10 +27,20 @@ class Preparing:
         self.prepared: dict[Attachment, _Topics] = {}
         self._catalogue = catalogue
         self._stop = stop
+        self._refused: dict[tuple[str, str | None], tuple[Deadline, Exception]] = {}
+
+    def note_refused(self, attachment: Attachment, error: Exception) -> None:
+        """What nobody can see beforehand is refused: that is tried again after a while, not with each look."""
+        self._refused[attachment.topic, attachment.group] = Deadline(REFUSED_FOR), error
 
     def run(self, attachments: Sequence[Attachment], refused: dict[Attachment, Exception], timeout: float) -> None:
         """Make sure of topics and positions, all side by side; what is not ready in time is in neither place."""
         deadline = Deadline(timeout)
+        for one in attachments:
+            until, error = self._refused.get((one.topic, one.group), (None, None))
+            if until is not None and error is not None and not until.over:
+                refused[one] = error
+        attachments = [one for one in attachments if one not in refused]
         found = self._exact([one for one in attachments if not is_pattern(one.topic)], refused, deadline)
         found |= self._patterns([one for one in attachments if is_pattern(one.topic)], deadline)
         self._find_now({one: topics for one, topics in found.items() if _begins_now(one)}, deadline)

@@ -35,7 +35,8 @@ class Shared:
     """Of one session.
 
     instance: a group name that nobody else has. reserve_bytes: what may wait for the lanes of one consumer, about.
-    on_served, on_refused, on_error: see `SessionContext`.
+    on_served, on_refused, on_error: see `SessionContext`. on_refused(attachment, error, lasting): lasting where
+    it would be the same again, though nothing shows it beforehand.
     """
 
     options: ClientOptions
@@ -46,4 +47,4 @@ class Shared:
     commit_interval: float
     on_error: Callable[[Exception], None]
     on_served: Callable[[Sequence[Attachment], SubscriptionState], None]
-    on_refused: Callable[[Attachment, Exception], None]
+    on_refused: Callable[[Attachment, Exception, bool], None]

@@ -24,6 +24,9 @@ class Reading(Protocol):
     def standing(self, seconds: float) -> _Stands:
         """Where it has not moved for so long."""
 
+    def reads(self, where: TopicPartition) -> bool:
+        """Whether it is this one that has the partition: another member may have it, and a slow handler."""
+
     def cure(self, places: Collection[TopicPartition]) -> None:
         """Have these partitions read anew."""
 
@@ -51,7 +54,7 @@ class Stalls:
             if not record.is_due(stands, self._stall_timeout):
                 reading.show(record.troubles)
                 continue
-            first, again = record.stalled(*self._behind(stands))
+            first, again = (_of(reading, stalled) for stalled in record.stalled(*self._behind(stands)))
             reading.show(record.troubles)
             if again:
                 reading.rebuild(NotConnectedError(f"{_names(again)}: nothing is fetched although there is something"))
@@ -111,6 +114,10 @@ class _Record:
     def _cures(self, where: TopicPartition, at: int) -> int:
         cured_at, cures = self._cured.get(where, (at, 0))
         return cures if cured_at == at else 0
+
+
+def _of(reading: Reading, stands: _Stands) -> _Stands:
+    return {where: at for where, at in stands.items() if reading.reads(where)}
 
 
 def _names(stands: _Stands) -> str:

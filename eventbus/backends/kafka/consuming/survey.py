@@ -54,6 +54,8 @@ class Survey:
         for thread, reader in uses:
             found = Topics.among(everything, reader.attachment.topic)
             if found != reader.topics:
+                for gone in reader.topics.keys() - found.keys():
+                    reader.told(f"topic {gone}", None)
                 thread.follow(reader.attachment, found)
 
     def _look_at_topics(self) -> None:
@@ -79,6 +81,8 @@ class Survey:
         return [*topics, *topics][begin : begin + MOST]
 
     def _note_error(self, thread: ConsumerThread, reader: Reader, topic: str, error: KafkaError) -> None:
+        if is_pattern(reader.attachment.topic):  # it follows what is there
+            return
         if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             thread.dismiss(reader, NotConnectedError(f"topic {topic}: {text_of(error)}"))
         elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
