@@ -156,6 +156,7 @@ class Feeding:
         self.stands = {("t", 0): 5}
         self.asked = self.cured = self.rebuilt = 0
         self.error: Exception | None = None
+        self.is_ours = True
 
     def standing(self, seconds: float) -> dict[Any, int]:
         return self.stands
@@ -164,7 +165,7 @@ class Feeding:
         self.troubles = dict(troubles)
 
     def reads(self, where: Any) -> bool:
-        return True
+        return self.is_ours
 
     def cure(self, places: Any) -> None:
         self.cured += 1
@@ -219,6 +220,15 @@ def test_a_partition_that_stays_behind_is_cured_alone_and_then_its_consumer_is_r
     feeding.stands["t", 0] = 6
     feeding.looked_at(clock)
     assert feeding.troubles == {}
+
+
+def test_where_another_member_does_not_get_on_is_told_and_disturbs_nobody(clock: Clock) -> None:
+    """Its handler may just be slow."""
+    feeding = Feeding()
+    feeding.end, feeding.is_ours = 6, False
+    feeding.looked_at(clock, 50)
+    assert (feeding.cured, feeding.rebuilt) == (0, 0)
+    assert list(feeding.troubles) == [("t", 0)]
 
 
 def test_one_that_got_on_is_cured_again(clock: Clock) -> None:

@@ -202,6 +202,31 @@ def test_a_forked_child_is_another_static_member(monkeypatch: pytest.MonkeyPatch
     assert backend._static_id == "worker-4711"
 
 
+def test_a_group_that_begins_now_says_so_before_it_has_handled_anything(make_bus: Make, operator: Operator) -> None:
+    """Were its first member to die, the next one would begin later."""
+    topic = operator.create(fresh("now"))
+    operator.store(topic, 5)
+    bus = make_bus()
+    sub = bus.subscribe(topic, Inbox(), group="now", start="latest")
+    bus.open()
+    wait_until(lambda: [one.committed for one in sub.status().partitions] == [5], JOINED)
+
+
+def test_what_was_unsubscribed_is_forgotten(make_bus: Make, operator: Operator) -> None:
+    topics = [operator.create(fresh("leaves")) for _ in range(4)]
+    bus = make_bus()
+    bus.subscribe(topics[0], Inbox(), group="g")
+    bus.open()
+    for topic in topics[1:] * 3:
+        sub = bus.subscribe(topic, Inbox(), group="g")
+        wait_until(lambda sub=sub: is_active(sub), JOINED)  # type: ignore[misc]
+        assert bus.unsubscribe(sub)
+    consumers = bus._supervisor.session.consumers
+    wait_until(lambda: len(consumers.threads[0].readers) == 1, SOON)
+    assert len(consumers._reading) <= 2
+    assert consumers._preparing.prepared == {}
+
+
 # -- topics that others change -------------------------------------------------------------------
 
 

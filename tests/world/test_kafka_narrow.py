@@ -110,6 +110,28 @@ def test_who_may_only_write_publishes(bus: EventBus, operator: Operator) -> None
     assert (reconnects(bus), bus.get_health_status().is_healthy) == (0, True)
 
 
+def test_a_topic_that_may_be_seen_and_not_read_costs_no_other(bus: EventBus, operator: Operator) -> None:
+    """The innocent one's name stands in the broker's words: "authorization"."""
+    for topic, *operations in (("auth", AclOperation.READ, AclOperation.DESCRIBE), ("secret", AclOperation.DESCRIBE)):
+        operator.create(topic)
+        operator.allow(USER, topic, *operations)
+        operator.store(topic, 1)
+    got: list[str] = []
+    errors: list[tuple[str | None, str]] = []
+    bus.register_error_callback(lambda event: errors.append((event.topic, str(event.error))))
+    bus.open()
+    good = bus.subscribe("auth", lambda message: got.append(message.text()), group="g")
+    refused = bus.subscribe("secret", lambda message: got.append("secret"), group="g")
+    wait_until(lambda: refused.state is SubscriptionState.FAILED and errors, 20.0)
+    wait_until(lambda: got == ["0"], 20.0)
+    pause(3.0)
+    assert good.state is SubscriptionState.ACTIVE
+    assert good.error is None
+    assert refused.state is SubscriptionState.FAILED
+    assert [topic for topic, _ in errors] == ["secret"]
+    assert reconnects(bus) == 0
+
+
 def test_who_may_not_make_topics_is_told_so(bus: EventBus, operator: Operator) -> None:
     topic = fresh("later")
     operator.allow(USER, topic, AclOperation.WRITE)
