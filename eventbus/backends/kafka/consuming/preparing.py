@@ -15,7 +15,7 @@ from ..names import TopicPartition, is_pattern
 from ..topics import AGAIN, LEADERLESS_FOR, TopicRefused, Topics
 from .in_hand import KafkaInHand, in_hand_of
 
-REFUSED_FOR = 30.0
+REFUSED_FOR = 5.0
 
 _Topics = Mapping[str, Sequence[int]]
 
