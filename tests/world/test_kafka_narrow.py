@@ -132,6 +132,30 @@ def test_a_topic_that_may_be_seen_and_not_read_costs_no_other(bus: EventBus, ope
     assert reconnects(bus) == 0
 
 
+def test_a_right_to_read_that_is_taken_away_costs_no_other_its_commits(
+    server: KafkaServer, bus: EventBus, operator: Operator
+) -> None:
+    got: list[str] = []
+    for name in ("a", "b"):
+        operator.create(name)
+        operator.allow(USER, name, AclOperation.ALL)
+    bus.open()
+    subs = {name: bus.subscribe(name, lambda message: got.append(message.topic), group="g") for name in ("a", "b")}
+    for name in subs:
+        bus.publish(name, "x")
+    wait_until(lambda: sorted(got) == ["a", "b"], 20.0)
+    server.access.deny(USER, "a", operation="READ")
+    wait_until(lambda: subs["a"].state is SubscriptionState.FAILED, 20.0)
+    for _ in range(5):
+        bus.publish("b", "y")
+    wait_until(lambda: [one.committed for one in subs["b"].status().partitions] == [6], 20.0)
+    assert (subs["b"].state, subs["b"].error) == (SubscriptionState.ACTIVE, None)
+    server.access.restore(USER, "a", operation="READ")
+    bus.publish("a", "z")
+    wait_until(lambda: got.count("a") == 2 and subs["a"].error is None, 20.0)
+    assert reconnects(bus) == 0
+
+
 def test_who_may_not_make_topics_is_told_so(bus: EventBus, operator: Operator) -> None:
     topic = fresh("later")
     operator.allow(USER, topic, AclOperation.WRITE)

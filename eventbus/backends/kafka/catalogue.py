@@ -20,8 +20,6 @@ from .topics import AGAIN, LEADERLESS_FOR, ROUND, UNKNOWN_FOR, TopicRefused, Top
 
 logger = log.get(__name__)
 
-NO_CONTROLLER_FOR = 60.0
-"""Seconds for which a cluster without a controller is not asked again for what only a controller tells."""
 FEW = 8
 """Topics that are asked for one by one: all others cost the names of all that the cluster has."""
 
@@ -36,10 +34,14 @@ class Described:
 
 
 class Listing:
-    """The topics of a cluster: found, with their partitions; and troubled, those that have no leader now."""
+    """The topics of a cluster: found, with their partitions; and troubled, those that have no leader now.
+
+    led: which partitions of those that are found have a leader.
+    """
 
     def __init__(self) -> None:
         self.found: dict[str, list[int]] = {}
+        self.led: dict[str, list[bool]] = {}
         self.errors: dict[str, KafkaError] = {}
         self.leaderless: set[str] = set()
 
@@ -50,6 +52,7 @@ class Listing:
             self.errors[name] = topic.error
         elif leaders:
             self.found[name] = sorted(topic.partitions)
+            self.led[name] = leaders
             if not all(leaders):
                 self.leaderless.add(name)
 
@@ -67,7 +70,8 @@ class Catalogue:
         self._topics = topics
         self._client = topics.client
         self._create = topics.may_create
-        self._no_controller = Deadline(0.0)
+        self._has_controller = False
+        """Only a controller describes topics; librdkafka waits for one in vain where there is none."""
 
     def listing(self, names: Iterable[str] | None, timeout: float) -> Listing:
         """What is there of these topics, or of all; NotConnectedError without an answer."""
@@ -84,7 +88,9 @@ class Catalogue:
     def describe(self, names: Iterable[str], timeout: float) -> dict[str, Described | KafkaError]:
         """What these topics are now; nothing where the cluster cannot say it. NotConnectedError without an answer."""
         asked = list(names)
-        if not asked or not self._no_controller.over:
+        if asked and not self._has_controller:
+            self._list(timeout, asked[0])  # it says whether there is one now
+        if not asked or not self._has_controller:
             return {}
         found: dict[str, Described | KafkaError] = {}
         futures = self._client().describe_topics(TopicCollection(asked), request_timeout=timeout)
@@ -94,9 +100,6 @@ class Catalogue:
                 topic = future.result(max(0.01, deadline.remaining()))
             except KafkaException as error:
                 cause: KafkaError = error.args[0]
-                if "controller" in cause.str():
-                    self._no_controller = Deadline(NO_CONTROLLER_FOR)
-                    return {}
                 if cause.code() < 0:
                     raise NotConnectedError(text_of(cause)) from error
                 found[name] = cause
@@ -179,11 +182,13 @@ class Catalogue:
 
     def _list(self, timeout: float, *name: str) -> Any:
         try:
-            return self._client().list_topics(*name, timeout=max(0.05, timeout))
+            metadata = self._client().list_topics(*name, timeout=max(0.05, timeout))
         except KafkaException as error:
             text = f"asking for {'topic ' + name[0] if name else 'topics'}: {text_of(error.args[0])}"
             # The client stands in the traceback, and ends only when it is forgotten: errors are kept for long.
             raise NotConnectedError(text) from error.with_traceback(None)
+        self._has_controller = metadata.controller_id in metadata.brokers
+        return metadata
 
     @staticmethod
     def _is_unknown(name: str, listing: Listing) -> bool:

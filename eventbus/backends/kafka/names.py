@@ -9,6 +9,19 @@ ID_HEADER = "Eventbus-Id"
 """The header that carries a message's id."""
 
 
+_TOPIC_ID = "topic-id="
+
+
+def note_of(topic_id: str | None) -> str | None:
+    """What is committed beside an offset: which topic of that name it is of, where that is known."""
+    return None if topic_id is None else f"{_TOPIC_ID}{topic_id}"
+
+
+def topic_id_in(note: str | None) -> str | None:
+    """The topic that a committed offset is of; None where somebody else has committed it."""
+    return note.removeprefix(_TOPIC_ID) if note is not None and note.startswith(_TOPIC_ID) else None
+
+
 def is_pattern(topic: str) -> bool:
     """Whether it stands for several topics."""
     return "*" in topic or ">" in topic

@@ -67,7 +67,7 @@ class KafkaSession:
         self.consumers = Consumers(self._catalogue, self._preparing, options, config, context, protocol)
         self._watch = Metadata(f"{self._name}-watch", self.consumers.survey.look)
         self._watch.start()
-        self._keeper = TopicKeeper(f"{self._name}-topics", self.topics)
+        self._keeper = TopicKeeper(f"{self._name}-topics", self.topics, self._catalogue)
         self._producer_errors = ClientErrors(f"{self._name}-producer")
         maker = Maker(options, self._producer_errors)
         self.outbox = KafkaPublisher(

@@ -19,6 +19,7 @@ _KINDS = {"topic": 2, "group": 3, "transactional_id": 5}
 _OPERATIONS = {"ALL": 2, "READ": 3, "WRITE": 4, "CREATE": 5, "DELETE": 6, "ALTER": 7, "DESCRIBE": 8}
 _LITERAL = 3
 _DENY = 2
+_ALLOW = 3
 _ANSWER = 10.0
 
 
@@ -42,8 +43,10 @@ class Access:
             AssertionError: it is not in force everywhere within 10 seconds.
         """
         rule = _rule(user, name, kind, operation)
-        self._change(_CREATE_ACLS, rule)
-        self._wait(rule, there=True)
+        # Where there is a rule, what no rule allows is denied, to everybody.
+        for each in (_rule("*", name, kind, "ALL", _ALLOW), rule):
+            self._change(_CREATE_ACLS, each)
+            self._wait(each, there=True)
 
     def restore(self, user: str, name: str, *, kind: Kind = "topic", operation: Operation = "ALL") -> None:
         """Take back a :meth:`deny` of the same arguments; fine if there was none.
@@ -68,7 +71,7 @@ class Access:
             wait_until(in_force, _ANSWER, message=f"the access rule at {address}")
 
 
-def _rule(user: str, name: str, kind: Kind, operation: Operation) -> bytes:
+def _rule(user: str, name: str, kind: Kind, operation: Operation, permission: int = _DENY) -> bytes:
     """Return a rule; the protocol writes a filter for exactly this rule in the same way."""
     return b"".join(
         (
@@ -77,7 +80,7 @@ def _rule(user: str, name: str, kind: Kind, operation: Operation) -> bytes:
             struct.pack(">b", _LITERAL),
             string(f"User:{user}"),
             string("*"),
-            struct.pack(">bb", _OPERATIONS[operation], _DENY),
+            struct.pack(">bb", _OPERATIONS[operation], permission),
         )
     )
 

@@ -16,7 +16,7 @@ from ....consuming.subscriptions import SubscriptionState
 from ....errors import NotConnectedError
 from ....log import get
 from ..clients.errors import ClientErrors, text_of
-from ..names import TopicPartition
+from ..names import TopicPartition, topic_id_in
 from .flow import Flow
 from .partition_state import PartitionState
 from .reader import Reader
@@ -180,7 +180,7 @@ class Assignment:
             one.offset = starts.get((one.topic, one.partition), one.offset)
         self._take(readers, starts)
         for where, start in starts.items():
-            if start >= 0:
+            if start >= 0 and not readers[where].is_committed(where, start):
                 self._host.note_begun(readers[where], [where])
         consumer.incremental_assign(partitions)
         consumer.resume(partitions)  # a pause outlives the assignment that it was meant for
@@ -203,30 +203,40 @@ class Assignment:
         return next((reader for reader in self._owner.readers if topic in reader.topics), None)
 
     def _starts(self, consumer: Any, readers: Mapping[TopicPartition, Reader]) -> dict[TopicPartition, int]:
-        """Where a group that begins "now" begins: where partitions ended when it was subscribed, or at the
-        beginning of those that came later, or whose committed offset the broker has lost. Not for partitions
-        that it has a position in."""
-        late = {where: reader for where, reader in readers.items() if reader.attachment.start == "latest"}
-        if not late:
+        """Where the group stands, of this topic and not of another one that had its name before.
+
+        Where it has no position, one that begins "now" does so where partitions ended when it was subscribed, or at
+        the beginning of those that came later, or whose committed offset the broker has lost.
+        """
+        if not readers:
             return {}
         try:
-            known = consumer.committed([Position(*where) for where in late], COMMITTED_WITHIN)
+            known = consumer.committed([Position(*where) for where in readers], COMMITTED_WITHIN)
         except KafkaException as error:
-            raise AssignmentFailed(f"asking where the group stands: {text_of(error)}") from error
-        return {
-            where: self._late_begins(where, late[where])
-            for one in known
-            if one.offset < 0
-            for where in [(one.topic, one.partition)]
-        }
+            if any(reader.attachment.start == "latest" for reader in readers.values()):
+                raise AssignmentFailed(f"asking where the group stands: {text_of(error)}") from error
+            logger.info("%s: asking where the group stands: %s", self._owner.key.name, text_of(error))
+            return {}
+        starts = {where: self._start(readers[where], where, one) for one in known for where in [_place_of(one)]}
+        return {where: start for where, start in starts.items() if start is not None}
 
     @staticmethod
-    def _late_begins(where: TopicPartition, reader: Reader) -> int:
+    def _start(reader: Reader, where: TopicPartition, known: Position) -> int | None:
+        """None: librdkafka finds out."""
+        if known.error is not None:
+            return None
         with reader.lock:
-            state = reader.in_hand.states.get(where)
-            if state is not None and state.acked >= 0:
+            in_hand = reader.in_hand
+            of_topic, topic = topic_id_in(known.metadata), in_hand.topic_ids.get(where[0])
+            state = in_hand.states.get(where)
+            if known.offset >= 0 and (None in (of_topic, topic) or of_topic == topic):
+                in_hand.state_of(where).acked = known.offset
+                return known.offset
+            if known.offset >= 0 or (state is not None and state.acked >= 0):
+                logger.warning("%s [%d] was made anew, or the group's positions are lost: from its start", *where)
+                in_hand.new_state(where)
                 return OFFSET_BEGINNING
-            return reader.in_hand.begins_at(where, OFFSET_BEGINNING)
+            return in_hand.begins_at(where, OFFSET_BEGINNING) if reader.attachment.start == "latest" else None
 
     def _take(self, readers: Mapping[TopicPartition, Reader], starts: Mapping[TopicPartition, int]) -> None:
         for where, reader in readers.items():
@@ -276,7 +286,7 @@ class Assignment:
         self._since = {reader: since for reader, since in self._since.items() if reader in readers}
         self._told = {reader: state for reader, state in self._told.items() if reader in readers}
         found: dict[SubscriptionState, list[Reader]] = {}
-        for reader in self._owner.readers:
+        for reader in readers:
             since = self._since.setdefault(reader, now)
             if reader in serving or not reader.topics:
                 state = SubscriptionState.ACTIVE
@@ -287,8 +297,8 @@ class Assignment:
             if self._told.get(reader) is not state:
                 self._told[reader] = state
                 found.setdefault(state, []).append(reader)
-        for state, readers in found.items():
-            self._owner.shared.on_served([reader.attachment for reader in readers], state)
+        for state, news in found.items():
+            self._owner.shared.on_served([reader.attachment for reader in news], state)
 
     def _is_member(self, reader: Reader) -> bool:
         """Whether the group has us, and this topic's partitions are with others."""
@@ -330,3 +340,7 @@ class Assignment:
             for reader in self._owner.readers
             if reader in self._since and reader not in self._told
         ]
+
+
+def _place_of(position: Position) -> TopicPartition:
+    return position.topic, position.partition

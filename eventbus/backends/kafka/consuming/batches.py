@@ -8,9 +8,17 @@ from confluent_kafka import Message
 
 from ....consuming.batches import LazyBatch
 from .deliveries import KafkaDelivery
+from .header_fields import fields_of
 from .partition_state import PartitionState
 
 _new = KafkaDelivery.__new__
+
+
+def size_of(messages: Sequence[Message]) -> int:
+    """Bytes of messages of one partition, about: of all values, and keys and headers as the first one has them."""
+    first = messages[0]
+    beside = len(first.key() or b"") + sum(len(name) + len(value or b"") for name, value in fields_of(first))
+    return sum(map(len, messages)) + beside * len(messages)
 
 
 class KafkaBatch(LazyBatch[KafkaDelivery]):
@@ -30,8 +38,8 @@ class KafkaBatch(LazyBatch[KafkaDelivery]):
 
     @property
     def size(self) -> int:
-        """Bytes of all values."""
-        return sum(map(len, self._messages))
+        """Bytes, about: see `size_of`."""
+        return size_of(self._messages)
 
     def __iter__(self) -> Iterator[KafkaDelivery]:
         topic, state, identity = self.topic, self.state, self.first

@@ -12,7 +12,7 @@ from confluent_kafka import TopicPartition as Position
 from .... import log
 from ....errors import NotConnectedError
 from ..clients.errors import text_of
-from ..names import TopicPartition
+from ..names import TopicPartition, note_of
 from .partition_state import PartitionState
 from .reader import Reader
 
@@ -36,6 +36,10 @@ class Commits:
         self._next = 0.0
         self._touched: dict[PartitionState, Reader] = {}
         self._failing_since: float | None = None
+        self._suspects: set[str] = set()
+        """Topics of a request that was refused for one of them."""
+        self._sent: dict[TopicPartition, PartitionState] = {}
+        """What was asked last for each partition, also of those that went meanwhile."""
         self.in_flight = 0
         """How many are on their way to the broker."""
 
@@ -65,54 +69,71 @@ class Commits:
                 offset = state.committable
                 if offset is not None:
                     state.requested = offset
-                    offsets.append(Position(*state.where, offset))
-        if not offsets or not self._commits:
+                    self._sent[state.where] = state
+                    offsets.append(Position(*state.where, offset, note_of(state.topic_id)))
+        if not self._commits:
             return
-        try:
-            consumer.commit(offsets=offsets, asynchronous=True)
-            self.in_flight += 1
-        except KafkaException as error:
-            self._failed(offsets, error.args[0])
+        for request in self._requests(offsets):
+            try:
+                consumer.commit(offsets=request, asynchronous=True)
+                self.in_flight += 1
+            except KafkaException as error:
+                self._failed(request, error.args[0])
+
+    def _requests(self, offsets: list[Position]) -> list[list[Position]]:
+        """One for all of them; those of topics under suspicion alone, for librdkafka says of none who is at fault."""
+        together = [one for one in offsets if one.topic not in self._suspects]
+        apart: dict[str, list[Position]] = {}
+        for one in offsets:
+            if one.topic in self._suspects:
+                apart.setdefault(one.topic, []).append(one)
+        return [request for request in (together, *apart.values()) if request]
 
     def answered(self, error: KafkaError | None, partitions: list[Position]) -> None:
         """The client's `on_commit`."""
         self.in_flight -= 1
-        failed = [one for one in partitions if one.error is not None]
-        if error is not None and not failed:
-            self._failed(partitions, error)
-            return
+        failed = [one for one in partitions if error is not None or one.error is not None]
         for one in partitions:
-            reader = self._reader_of((one.topic, one.partition))
-            if reader is not None and one.error is None:
-                self._note_stored(reader, one)
+            if one not in failed:
+                self._note_stored(one)
         if failed:
-            self._failed(failed, error)
+            self._failed(failed, error or failed[0].error)
         else:
             self._failing_since = None
 
-    @staticmethod
-    def _note_stored(reader: Reader, one: Position) -> None:
-        with reader.lock:
-            state = reader.states.get((one.topic, one.partition))
-            if state is not None:
-                state.acked = max(state.acked, one.offset)
-        reader.told("commit", None)
+    def _note_stored(self, one: Position) -> None:
+        self._suspects.discard(one.topic)
+        state, reader = self._sent.get((one.topic, one.partition)), self._reader_of((one.topic, one.partition))
+        if state is not None:
+            state.acked = max(state.acked, one.offset)
+        if reader is not None:
+            reader.told(f"commit {one.topic}", None)
 
     def _failed(self, partitions: Sequence[Position], error: KafkaError | None) -> None:
         """Not stored: asked for again, as long as the partition is ours; told when that goes on."""
-        logger.info("%s: a commit failed and is repeated: %s", self._name, text_of(error or partitions[0].error))
+        logger.info("%s: a commit failed and is repeated: %s", self._name, text_of(error))
         now = time.monotonic()
         self._failing_since = since = self._failing_since or now
+        topics = {one.topic for one in partitions}
+        refused = error is not None and error.code() in _REFUSALS
+        if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            self._suspects |= topics
+        is_known = len(topics) == 1 or not self._suspects & topics
         for one in partitions:
-            reader = self._reader_of((one.topic, one.partition))
-            if reader is None:
-                continue
-            with reader.lock:
-                state = reader.states.get((one.topic, one.partition))
-                if state is not None:
-                    state.requested = -1
-                    self._touched[state] = reader
-            why = one.error or error
-            if now - since >= TOLD_AFTER or (why is not None and why.code() in _REFUSALS):
-                text = f"{one.topic}: what is done is not committed: {text_of(why)}"
-                reader.told("commit", NotConnectedError(text))
+            reader = self._ask_again(one)
+            if reader is not None and is_known and (refused or now - since >= TOLD_AFTER):
+                text = f"{one.topic}: what is done is not committed: {text_of(error)}"
+                reader.told(f"commit {one.topic}", NotConnectedError(text))
+
+    def _ask_again(self, one: Position) -> Reader | None:
+        """Have a partition's position committed with the next ones; who reads it."""
+        reader = self._reader_of((one.topic, one.partition))
+        if reader is None:
+            self._suspects.discard(one.topic)
+            return None
+        with reader.lock:
+            state = reader.states.get((one.topic, one.partition))
+            if state is not None:
+                state.requested = -1
+                self._touched[state] = reader
+        return reader

@@ -45,9 +45,19 @@ class KafkaInHand:
         self._next_base = 0
 
     def state_of(self, where: TopicPartition) -> PartitionState:
-        """The partition's state. Under the lock."""
-        state = self.states.get(where)
-        return self.new_state(where) if state is None else state
+        """The partition's state, a new one where its topic was made anew. Under the lock."""
+        state, topic_id = self.states.get(where), self.topic_ids.get(where[0])
+        if state is None or (None not in (state.topic_id, topic_id) and state.topic_id != topic_id):
+            return self.new_state(where)
+        state.topic_id = topic_id or state.topic_id
+        return state
+
+    def bind(self, topic: str, topic_id: str) -> bool:
+        """Note which topic of that name there is; whether another one was there before."""
+        with self.lock:
+            before = self.topic_ids.get(topic)
+            self.topic_ids[topic] = topic_id
+        return before not in (None, topic_id)
 
     def take_touched(self) -> list[PartitionState]:
         """The states of which something was finished or given back since the last time."""
@@ -86,7 +96,7 @@ class KafkaInHand:
         if where in self.states:
             self.states[where].lease.end()
         self._next_base += _LOG_SPAN
-        state = self.states[where] = PartitionState(where, self._next_base)
+        state = self.states[where] = PartitionState(where, self._next_base, self.topic_ids.get(where[0]))
         return state
 
     def admit(self, batch: Sequence[Delivery], lease: Lease) -> Admitted:
@@ -143,12 +153,12 @@ class KafkaInHand:
 
 def in_hand_of(attachment: Attachment) -> KafkaInHand:
     """What the backend has made for this subscription."""
-    journal = attachment.in_hand
-    assert isinstance(journal, KafkaInHand)
-    return journal
+    in_hand = attachment.in_hand
+    assert isinstance(in_hand, KafkaInHand)
+    return in_hand
 
 
 def batch_lease(batch: Sequence[Delivery]) -> Lease:
-    """On what a batch was given. Under the journal's lock."""
+    """On what a batch was given. Under the lock of its `KafkaInHand`."""
     state: PartitionState = batch.state if isinstance(batch, KafkaBatch) else batch[0].token
     return state.lease

@@ -227,6 +227,8 @@ class Member:
             if reader is None:
                 continue
             self._look_for_a_gap(reader, where, messages)
+            if reader.is_troubled:
+                reader.told(f"reading {where[0]}", None)
             for begin in range(0, len(messages), FETCH + 1):
                 if not reader.take(where, messages[begin : begin + FETCH + 1]):
                     self._flow.note_waiting(where)
@@ -376,6 +378,6 @@ class Member:
             if topic == reader.attachment.topic:
                 self._owner.dismiss(reader, refused, lasting=True)
             elif topic in reader.topics:
-                reader.told(f"topic {topic}", refused)
+                reader.told(f"reading {topic}", refused)
         if topic is None:
             self._owner.complain(NotConnectedError(f"{self._owner.key.name}: {text_of(error)}"))

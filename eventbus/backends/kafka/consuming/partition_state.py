@@ -16,15 +16,30 @@ class PartitionState:
     offsets: None before the first delivery. acked: what the broker has confirmed as committed. requested: the
     last commit of the present owner. known: offsets below it were handed out before, see `admit`. end: where the
     partition ended when that was last heard of, -1 before.
+    topic_id: tells its topic from another one of that name; None where it is not known.
     """
 
     __slots__ = (
-        *("acked", "base", "copies", "end", "known", "lease", "offsets", "owner", "requested", "rewind", "where"),
+        *(
+            "acked",
+            "base",
+            "copies",
+            "end",
+            "known",
+            "lease",
+            "offsets",
+            "owner",
+            "requested",
+            "rewind",
+            "topic_id",
+            "where",
+        ),
         *("_again", "_begun", "_fetched", "_floor"),
     )
 
-    def __init__(self, where: TopicPartition, base: int) -> None:
+    def __init__(self, where: TopicPartition, base: int, topic_id: str | None = None) -> None:
         self.where = where
+        self.topic_id = topic_id
         self.base = base
         self.offsets: Offsets | None = None
         self.owner: object = None
@@ -122,10 +137,10 @@ class PartitionState:
 
     @property
     def lag(self) -> int | None:
-        """How many offsets lie between what is done and the end; None where either is not known yet."""
+        """What is in hand and what was not handed out yet; None where the end, or the beginning, is not known yet."""
         if self.offsets is None or not self._begun or self.end < 0:
             return None
-        return max(0, self.end - self.offsets.committed)
+        return max(0, self.end - self.offsets.position) + self.offsets.unfinished
 
     @property
     def status(self) -> PartitionStatus:
@@ -137,7 +152,7 @@ class PartitionState:
             committed=self.acked if self.acked >= 0 else None,
             position=None if offsets is None else offsets.position,
             in_hand=0 if offsets is None else offsets.unfinished,
-            end=self.end if self.end >= 0 else None,
+            end=None if self.end < 0 else max(self.end, 0 if offsets is None else offsets.position),
         )
 
     def go_back(self) -> int:

@@ -7,14 +7,19 @@ from collections.abc import Mapping, Sequence
 
 from confluent_kafka import OFFSET_END
 
+from .... import log
 from ....consuming.attachment import Attachment
 from ....errors import NotConnectedError
 from ....threads import Deadline, StopToken
-from ..catalogue import Catalogue
+from ..catalogue import Catalogue, Described
 from ..names import TopicPartition, is_pattern
-from ..topics import AGAIN, LEADERLESS_FOR, TopicRefused, Topics
+from ..topics import AGAIN, LEADERLESS_FOR, ROUND, TopicRefused, Topics
 from .in_hand import KafkaInHand, in_hand_of
 
+logger = log.get(__name__)
+
+MOST = 500
+"""Topics that are described at a time."""
 REFUSED_FOR = 5.0
 
 _Topics = Mapping[str, Sequence[int]]
@@ -43,6 +48,7 @@ class Preparing:
         attachments = [one for one in attachments if one not in refused]
         found = self._exact([one for one in attachments if not is_pattern(one.topic)], refused, deadline)
         found |= self._patterns([one for one in attachments if is_pattern(one.topic)], deadline)
+        _bind_all(self._catalogue, found, deadline)
         self._find_now({one: topics for one, topics in found.items() if _begins_now(one)}, deadline)
         self.prepared |= found
 
@@ -107,6 +113,28 @@ class Preparing:
                 return ends
             self._stop.wait(AGAIN)
             self._stop.check()
+
+
+def _bind_all(catalogue: Catalogue, found: Mapping[Attachment, _Topics], deadline: Deadline) -> None:
+    in_hands: dict[str, list[KafkaInHand]] = {}
+    for one, topics in found.items():
+        for topic in topics:
+            in_hands.setdefault(topic, []).append(in_hand_of(one))
+    bind(catalogue, in_hands, min(ROUND, deadline.remaining()))
+
+
+def bind(catalogue: Catalogue, in_hands: Mapping[str, Sequence[KafkaInHand]], timeout: float) -> None:
+    """Learn which topic of its name each is, before its positions are: what is known of another one is forgotten."""
+    try:
+        answers = catalogue.describe(list(in_hands)[:MOST], max(0.1, timeout))
+    except NotConnectedError as error:  # the survey asks again
+        logger.debug("asking which topics these are: %s", error)
+        return
+    for topic, answer in answers.items():
+        for in_hand in in_hands[topic]:
+            if isinstance(answer, Described) and in_hand.bind(topic, answer.id):
+                with in_hand.lock:
+                    in_hand.forget(topic)
 
 
 def _begins_now(attachment: Attachment) -> bool:

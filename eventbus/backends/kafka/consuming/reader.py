@@ -12,6 +12,7 @@ from confluent_kafka import OFFSET_END, Message
 from ....consuming.attachment import Attachment
 from ....consuming.subscriptions import PartitionStatus
 from ..names import TopicPartition
+from .batches import size_of
 from .in_hand import batch_lease, in_hand_of
 from .intake import Intake
 from .partition_state import PartitionState
@@ -28,21 +29,22 @@ class Reserve:
     __slots__ = ("count", "since", "size", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[Sequence[Message]] = deque()
+        self.waiting: deque[tuple[Sequence[Message], int]] = deque()
         self.size = self.count = 0
         self.since = time.monotonic()
 
     def put(self, messages: Sequence[Message]) -> None:
         """Keep these behind the others."""
-        self.waiting.append(messages)
+        size = size_of(messages)
+        self.waiting.append((messages, size))
         self.count += len(messages)
-        self.size += sum(map(len, messages))
+        self.size += size
 
     def take(self) -> Sequence[Message]:
         """The first of them."""
-        messages = self.waiting.popleft()
+        messages, size = self.waiting.popleft()
         self.count -= len(messages)
-        self.size -= sum(map(len, messages))
+        self.size -= size
         return messages
 
 
@@ -91,6 +93,11 @@ class Reader:
             if before == self._troubles:
                 return
         self.attachment.hindered(shown)
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether something hinders it."""
+        return bool(self._troubles)
 
     def resume(self) -> None:
         """The lanes have room."""
@@ -160,6 +167,14 @@ class Reader:
             if offset is not None and offset >= 0:
                 state.begin(offset)
             return state
+
+    def is_committed(self, where: TopicPartition, offset: int) -> bool:
+        """Whether the broker has this as the group's position; then it is not committed again."""
+        with self.lock:
+            state = self.states[where]
+            if state.acked == offset:
+                state.requested = offset
+            return state.acked == offset
 
     def resolve(self, where: TopicPartition, offset: int) -> bool:
         """Note where "now" is in a partition; whether it is still to be read."""

@@ -15,13 +15,12 @@ from ..names import is_pattern
 from ..topics import Topics
 from .consumer_thread import ConsumerThread
 from .member import Member
+from .preparing import MOST, bind
 from .reader import Reader
 from .stalls import Stalls
 
 logger = log.get(__name__)
 
-MOST = 500
-"""Topics that are looked at each time: where there are more of them they take turns."""
 ANSWER = 2.0
 
 _Use = tuple[ConsumerThread, Reader]
@@ -56,6 +55,10 @@ class Survey:
             if found != reader.topics:
                 for gone in reader.topics.keys() - found.keys():
                     reader.told(f"topic {gone}", None)
+                    reader.told(f"reading {gone}", None)
+                bind(
+                    self._catalogue, {topic: [reader.in_hand] for topic in found.keys() - reader.topics.keys()}, ANSWER
+                )
                 thread.follow(reader.attachment, found)
 
     def _look_at_topics(self) -> None:
@@ -92,9 +95,7 @@ class Survey:
         leaderless = ", ".join(map(str, now.leaderless))
         trouble = NotConnectedError(f"topic {topic} has no leader for partition {leaderless}") if leaderless else None
         reader.told(f"topic {topic}", trouble)
-        before = reader.in_hand.topic_ids.get(topic)
-        reader.in_hand.topic_ids[topic] = now.id
-        if before not in (None, now.id):
+        if reader.in_hand.bind(topic, now.id):
             logger.warning("topic %s was made anew, and is read from its start", topic)
             thread.order(lambda member: member.begin_anew(reader, topic))
         if list(now.partitions) != list(reader.topics.get(topic, now.partitions)):

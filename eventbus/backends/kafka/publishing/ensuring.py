@@ -6,13 +6,14 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import KafkaException
 
 from .... import log
 from ....errors import NotConnectedError
 from ....threads import Alarm, Deadline, StopToken, drained, join_all, spawn
+from ..catalogue import FEW, Catalogue
 from ..clients.errors import text_of
 from ..topics import LEADERLESS_FOR, ROUND, UNKNOWN_FOR, TopicRefused, Topics, TopicUnready, why_not_made
 from .limits import Limits, Topic
@@ -57,9 +58,10 @@ class TopicKeeper:
     not wait for it.
     """
 
-    def __init__(self, name: str, topics: Topics) -> None:
+    def __init__(self, name: str, topics: Topics, catalogue: Catalogue) -> None:
         self._name = name
         self._topics = topics
+        self._catalogue = catalogue
         self._stop = StopToken()
         self._alarm = Alarm()
         self._asked: deque[_Wanted] = deque()
@@ -128,10 +130,11 @@ class TopicKeeper:
         missing: list[_Wanted] = []
         there: list[_Wanted] = []
         unanswered: list[_Wanted] = []
+        known = self._known(due)
 
         def look(one: _Wanted) -> None:
             try:
-                (there if self._look(one) else missing).append(one)
+                (there if self._look(one, known.get(one.name)) else missing).append(one)
             except TopicRefused as error:
                 self._refused(one, error)
             except TopicUnready as error:
@@ -140,16 +143,29 @@ class TopicKeeper:
                 unanswered.append(one)
                 self._unready(one, str(error))
 
-        self._at_once(look, due)
+        self._at_once(look, [one for one in due if one.name not in known])
+        for one in due:
+            if one.name in known:
+                look(one)
         if unanswered and len(unanswered) == len(due):
             self._topics.renew()
         self._at_once(self._learn, [one for one in there if one.stale])
         self._ready([one for one in there if not one.stale])
         self._create(missing)
 
-    def _look(self, one: _Wanted) -> bool:
+    def _known(self, due: Sequence[_Wanted]) -> Mapping[str, list[bool]]:
+        """Which partitions have leaders, of those of many topics that are there: one answer for all of them."""
+        if len(due) <= FEW:
+            return {}
+        try:
+            return self._catalogue.listing([one.name for one in due], ROUND).led
+        except NotConnectedError as error:
+            logger.info("asking for topics: %s", error)
+            return {}
+
+    def _look(self, one: _Wanted, leaders: list[bool] | None) -> bool:
         """Whether the topic is there; TopicUnready, TopicRefused, NotConnectedError."""
-        leaders = self._topics.leaders(one.name, ROUND)
+        leaders = self._topics.leaders(one.name, ROUND) if leaders is None else leaders
         if leaders is None:
             return False
         if leaders and (all(leaders) or (any(leaders) and one.leaderless.over)):
