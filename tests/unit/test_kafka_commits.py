@@ -21,7 +21,7 @@ GOOD, SECRET = ("good", 0), ("secret", 0)
 
 
 class Group:
-    """Two topics of a group, each with a reader; requests with a forbidden topic are refused whole, as by librdkafka."""
+    """Two topics of a group with their readers; a request with a forbidden topic is refused whole, as by librdkafka."""
 
     def __init__(self) -> None:
         self.readers: dict[Any, Any] = {}
