@@ -86,6 +86,16 @@ def test_a_position_says_of_which_topic_it_is() -> None:
     assert [one.metadata for one in group.requests[0]] == ["topic-id=id of good", "topic-id=id of secret"]
 
 
+def test_a_broker_that_gives_topics_no_ids_is_committed_to_all_the_same() -> None:
+    group = Group()
+    group.forbidden = set()
+    for where, reader in group.readers.items():
+        reader.states[where].topic_id = None
+    group.done(5)
+    assert [one.metadata for one in group.requests[0]] == ["", ""]
+    assert (group.acked(GOOD), group.acked(SECRET)) == (5, 5)
+
+
 def test_what_is_stored_after_the_partition_went_is_known_to_be() -> None:
     group = Group()
     group.forbidden = set()

@@ -12,9 +12,9 @@ ID_HEADER = "Eventbus-Id"
 _TOPIC_ID = "topic-id="
 
 
-def note_of(topic_id: str | None) -> str | None:
-    """What is committed beside an offset: which topic of that name it is of, where that is known."""
-    return None if topic_id is None else f"{_TOPIC_ID}{topic_id}"
+def note_of(topic_id: str | None) -> str:
+    """What is committed beside an offset: which topic of that name it is of; nothing where no broker gave an id."""
+    return "" if topic_id is None else f"{_TOPIC_ID}{topic_id}"
 
 
 def topic_id_in(note: str | None) -> str | None:
