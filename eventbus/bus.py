@@ -14,6 +14,7 @@ from . import log
 from .backends import backend_for
 from .config import names_of
 from .config_sources import ConfigSource, load_config
+from .consuming.arguments import Arguments
 from .consuming.consumers import Consumers
 from .consuming.subscriptions import Broadcast, Handler, Subscription
 from .errands import Errand
@@ -222,7 +223,8 @@ class EventBus:
         """
         asked: list[Errand[Subscription]] = []
         try:
-            return self._life.subscribe(topic, handler, group, concurrency, start, asked)
+            given = Arguments(topic=topic, handler=handler, group=group, concurrency=concurrency, start=start)
+            return self._life.subscribe(given, asked)
         except BaseException:
             self._life.errands.leave_all(asked)
             raise

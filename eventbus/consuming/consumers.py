@@ -7,23 +7,21 @@ from collections.abc import Callable
 from attrs import asdict, frozen
 
 from .. import log
-from ..callables import check_plain
 from ..config import EventBusConfig, names_of
 from ..errors import SubscribeError
 from ..state import ErrorEvent
 from ..threads import Deadline
 from . import handling
 from .acknowledgements import Acknowledgements
+from .arguments import Arguments
 from .budget import Budget
 from .consumption import Consumption, Surroundings
 from .in_hand import InHand
 from .subscription_map import SubscriptionMap
-from .subscriptions import BROADCAST, Handler, Subscription, SubscriptionState
+from .subscriptions import BROADCAST, Subscription, SubscriptionState
 
 logger = log.get(__name__)
 
-MOST_LANES = 1000
-"""The highest `concurrency`: each lane is a thread."""
 _LAST_LOOK = 0.5
 """Seconds that an acknowledgement on its way has at least."""
 
@@ -73,31 +71,19 @@ class Consumers:
         One attribute, replaced as a whole: it is looked at without a lock.
         """
 
-    def add(
-        self,
-        topic: object,
-        handler: object,
-        group: object,
-        concurrency: object,
-        start: object,
-        unwanted: Callable[[], bool] = lambda: False,
-    ) -> Subscription:
+    def add(self, given: Arguments, unwanted: Callable[[], bool] = lambda: False) -> Subscription:
         """Keep a subscription made from what a user passed; SubscribeError says what is wrong with it.
 
         unwanted(): whether its caller has left before it was there; then it stands in nobody's way.
         """
         try:
-            pattern = self._names.pattern(topic)
-            called = self._check_handler(handler)
-            if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_LANES:
-                raise ValueError(f"concurrency must be an int from 1 to {MOST_LANES}, not {concurrency!r}")
-            if start not in ("earliest", "latest"):
-                raise ValueError(f"start must be 'earliest' or 'latest', not {start!r}")
-            named = self._group_name(pattern, group)
+            pattern = self._names.pattern(given.topic)
+            checked = given.check()
+            group = self._group_name(pattern, given.group)
         except ValueError as error:
             raise SubscribeError(str(error)) from error
-        sub = Subscription(pattern, group=named, concurrency=concurrency, start=str(start), owner=self)
-        self.subscriptions.add(Consumption(sub, called, self._new_in_hand(), self._around, unwanted))
+        sub = Subscription(pattern, group=group, concurrency=checked.concurrency, start=checked.start, owner=self)
+        self.subscriptions.add(Consumption(sub, checked.handler, self._new_in_hand(), self._around, unwanted))
         return sub
 
     def remove(self, sub: Subscription, timeout: float, *, from_handler: bool = False) -> tuple[str, ...]:
@@ -177,12 +163,6 @@ class Consumers:
     def inherited(self) -> None:
         """This is a forked child's copy of a bus that was not opened."""
         self.subscriptions.renew_lock()
-
-    @staticmethod
-    def _check_handler(handler: object) -> Handler:
-        check_plain(handler, "handler")
-        assert callable(handler)
-        return handler
 
     def _group_name(self, topic: str, group: object) -> str | None:
         if group is BROADCAST:

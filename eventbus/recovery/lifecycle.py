@@ -8,8 +8,9 @@ from attrs import evolve
 
 from ..backends.base import Backend
 from ..config import EventBusConfig
+from ..consuming.arguments import Arguments
 from ..consuming.consumers import Consumers
-from ..consuming.subscriptions import Handler, Subscription
+from ..consuming.subscriptions import Subscription
 from ..errands import Errand, Errands, NotInTime
 from ..errors import (
     ClosedError,
@@ -225,20 +226,12 @@ class Lifecycle:
 
     # -- subscriptions ---------------------------------------------------------------------------
 
-    def subscribe(
-        self,
-        topic: object,
-        handler: Handler,
-        group: object,
-        concurrency: object,
-        start: object,
-        asked: list[Errand[Subscription]],
-    ) -> Subscription:
+    def subscribe(self, given: Arguments, asked: list[Errand[Subscription]]) -> Subscription:
         """See `EventBus.subscribe`. asked: for the caller to leave if an exception comes as this returns."""
         self.gate.check()
 
         def call(stop: StopToken) -> Subscription:
-            sub = self._consumers.add(topic, handler, group, concurrency, start, unwanted=stop.is_set)
+            sub = self._consumers.add(given, unwanted=stop.is_set)
             try:
                 self.supervisor.activate(sub, stop)
                 self.gate.check()  # closed meanwhile
@@ -259,7 +252,7 @@ class Lifecycle:
                 asked=asked,
             )
         except NotInTime as error:
-            raise SubscribeError(f"{topic}: the broker did not answer in time") from error
+            raise SubscribeError(f"{given.topic}: the broker did not answer in time") from error
 
     def unsubscribe(self, sub: Subscription, timeout: float) -> bool:
         """See `EventBus.unsubscribe`."""

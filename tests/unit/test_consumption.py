@@ -13,6 +13,7 @@ from eventbus import ErrorEvent
 from eventbus.config import EventBusConfig
 from eventbus.consuming import consumption as module
 from eventbus.consuming import parked
+from eventbus.consuming.arguments import Arguments
 from eventbus.consuming.consumers import Consumers
 from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.consuming.lease import Lease
@@ -173,7 +174,7 @@ def test_counters_survive_an_unsubscribe_and_what_still_runs_then(gate: threadin
         entered.set()
         gate.wait(20.0)
 
-    sub, session = consumers.add("t", handler, "g", 1, "earliest"), Session()
+    sub, session = consumers.add(Arguments(topic="t", handler=handler, group="g")), Session()
     (attachment,) = consumers.subscriptions.unattached(session)
     consumers.subscriptions.attach(session, [attachment])
     attachment.deliver(batch(1, 2), Lease())
