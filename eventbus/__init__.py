@@ -12,6 +12,7 @@ from .config import (
     ReconnectConfig,
     TlsConfig,
 )
+from .config_delivery import GuardConfig, RetryConfig
 from .config_sources import (
     get_default_kafka_config,
     get_default_memory_config,
@@ -27,6 +28,8 @@ from .errors import (
     ConnectFailedError,
     EventBusError,
     ForkedError,
+    GuardError,
+    HandlerTimeoutError,
     NotConnectedError,
     NotInitializedError,
     PublishError,
@@ -35,6 +38,8 @@ from .errors import (
     PublishRejectedError,
     PublishUnknownError,
     ReconnectExhaustedError,
+    Reject,
+    RetryLater,
     SubscribeError,
     UnsupportedError,
 )
@@ -71,6 +76,9 @@ __all__ = [
     "EventBusError",
     "FlushReport",
     "ForkedError",
+    "GuardConfig",
+    "GuardError",
+    "HandlerTimeoutError",
     "HealthCheckConfig",
     "HealthStatus",
     "KafkaConfig",
@@ -92,6 +100,9 @@ __all__ = [
     "ReconnectEvent",
     "ReconnectExhaustedError",
     "ReconnectStatus",
+    "Reject",
+    "RetryConfig",
+    "RetryLater",
     "Statistics",
     "SubscribeError",
     "Subscription",

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from datetime import datetime
-from typing import TypeVar
+from types import EllipsisType
+from typing import Any, TypeVar
 
 from . import log
 from .backends import backend_for
 from .config import names_of
+from .config_delivery import RetryConfig
 from .config_sources import ConfigSource, load_config
 from .consuming.arguments import Arguments
 from .consuming.consumers import Consumers
@@ -60,7 +62,12 @@ class EventBus:
         self._numbers = self._pending.numbers
         features = backend.features
         self._consumers = Consumers(
-            config, features.replays, backend.new_in_hand, self._callbacks.report, features.takes_back
+            config,
+            features.replays,
+            backend.new_in_hand,
+            self._callbacks.report,
+            features.takes_back,
+            self._publisher.publish_copy,
         )
         self._life = Lifecycle(config, backend, self._consumers, self._publisher, self._callbacks)
         self._supervisor = self._life.supervisor
@@ -211,31 +218,36 @@ class EventBus:
         group: str | Broadcast | None = None,
         concurrency: int = 1,
         start: str = "earliest",
+        retry: RetryConfig | None = None,
+        dead_letter: str | EllipsisType | None = ...,
+        handler_timeout: float | None = None,
     ) -> Subscription:
         """Call `handler(message)` for each message of a topic or pattern, on `concurrency` lane threads, 1 to 1000.
 
-        The handler returns: done. It raises: called again with the same message, after a pause that grows
-        from 0.1 to 5 s; its key waits meanwhile. group: members share the messages; None is the bus's
-        group; without one, or with `eventbus.BROADCAST`, every process gets its own copy from now on.
-        start: where a new group begins, "earliest" or "latest".
+        The handler returns: done. It raises: called again with the same message, as `retry` says (None: as the bus
+        does); its key waits meanwhile. After the last attempt, or at once where it raises `Reject`, the message is
+        published to `dead_letter`, and acknowledged when the broker has confirmed that: `dlq.<group>.<topic>` unless
+        you name another topic; None: it is tried without end, and dropped on `Reject`. `RetryLater(seconds)` puts it
+        off. handler_timeout: seconds after which a handler that still runs is reported.
+        group: members share the messages; None is the bus's group; without one, or with `eventbus.BROADCAST`, every
+        process gets its own copy from now on, and makes no dead letters. start: where a new group begins, "earliest"
+        or "latest".
         Raises SubscribeError for bad arguments, or when the broker refuses it; without a connection it
         waits for one. Allowed before `open()`.
         """
         asked: list[Errand[Subscription]] = []
         try:
-            given = Arguments(topic=topic, handler=handler, group=group, concurrency=concurrency, start=start)
-            return self._life.subscribe(given, asked)
+            options = group, concurrency, start, retry, dead_letter, handler_timeout
+            return self._life.subscribe(Arguments(topic, handler, *options), asked)
         except BaseException:
             self._life.errands.leave_all(asked)
             raise
 
-    def on(
-        self, topic: str, *, group: str | Broadcast | None = None, concurrency: int = 1, start: str = "earliest"
-    ) -> Callable[[_Handler], _Handler]:
-        """`subscribe` as a decorator."""
+    def on(self, topic: str, **options: Any) -> Callable[[_Handler], _Handler]:
+        """`subscribe` as a decorator, with the same options."""
 
         def decorate(handler: _Handler) -> _Handler:
-            self.subscribe(topic, handler, group=group, concurrency=concurrency, start=start)
+            self.subscribe(topic, handler, **options)
             return handler
 
         return decorate
@@ -327,6 +339,7 @@ class EventBus:
             retried=counts.retried,
             duplicates=counts.duplicates,
             dropped=counts.dropped,
+            dead_lettered=counts.dead_lettered,
             reconnects=self._supervisor.phases.connection_state().reconnect_count,
             in_flight=pending.in_flight,
             in_flight_bytes=pending.room.in_flight_bytes,

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from .config_delivery import GuardConfig, RetryConfig
 from .config_fields import (
     addresses,
     checked_text,
@@ -32,9 +33,8 @@ from .errors import ConfigError
 from .kafka_token import KafkaToken
 from .names import KAFKA_NAMES, OUR_NAMES, NameRules
 
-DEFAULT_NATS_PORT = 4222
+DEFAULT_NATS_PORT, DEFAULT_KAFKA_PORT = 4222, 9092
 NATS_SCHEMES = ("nats", "tls")
-DEFAULT_KAFKA_PORT = 9092
 
 
 @frozen(kw_only=True)
@@ -129,7 +129,6 @@ _CONSUMER_REFUSED = {
     "deliver_subject": "consumers are pull consumers",
     "deliver_policy": "set `start` of subscribe()",
 }
-
 
 _NATS_NAME = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]{1,255}")
 """Of a stream, a durable or a domain."""
@@ -364,6 +363,8 @@ class EventBusConfig:
     of payload that one subscription has in hand, about, before no more are fetched for it. max_prefetch_bytes: the same
     for all subscriptions together.
     on_outage: "wait" holds publishes while there is no connection, "raise" fails them at once as not sent.
+    retry: how messages are tried again whose handler has failed. guard: when dead letters are held. handler_timeout:
+    seconds after which a handler that still runs is reported, with where it stands; None: never.
     """
 
     backend: BackendConfig = field(factory=MemoryConfig)
@@ -380,6 +381,9 @@ class EventBusConfig:
     prefetch_bytes: int = integer(32 * 1024 * 1024)
     max_prefetch_bytes: int = integer(256 * 1024 * 1024)
     on_outage: str = choice("wait", "wait", "raise")
+    retry: RetryConfig = field(factory=RetryConfig, validator=is_a(RetryConfig))
+    guard: GuardConfig = field(factory=GuardConfig, validator=is_a(GuardConfig))
+    handler_timeout: float | None = optional_number(None)
 
     @backend.validator
     def _known_backend(self, attribute: object, value: object) -> None:

@@ -36,6 +36,7 @@ from .config import (
     ReconnectConfig,
     TlsConfig,
 )
+from .config_delivery import GuardConfig, RetryConfig
 from .config_environment import settings_from, variables_behind
 from .config_fields import texts
 from .errors import ConfigError
@@ -45,6 +46,8 @@ ENVIRONMENT_VARIABLE = "EVENTBUS_URL"
 _BACKENDS: dict[str, type[BackendConfig]] = {"memory": MemoryConfig, "nats": NatsConfig, "kafka": KafkaConfig}
 _NESTED: dict[str, type[Any]] = {
     "reconnect": ReconnectConfig,
+    "retry": RetryConfig,
+    "guard": GuardConfig,
     "health_check": HealthCheckConfig,
     "tls": TlsConfig,
 }

@@ -110,6 +110,38 @@ class SubscribeError(EventBusError):
     """A subscription cannot be made: its arguments are wrong, or the broker refuses it."""
 
 
+class HandlerTimeoutError(EventBusError):
+    """A handler runs for longer than `handler_timeout`; it goes on. The text says where it stands.
+
+    Reported only: a thread of Python cannot be ended from outside.
+    """
+
+
+class GuardError(EventBusError):
+    """Most messages of a subscription would become dead letters: it is paused, and tried again slowly."""
+
+
+class Reject(EventBusError):
+    """Raised by a handler: this message will never be handled, make it a dead letter at once."""
+
+
+class RetryLater(EventBusError):
+    """Raised by a handler: give me this message again after so many seconds. It counts as no failure.
+
+    JetStream takes it back, and may give it to another process of the group; elsewhere it waits in this one, and its
+    key with it.
+    """
+
+    def __init__(self, seconds: float, why: str = "") -> None:
+        super().__init__(seconds, why)
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
+            raise ValueError(f"RetryLater takes a number of seconds, 0 or more, not {seconds!r}")
+        self.seconds = float(seconds)
+
+    def __str__(self) -> str:
+        return f"again in {self.seconds:g} s" + (f": {self.args[1]}" if self.args[1] else "")
+
+
 class ReconnectExhaustedError(EventBusError):
     """All attempts of one reconnect failed. The health check goes on and starts another later."""
 

@@ -48,7 +48,8 @@ class Message:
     What is not UTF-8 is shown with escapes there; `raw_key` and `raw_headers` have it unchanged.
     id: unique for the message, the same on every redelivery.
     timestamp: when the broker stored it (aware UTC), None where that is no date; core NATS does not stamp: when it
-    arrived here. attempt: 1 on the first delivery, as the broker counts.
+    arrived here. attempt: counts the starts of its handler, from 1 on: in this process, and before as far as the broker
+    tells (JetStream and memory count deliveries).
     partition, offset: where it is stored, as in `Receipt`; None on core NATS. Of one that you make for `publish_many`
     partition and timestamp say where and when it is to be stored, as in `publish`.
     Nothing that another program wrote makes reading an attribute raise.
@@ -174,6 +175,29 @@ class Receipt:
     partition: int | str | None = None
     offset: int | None = None
     duplicate: bool = False
+
+
+class CopyId(str):
+    """The id of a message that is published a second time under it: as a dead letter, or as a replay.
+
+    stored_as: what the broker deduplicates it by; by the id alone it would be dropped as what is there already.
+    """
+
+    __slots__ = ("stored_as",)
+
+    stored_as: str
+
+    @classmethod
+    def of(cls, id: str, stored_as: str) -> CopyId:
+        """This id, deduplicated by that."""
+        made = cls(id)
+        made.stored_as = stored_as
+        return made
+
+
+def stored_as(id: str) -> str:
+    """What a message with this id is deduplicated by."""
+    return id.stored_as if isinstance(id, CopyId) else id
 
 
 class IdMint:
@@ -308,7 +332,17 @@ class Delivery(Received):
     token: what the session needs to acknowledge it.
     """
 
-    __slots__ = ("identity", "token")
+    __slots__ = ("_starts", "identity", "token")
 
     identity: Hashable
     token: Any
+
+    @property
+    def starts(self) -> int:
+        """How often its handler was started in this process before."""
+        return getattr(self, "_starts", 0)
+
+    @starts.setter
+    def starts(self, count: int) -> None:
+        """So often."""
+        self._starts = count

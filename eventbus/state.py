@@ -141,7 +141,8 @@ class Statistics:
     rejected, unknown, not_sent and in_flight, up to what is on its way at this moment.
     delivered: handed over by the broker. handled: handler calls that returned. retried: handler calls that raised.
     duplicates: redeliveries of what was in hand or just finished, acknowledged without calling the handler again.
-    dropped: core NATS messages that arrived while all lanes were full. reconnects: as `reconnect_count`.
+    dropped: core NATS messages that arrived while all lanes were full, and rejected ones without a dead letter.
+    dead_lettered: dead letters that the broker has confirmed. reconnects: as `reconnect_count`.
     in_flight, in_flight_bytes: accepted and unanswered, now.
     """
 
@@ -155,6 +156,7 @@ class Statistics:
     retried: int
     duplicates: int
     dropped: int
+    dead_lettered: int
     reconnects: int
     in_flight: int
     in_flight_bytes: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from ..callables import check_plain
+from ..config_delivery import RetryConfig
 from .subscriptions import Handler
 
 MOST_LANES = 1000
@@ -18,17 +19,22 @@ class Checked:
     handler: Handler
     concurrency: int
     start: str
+    retry: RetryConfig | None
+    handler_timeout: float | None
 
 
-@frozen(kw_only=True)
+@frozen
 class Arguments:
-    """As given, under the names and defaults of `EventBus.subscribe`."""
+    """As given, under the names and defaults of `EventBus.subscribe`, and in their order."""
 
     topic: object
     handler: object
     group: object = None
     concurrency: object = 1
     start: object = "earliest"
+    retry: object = None
+    dead_letter: object = ...
+    handler_timeout: object = None
 
     def check(self) -> Checked:
         """Judge what needs no backend; ValueError says what is wrong."""
@@ -39,4 +45,20 @@ class Arguments:
             raise ValueError(f"concurrency must be an int from 1 to {MOST_LANES}, not {concurrency!r}")
         if self.start not in ("earliest", "latest"):
             raise ValueError(f"start must be 'earliest' or 'latest', not {self.start!r}")
-        return Checked(handler=self.handler, concurrency=concurrency, start=str(self.start))
+        if self.retry is not None and not isinstance(self.retry, RetryConfig):
+            raise ValueError(f"retry must be a RetryConfig, not {self.retry!r}")
+        return Checked(
+            handler=self.handler,
+            concurrency=concurrency,
+            start=str(self.start),
+            retry=self.retry,
+            handler_timeout=self._seconds(self.handler_timeout),
+        )
+
+    @staticmethod
+    def _seconds(given: object) -> float | None:
+        if given is None:
+            return None
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < float("inf"):
+            raise ValueError(f"handler_timeout must be a number of seconds, more than 0, not {given!r}")
+        return float(given)

@@ -13,9 +13,11 @@ from ..state import ErrorEvent
 from ..threads import Deadline
 from . import handling
 from .acknowledgements import Acknowledgements
-from .arguments import Arguments
+from .arguments import Arguments, Checked
 from .budget import Budget
 from .consumption import Consumption, Surroundings
+from .dead_letters import DeadLetters, Letterbox, comes_back
+from .failing import Plan
 from .in_hand import InHand
 from .subscription_map import SubscriptionMap
 from .subscriptions import BROADCAST, Subscription, SubscriptionState
@@ -35,6 +37,7 @@ class Counts:
     retried: int = 0
     duplicates: int = 0
     dropped: int = 0
+    dead_lettered: int = 0
 
 
 class Consumers:
@@ -47,7 +50,10 @@ class Consumers:
         new_in_hand: Callable[[], InHand],
         report: Callable[[ErrorEvent], object],
         takes_back: bool = False,
+        letterbox: Letterbox | None = None,
     ) -> None:
+        self._config = config
+        self._letterbox = letterbox
         self.subscriptions = SubscriptionMap()
         self._bus = config.name
         self._default_group = config.group
@@ -80,10 +86,11 @@ class Consumers:
             pattern = self._names.pattern(given.topic)
             checked = given.check()
             group = self._group_name(pattern, given.group)
+            plan = self._plan(pattern, group, given.dead_letter, checked)
         except ValueError as error:
             raise SubscribeError(str(error)) from error
         sub = Subscription(pattern, group=group, concurrency=checked.concurrency, start=checked.start, owner=self)
-        self.subscriptions.add(Consumption(sub, checked.handler, self._new_in_hand(), self._around, unwanted))
+        self.subscriptions.add(Consumption(sub, checked.handler, self._new_in_hand(), self._around, unwanted, plan))
         return sub
 
     def remove(self, sub: Subscription, timeout: float, *, from_handler: bool = False) -> tuple[str, ...]:
@@ -172,6 +179,31 @@ class Consumers:
         if self._default_group is None:
             logger.info("%s: %s has no group: this process gets its own copy, from now on", self._bus, topic)
         return self._default_group
+
+    def _plan(self, pattern: str, group: str | None, dead_letter: object, checked: Checked) -> Plan:
+        """What is to become of messages that fail; ValueError."""
+        config, timeout = self._config, checked.handler_timeout
+        return Plan(
+            retry=checked.retry or config.retry,
+            guard=config.guard,
+            dead_letters=self._dead_letters(pattern, group, dead_letter),
+            handler_timeout=config.handler_timeout if timeout is None else timeout,
+        )
+
+    def _dead_letters(self, pattern: str, group: str | None, given: object) -> DeadLetters | None:
+        if given is None or self._letterbox is None:
+            return None
+        topic = None if given is ... else self._names.topic(given)
+        if group is None:
+            if topic is not None:
+                raise ValueError("dead_letter: a broadcast copy has no dead letters; name a group, or leave it out")
+            return None
+        if comes_back(pattern, group, self._names, topic):
+            if topic is not None:
+                raise ValueError(f"dead_letter: {topic!r} would come back to the same handler by {pattern!r}")
+            logger.info("%s: %s has no dead letters: they would come back to it", self._bus, pattern)
+            return None
+        return DeadLetters(group, topic, self._names, self._letterbox)
 
     def _note_past(self, consumption: Consumption) -> None:
         """Note one that was unsubscribed, and sum up those that have ended meanwhile. Under the map's lock."""

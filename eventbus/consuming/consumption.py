@@ -16,9 +16,12 @@ from .acknowledgements import Acknowledgements
 from .attachment import Attachment, Link
 from .batches import size_of
 from .budget import Budget
+from .dead_letters import Answered
+from .failing import Failing, Plan
 from .in_hand import InHand
 from .lanes import Lanes
 from .lease import Lease
+from .retries import Verdict
 from .subscriptions import Handler, Subscription, SubscriptionState, SubscriptionStatus
 
 logger = log.get(__name__)
@@ -63,7 +66,9 @@ class Consumption:
         in_hand: InHand,
         around: Surroundings,
         is_unwanted: Callable[[], bool] = lambda: False,
+        plan: Plan | None = None,
     ) -> None:
+        plan = plan or Plan()
         self.sub = sub
         sub._work = self
         self.in_hand = in_hand
@@ -74,7 +79,8 @@ class Consumption:
         self._replays = around.replays
         self._lock = threading.Lock()
         self._last_error: BaseException | None = None
-        self.delivered = self.handled = self.retried = self.dropped_count = 0
+        self.delivered = self.handled = self.dropped_count = 0
+        self._failing = Failing(sub, plan, around.report, gives_back=around.takes_back)
         self._lanes = Lanes(
             f"eventbus.{around.bus}.lane-{sub.topic}",
             sub.concurrency,
@@ -85,6 +91,7 @@ class Consumption:
             around.prefetch_bytes if around.replays else MOST_UNSTORED_BYTES,
             around.budget,
             around.takes_back,
+            plan.handler_timeout,
         )
 
     # -- sessions --------------------------------------------------------------------------------
@@ -117,13 +124,15 @@ class Consumption:
         sub = self.sub
         if sub.state in (SubscriptionState.PENDING, SubscriptionState.FAILED):
             return str(sub.error or "waits for the broker")
+        if self._failing.guard.error is not None:
+            return str(self._failing.guard.error)
         if self._lanes.is_stuck:
             return f"{self._in_hand_now} messages that wait for their retry take all of prefetch_bytes"
         return ""
 
     def hold(self) -> bool:
         """Have `has_room` called once there is room; False when nothing is in hand."""
-        return self._lanes.hold()
+        return self._lanes.wait_for_room()
 
     def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:
         """Take a batch that came through an attachment; see `Attachment.deliver`."""
@@ -178,9 +187,10 @@ class Consumption:
         return {
             "delivered": self.delivered,
             "handled": self.handled,
-            "retried": self.retried,
+            "retried": self._failing.failures,
             "duplicates": self.in_hand.duplicates,
-            "dropped": self.dropped_count,
+            "dropped": self.dropped_count + self._failing.dropped,
+            "dead_lettered": self._failing.stored,
         }
 
     def status(self) -> SubscriptionStatus:
@@ -188,7 +198,7 @@ class Consumption:
         attachment, oldest = self.attachment, self._lanes.oldest
         return SubscriptionStatus(
             state=self.sub.state,
-            error=self.sub.error,
+            error=self.sub.error or self._failing.error,
             last_error=self._last_error,
             in_hand=self._in_hand_now,
             oldest_in_hand=None if oldest is None else time.monotonic() - oldest,
@@ -235,23 +245,36 @@ class Consumption:
         self.flush()
         return self.in_hand.claims(delivery)
 
-    def failed(self, delivery: Delivery, error: BaseException, pause: float) -> None:
-        """The handler has failed; the next try is after so many seconds."""
-        with self._lock:
-            self.retried += 1
+    def failed(self, delivery: Delivery, error: BaseException, failures: int) -> Verdict:
+        """The handler has failed; what is to become of the message."""
         self._last_error = error
-        logger.warning("handler of %r failed on %r; again in %.1f s", self.sub, delivery, pause, exc_info=error)
-        self._around.report(ErrorEvent(source="handler", error=error, topic=delivery.topic, message=delivery))
+        verdict = self._failing.failed(delivery, error, failures)
+        if self._failing.guard.holds:
+            self._lanes.hold()
+        return verdict
+
+    def pause_after(self, failures: int) -> float:
+        """Seconds until the next try of anything about a message that has failed so often."""
+        return self._failing.pause_after(failures)
+
+    def leave(self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered) -> None:
+        """Have it stored as a dead letter; never blocks."""
+        self._failing.leave(delivery, error, attempts, answered)
+
+    def left_behind(self, deliveries: Sequence[Delivery]) -> None:
+        """These are done with, though no handler has taken them."""
+        self._acknowledge(deliveries)
+
+    def overdue(self, delivery: Delivery, seconds: float, stack: str) -> None:
+        """A handler runs for longer than it may."""
+        self._failing.overdue(delivery, seconds, stack)
 
     def done(self, deliveries: Sequence[Delivery]) -> None:
         """These are handled."""
         with self._lock:
             self.handled += len(deliveries)
-        if self._replays:
-            newest = self.in_hand.finish(deliveries)
-            attachment = self.attachment
-            if attachment is not None:
-                attachment.session.acknowledge(attachment, newest)
+        self._failing.succeeded(len(deliveries))
+        self._acknowledge(deliveries)
 
     def dropped(self, deliveries: Sequence[Delivery], lease: Lease) -> None:
         """These will not be handled here."""
@@ -278,10 +301,20 @@ class Consumption:
             attachment.session.resume(attachment)
 
     def look(self, now: float) -> None:
-        """See to leases that end with time."""
+        """See to leases that end with time, and to a hold that does."""
         self.in_hand.look(now)
+        self._failing.guard.look(now)
+        if self._lanes.held and not self._failing.guard.holds:
+            self._lanes.let_go()
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        if self._replays:
+            newest = self.in_hand.finish(deliveries)
+            attachment = self.attachment
+            if attachment is not None:
+                attachment.session.acknowledge(attachment, newest)
 
     def _take_unstored(self, batch: Sequence[Delivery], lease: Lease) -> bool:
         backlog = self._lanes.backlog

@@ -14,20 +14,23 @@ from .batches import size_of
 from .lease import Lease
 
 
+class Halt(Enum):
+    """PAUSED: by the user. HELD: nearly all that is handled would become a dead letter. STOPPING: for good."""
+
+    PAUSED = "paused"
+    HELD = "held"
+    STOPPING = "stopping"
+
+
 class Owner(Protocol):
     """What the lanes of a subscription have in common.
 
-    paused: no handler is started now. stopping: none will be any more. retrying: what fails is tried again.
+    halts: why no handler is started now; changed in single steps, by anybody. retrying: what fails is tried again.
     working: a handler may run soon, and what it has done wants to be acknowledged in time.
     """
 
-    paused: bool
-    stopping: bool
+    halts: set[Halt]
     retrying: bool
-
-    @property
-    def halted(self) -> bool:
-        """Whether no handler is started now: paused or stopping."""
 
     def working(self) -> None:
         """A lane begins to work."""
@@ -75,10 +78,12 @@ class Entry:
 
 
 class Notice(Enum):
-    """What an inbox says: there is an entry, unless it was given back; look at everything again; the end."""
+    """What an inbox says: there is an entry, unless it was given back; look at everything again; a dead letter has
+    its answer; the end."""
 
     ENTRY = "entry"
     NUDGE = "nudge"
+    ANSWER = "answer"
     END = "end"
 
 

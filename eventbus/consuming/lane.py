@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty
@@ -12,11 +14,12 @@ from .. import log
 from ..callables import refuse_unawaited
 from ..message import Delivery
 from . import handling
-from .entries import NOTHING, Entry, Notice, Owner, all_of
+from .entries import NOTHING, Entry, Halt, Notice, Owner, all_of
 from .lane_queue import LaneQueue
 from .lease import Lease
 from .outcomes import Outcomes
-from .parked import ParkedKey, lane_key
+from .parked import NEVER, ParkedKey, lane_key
+from .retries import Next
 
 logger = log.get(__name__)
 
@@ -33,6 +36,11 @@ class Lane(LaneQueue):
         """Of the entry: what is acknowledged."""
         self.parked = 0
         """Deliveries that wait for a retry, or behind one."""
+        self._answers: deque[tuple[ParkedKey, Delivery, Exception | None]] = deque()
+        """Of dead letters: what became of them. From any thread."""
+        self._thread_id = 0
+        self._overdue_at: tuple[int, int] | None = None
+        """Where a handler was told to run for too long."""
         self._nudged = False
         self._forked = False
 
@@ -67,10 +75,21 @@ class Lane(LaneQueue):
             self._nudged = True
             self.nudge()
 
+    def tell_overdue(self, seconds: float) -> None:
+        """The handler has run for so long: tell it, once for each message."""
+        at, entry, position = (self._turns, self._position), self._entry, self._position
+        delivery = self._trying or (entry.batch[position] if position < len(entry.batch) else None)
+        frame = sys._current_frames().get(self._thread_id)
+        if at == self._overdue_at or delivery is None or frame is None:
+            return
+        self._overdue_at = at
+        self._outcomes.overdue(delivery, seconds, "".join(traceback.format_stack(frame)))
+
     # -- the lane's thread -----------------------------------------------------------------------
 
     def run(self) -> None:
         """Handle what comes until the end; then drop what is left."""
+        self._thread_id = threading.get_ident()
         handling.in_child(self.forked)
         self._outcomes.begin()
         try:
@@ -89,7 +108,8 @@ class Lane(LaneQueue):
 
     def forked(self) -> None:
         """This is a child that its handler has forked: nothing is started or told here any more."""
-        self._forked = self._owner.stopping = True
+        self._forked = True
+        self._owner.halts.add(Halt.STOPPING)
 
     def _leave_child(self) -> None:
         """End the thread where the handler has come back in a child, which has no other one, and ends with it."""
@@ -99,13 +119,13 @@ class Lane(LaneQueue):
     def _one(self) -> bool:
         """See to one entry, or to what is due; False when the end has come."""
         owner = self._owner
-        if self._kept and not owner.halted:
+        if self._kept and not owner.halts:
             self._begin(self._kept)
             return True
         wait = None
-        if self._keys and owner.retrying and not owner.halted:
+        if self._keys and owner.retrying and not owner.halts:
             self._retry_due()
-            if self._keys:
+            if self._keys.due != NEVER:
                 wait = max(0.0, self._keys.due - time.monotonic())
         try:
             notice = self._inbox.get(timeout=wait)
@@ -113,6 +133,8 @@ class Lane(LaneQueue):
             return True
         if notice is Notice.ENTRY:
             self._begin(self._entries)
+        elif notice is Notice.ANSWER:
+            self._see_answers()
         elif notice is Notice.NUDGE:
             self._nudged = False
             self._drop_stale()
@@ -140,7 +162,7 @@ class Lane(LaneQueue):
         with self._lock:
             rest, left, self._entry = entry.batch[seen : self._cut], self._left, NOTHING
             self._first = self._position = self._cut = 0
-            keeps = bool(rest) and not (entry.lease.ended or self._owner.stopping)
+            keeps = bool(rest) and not (entry.lease.ended or Halt.STOPPING in self._owner.halts)
             if keeps:
                 self._kept.appendleft(Entry(entry.lease, rest, left, entry.check, entry.since))
         if not rest:
@@ -155,7 +177,7 @@ class Lane(LaneQueue):
         for delivery in entry.batch:
             if keys:
                 self._retry_due()
-            if position >= self._cut or lease.ended or owner.paused or owner.stopping:
+            if position >= self._cut or lease.ended or owner.halts:
                 break
             if (keys or check) and not self._lets(entry, delivery):
                 position += 1
@@ -196,14 +218,16 @@ class Lane(LaneQueue):
     def _fail(self, entry: Entry, delivery: Delivery, error: BaseException) -> None:
         """Park the key of a message whose handler has failed for the first time."""
         if entry.lease.ended:
-            self._outcomes.failed(delivery, error, 0.0)
+            self._outcomes.failed(delivery, error, 1)
             self.drop((delivery,), entry.lease, 0)
             return
         parked = self._keys.park(lane_key(delivery), (entry.lease, delivery, False), entry.since)
-        pause = parked.fail(again=False)
-        self._keys.plan(parked)
         self._note_parked(delivery)
-        self._outcomes.failed(delivery, error, pause)
+        self._failed(parked, error)
+        if parked.messages:
+            self._keys.plan(parked)
+        else:
+            self._keys.forget(parked)
 
     def _note_parked(self, delivery: Delivery) -> None:
         with self._lock:
@@ -213,6 +237,8 @@ class Lane(LaneQueue):
 
     def _retry_due(self) -> None:
         """Try one key again if it is due; one at a time, so that many of them leave room for all else."""
+        if self._answers:
+            self._see_answers()
         now = time.monotonic()
         if self._keys.due > now or not self._owner.retrying:
             return
@@ -223,39 +249,102 @@ class Lane(LaneQueue):
             self._trying = None
             if parked.messages:
                 self._keys.plan(parked)
+            else:
+                self._keys.forget(parked)
 
     def _retry(self, parked: ParkedKey) -> None:
         """Try a parked message again, and those behind it if it succeeds."""
-        again = True
-        while parked.messages:
+        while parked.messages and not self._owner.halts:
             lease, delivery, check = parked.messages[0]
-            if self._owner.halted:
+            if lease.ended:
+                parked.take_first()
+                self._drop_parked(lease, delivery)
+            elif parked.leaves_for is not None:
+                self._send(parked)
                 return
-            if not lease.ended and not (check and not self._outcomes.claims(delivery)):
-                self._trying = delivery
-                self._turns += 1
-                try:
-                    result = self._handler(delivery)
-                    if result is not None:
-                        refuse_unawaited(result)
-                except BaseException as error:
-                    if self._forked:
-                        raise
-                    parked.messages[0] = (lease, delivery, False)
-                    self._outcomes.failed(delivery, error, parked.fail(again=again))
-                    return
-                self._leave_child()
-                self.parked -= 1
-                parked.messages.popleft()
-                self._finish((delivery,), lease, len(delivery.payload))
+            elif check and not self._outcomes.claims(delivery):
+                parked.take_first()
+                self._settle_parked(delivery)
             else:
-                parked.messages.popleft()
-                if lease.ended:
-                    self._drop_parked(lease, delivery)
-                else:
-                    self._settle_parked(delivery)
-            again = False
-        self._keys.forget(parked)
+                error = self._try(parked, delivery)
+                if error is not None:
+                    parked.messages[0] = (lease, delivery, False)
+                    self._failed(parked, error)
+                    return
+                self._take_out(parked, self._outcomes.done)
+
+    def _try(self, parked: ParkedKey, delivery: Delivery) -> BaseException | None:
+        """Start the handler on a parked message; what it raises."""
+        delivery.starts = parked.starts
+        self._trying = delivery
+        self._turns += 1
+        try:
+            result = self._handler(delivery)
+            if result is not None:
+                refuse_unawaited(result)
+        except BaseException as error:
+            if self._forked:
+                raise
+            return error
+        self._leave_child()
+        return None
+
+    def _failed(self, parked: ParkedKey, error: BaseException) -> None:
+        """The handler has failed on the first message of a parked key: see to what is to become of it."""
+        lease, delivery, _ = parked.messages[0]
+        parked.starts += 1
+        verdict = self._outcomes.failed(delivery, error, parked.failures + 1)
+        parked.failures += verdict.counts
+        parked.wait(verdict.pause)
+        if not self._owner.retrying:  # a failure while closing decides nothing
+            return
+        if verdict.next is Next.LEAVE:
+            parked.leaves_for = error
+            self._send(parked)
+        elif verdict.next is Next.DROP:
+            self._take_out(parked, self._outcomes.left_behind)
+        elif verdict.next is Next.BACK:
+            parked.take_first()
+            self.parked -= 1
+            self._outcomes.given_back((delivery,), lease, verdict.pause)
+            self._owner.left((delivery,))
+            self._owner.settle(1, len(delivery.payload))
+
+    def _send(self, parked: ParkedKey) -> None:
+        """Have the first message of a key stored as a dead letter; it waits for the answer."""
+        _, delivery, _ = parked.messages[0]
+        error = parked.leaves_for
+        assert error is not None
+        parked.due = NEVER
+
+        def answered(trouble: Exception | None) -> None:
+            self._answers.append((parked, delivery, trouble))
+            self._inbox.put(Notice.ANSWER)
+
+        self._outcomes.leave(delivery, error, parked.starts, answered)
+
+    def _see_answers(self) -> None:
+        """Let go of those whose dead letters are stored, try again to store the others."""
+        while self._answers:
+            parked, delivery, trouble = self._answers.popleft()
+            if not self._keys.waits_first(parked, delivery):
+                continue  # it was not ours any more
+            if trouble is None:
+                self._take_out(parked, self._outcomes.left_behind)
+                parked.due = 0.0
+            else:
+                parked.failures += 1
+                parked.wait(self._outcomes.pause_after(parked.failures))
+            if parked.messages:
+                self._keys.plan(parked)
+            else:
+                self._keys.forget(parked)
+
+    def _take_out(self, parked: ParkedKey, done: Callable[[Sequence[Delivery]], None]) -> None:
+        """The first message of a key is done with, in this way."""
+        lease, delivery, _ = parked.take_first()
+        self.parked -= 1
+        self._finish((delivery,), lease, len(delivery.payload), done)
 
     def _drop_stale(self) -> None:
         """What waits for a retry and is not ours any more goes at once."""
@@ -283,9 +372,15 @@ class Lane(LaneQueue):
             self._owner.left(deliveries)
             self._owner.settle(len(deliveries), size)
 
-    def _finish(self, deliveries: Sequence[Delivery], lease: Lease, size: int) -> None:
+    def _finish(
+        self,
+        deliveries: Sequence[Delivery],
+        lease: Lease,
+        size: int,
+        done: Callable[[Sequence[Delivery]], None] | None = None,
+    ) -> None:
         try:
-            self._outcomes.done(deliveries)
+            (done or self._outcomes.done)(deliveries)
         except Exception:  # ours, not the handler's: the lane has to go on, or its keys hang for ever
             logger.exception("%s: acknowledging failed", threading.current_thread().name)
             self.drop(deliveries, lease, size)  # kept in hand it would be renewed and never handled

@@ -12,7 +12,7 @@ from ..threads import join_all, spawn
 from .acknowledgements import Acknowledgements
 from .batches import size_of
 from .budget import Budget
-from .entries import Entry
+from .entries import Entry, Halt
 from .lane import Lane
 from .lease import Lease
 from .outcomes import Outcomes
@@ -50,7 +50,9 @@ class Lanes:
         high_bytes: int,
         budget: Budget,
         takes_back: bool = False,
+        handler_timeout: float | None = None,
     ) -> None:
+        self._handler_timeout = handler_timeout
         self._name = name
         self._outcomes = outcomes
         self._acknowledgements = acknowledgements
@@ -72,17 +74,15 @@ class Lanes:
         self._start_again: float | None = None
         """When to ask for messages again after a thread could not be started."""
         self._finishing = self._closing = False
-        self.paused = False
-        """Whether no handler is started now: this alone is what `pause` and `resume` change, in one step."""
-        self.stopping = False
-        """Whether none will be started any more."""
+        self.halts: set[Halt] = set()
+        """Why no handler is started now: this alone is what `pause` and `resume` change, in one step."""
         self.retrying = True
         """Whether what fails is tried again."""
 
     @property
-    def halted(self) -> bool:
-        """Whether no handler is started now: paused or stopping."""
-        return self.paused or self.stopping
+    def paused(self) -> bool:
+        """Whether the user has paused it."""
+        return Halt.PAUSED in self.halts
 
     @property
     def backlog(self) -> int:
@@ -139,7 +139,7 @@ class Lanes:
         check: some of it may be finished already, see `Outcomes.claims`. After `finish` or `stop` it is dropped.
         """
         if not batch:
-            return not (self._full or self.halted)
+            return not (self._full or self.halts)
         now = time.monotonic()
         parts = self._routing.split(batch)
         with self._lock:
@@ -157,14 +157,14 @@ class Lanes:
                     self._full = True
                 for lane, entry in entries:
                     self._lanes[lane].put(entry)
-                return not (self._full or self.halted)
+                return not (self._full or self.halts)
         if late:  # it crossed with the end: no lane will look at it any more
             self._outcomes.dropped(batch, lease)
             return False
         self._outcomes.given_back(batch, lease, START_AGAIN)
         return not self._is_watched  # if nobody is there to ask for more later, it has to come by itself
 
-    def hold(self) -> bool:
+    def wait_for_room(self) -> bool:
         """Whoever fetches wants to wait until there is room: `has_room` is called then. False: nothing is in hand."""
         with self._lock:
             self._full = self._full or self._count > 0
@@ -175,13 +175,29 @@ class Lanes:
         for lane in self._lanes:
             lane.flush()
 
+    @property
+    def held(self) -> bool:
+        """Whether no handler is started whatever the user wants."""
+        return Halt.HELD in self.halts
+
     def pause(self) -> None:
         """Start no handler until `resume`; what is queued is kept. Never blocks, and may be called by any thread."""
-        self.paused = True
+        self.halts.add(Halt.PAUSED)
 
     def resume(self) -> None:
         """Go on. Never blocks, and may be called by any thread."""
-        self.paused = False
+        self._go_on(Halt.PAUSED)
+
+    def hold(self) -> None:
+        """Start no handler until `let_go`, whatever the user wants; any thread."""
+        self.halts.add(Halt.HELD)
+
+    def let_go(self) -> None:
+        """Go on after `hold`."""
+        self._go_on(Halt.HELD)
+
+    def _go_on(self, halt: Halt) -> None:
+        self.halts.discard(halt)
         for lane in self._lanes:
             lane.nudge()
 
@@ -202,7 +218,7 @@ class Lanes:
 
         What no handler was started for is dropped at once, but for keys that wait behind one that was.
         """
-        self.stopping = True
+        self.halts.add(Halt.STOPPING)
         with self._lock:
             taken = [(lane, entry) for lane in self._lanes for entry in lane.take_back()]
         for lane, entry in taken:
@@ -231,7 +247,7 @@ class Lanes:
             room = self._full and not self._is_over(0.5)
             if room:
                 self._full = False
-        if room and not self.halted:
+        if room and not self.halts:
             self._outcomes.has_room()
 
     def left(self, deliveries: Sequence[Delivery]) -> None:
@@ -248,7 +264,7 @@ class Lanes:
 
     def ask_for_more(self) -> None:
         """A pause is over. Called by a lane."""
-        if not (self._full or self.halted):
+        if not (self._full or self.halts):
             self._outcomes.has_room()
 
     def working(self) -> None:
@@ -292,6 +308,10 @@ class Lanes:
         While all stand still no more is fetched, where what comes could be somebody else's.
         """
         stood = [lane.stands_for(now) for lane in self._lanes]
+        if self._handler_timeout is not None and max(stood) >= self._handler_timeout:
+            for lane, seconds in zip(self._lanes, stood, strict=True):
+                if seconds >= self._handler_timeout:
+                    lane.tell_overdue(seconds)
         self._stands_still = self._takes_back and min(stood) >= GIVES_BACK_AFTER
         if self._stands_still:
             for lane in self._lanes:

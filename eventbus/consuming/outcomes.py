@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ..message import Delivery
+from .dead_letters import Answered
 from .lease import Lease
+from .retries import Verdict
 
 
 class Outcomes(Protocol):
@@ -18,8 +20,20 @@ class Outcomes(Protocol):
     def claims(self, delivery: Delivery) -> bool:
         """Whether a delivery that came again is still to be handled; if not, it is done with."""
 
-    def failed(self, delivery: Delivery, error: BaseException, pause: float) -> None:
-        """The handler has failed; the next try is after so many seconds."""
+    def failed(self, delivery: Delivery, error: BaseException, failures: int) -> Verdict:
+        """The handler has failed on this message for the so many time; what is to become of it."""
+
+    def pause_after(self, failures: int) -> float:
+        """Seconds until the next try of anything about a message that has failed so often."""
+
+    def leave(self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered) -> None:
+        """Have it stored as a dead letter; never blocks, and `answered` may be called by any thread."""
+
+    def left_behind(self, deliveries: Sequence[Delivery]) -> None:
+        """These are done with, though no handler has taken them."""
+
+    def overdue(self, delivery: Delivery, seconds: float, stack: str) -> None:
+        """The handler runs for longer than it may, and stands there. On the thread that acknowledges."""
 
     def done(self, deliveries: Sequence[Delivery]) -> None:
         """These are handled."""

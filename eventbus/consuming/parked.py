@@ -10,14 +10,13 @@ from itertools import count
 from zlib import crc32
 
 from ..message import Delivery
-from ..threads import Pauses
 from .lease import Lease
-
-RETRIES = Pauses(first=0.1, factor=2.0, longest=5.0)
-"""Between the failures of a handler on one message."""
 
 Parked = tuple[Lease, Delivery, bool]
 """A delivery, the lease it came under, and whether it may be finished already (see `InHand.claims`)."""
+
+
+NEVER = float("inf")
 
 
 def lane_key(delivery: Delivery) -> str | bytes | None:
@@ -34,24 +33,33 @@ def lane_of(key: str | bytes, lanes: int) -> int:
 class ParkedKey:
     """One key: the message that failed comes first.
 
-    failures: of that message. due, since: when its next try is, and when it came, by `time.monotonic`.
+    starts, failures: of the handler on that message. leaves_for: the error for which it becomes a dead letter; None
+    while its handler is to be tried again. due, since: when the next try of either is, and when it came, by
+    `time.monotonic`; never, while the broker is asked to store the dead letter.
     """
 
-    __slots__ = ("due", "failures", "key", "messages", "since")
+    __slots__ = ("due", "failures", "key", "leaves_for", "messages", "since", "starts")
 
     def __init__(self, key: Hashable, since: float) -> None:
         self.key = key
         self.since = since
         self.messages: deque[Parked] = deque()
-        self.failures = 0
         self.due = 0.0
+        self.begin()
 
-    def fail(self, *, again: bool) -> float:
-        """Note a failure of the first message, the second or a later one if `again`; the pause that follows."""
-        self.failures = self.failures + 1 if again else 1
-        pause = RETRIES.after(self.failures)
-        self.due = time.monotonic() + pause
-        return pause
+    def begin(self) -> None:
+        """Another message is the first now."""
+        self.starts = self.failures = 0
+        self.leaves_for: BaseException | None = None
+
+    def wait(self, seconds: float) -> None:
+        """The next try is in so many seconds."""
+        self.due = time.monotonic() + seconds
+
+    def take_first(self) -> Parked:
+        """The first message does not wait any more."""
+        self.begin()
+        return self.messages.popleft()
 
 
 class ParkedKeys:
@@ -62,7 +70,7 @@ class ParkedKeys:
 
     def __init__(self) -> None:
         self.waiting: dict[Hashable, ParkedKey] = {}
-        self.due = float("inf")
+        self.due = NEVER
         """When the next one is to be tried again, by `time.monotonic`; sooner where that one waits no more."""
         self._times: list[tuple[float, int, ParkedKey]] = []
         """A heap."""
@@ -90,8 +98,14 @@ class ParkedKeys:
         parked.messages.append(entry)
         return True
 
+    def waits_first(self, parked: ParkedKey, delivery: Delivery) -> bool:
+        """Whether this is still the first message of that key."""
+        return self.waiting.get(parked.key) is parked and bool(parked.messages) and parked.messages[0][1] is delivery
+
     def plan(self, parked: ParkedKey) -> None:
-        """Note when this one is due."""
+        """Note when this one is due, if it is at all."""
+        if parked.due == NEVER:
+            return
         heappush(self._times, (parked.due, next(self._serials), parked))
         self.due = self._times[0][0]
 
@@ -102,7 +116,7 @@ class ParkedKeys:
             due, _, parked = heappop(times)
             if parked.due == due and self.waiting.get(parked.key) is parked:
                 found = parked
-        self.due = times[0][0] if times else float("inf")
+        self.due = times[0][0] if times else NEVER
         return found
 
     def forget(self, parked: ParkedKey) -> None:
@@ -134,6 +148,7 @@ class ParkedKeys:
             if not parked.messages:
                 self.forget(parked)
             elif is_first:
+                parked.begin()
                 parked.due = 0.0
                 self.plan(parked)
         return stale
@@ -144,5 +159,5 @@ class ParkedKeys:
         self.waiting.clear()
         self._times.clear()
         self._leases = set()
-        self.due = float("inf")
+        self.due = NEVER
         return everything

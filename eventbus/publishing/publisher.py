@@ -16,8 +16,8 @@ from ..errors import (
     PublishUnknownError,
     UnsupportedError,
 )
-from ..fields import BadType, BadValue, Headers, check_headers, check_key
-from ..message import TOMBSTONE, Delivery, Message, Receipt, check_id, encode_payload, parts_of, place_of
+from ..fields import BadType, BadValue, Headers, RawHeaders, check_headers, check_key
+from ..message import TOMBSTONE, CopyId, Delivery, Message, Receipt, check_id, encode_payload, parts_of, place_of
 from ..names import OUR_NAMES, NameRules
 from ..state import ErrorEvent, FlushReport
 from ..threads import Deadline
@@ -25,7 +25,18 @@ from ..workers import OrderedWorker
 from .futures import ReceiptFuture
 from .pending import Pending
 from .places import check_place
-from .records import NO_EXTRAS, BatchWaiter, Extras, Record, SyncWaiter, Waiter, topic_of, waiter_of
+from .records import (
+    NO_EXTRAS,
+    BatchWaiter,
+    CallWaiter,
+    Extras,
+    Record,
+    Result,
+    SyncWaiter,
+    Waiter,
+    topic_of,
+    waiter_of,
+)
 
 KNOWN_TOPICS = KNOWN_KEYS = 10_000
 _LONGEST_KEY = 128
@@ -144,6 +155,30 @@ class Publisher:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
         parts = self._checked(topic, payload, key, headers, id, partition, timestamp)
         self.pending.accept(Record(next(self.pending.numbers), *parts, None), 0.0)
+
+    def publish_copy(
+        self,
+        topic: str,
+        payload: bytes,
+        key: bytes | None,
+        headers: RawHeaders,
+        id: str,
+        stored_as: str,
+        answered: Callable[[Exception | None], object],
+    ) -> None:
+        """Publish a received message to another topic under its own id, as a dead letter or a replay; never blocks.
+
+        stored_as: what the broker deduplicates it by. answered(None): it is confirmed; else why it may not be stored.
+        Called on a thread of ours. PublishError, ClosedError: it was not accepted.
+        """
+        _, data, extras = self._checked(topic, payload, key, headers, id, received=True)
+        copy = (extras or NO_EXTRAS)._replace(id=CopyId.of(id, stored_as))
+
+        def answer(result: Result) -> None:
+            answered(result if isinstance(result, PublishError) else None)
+
+        waiter = CallWaiter(next(self.pending.numbers), answer)
+        self.pending.accept(Record(waiter.number, topic, data, copy, waiter), 0.0)
 
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
         """Publish all, pipelined, and wait up to `timeout` seconds for all answers.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count
 from operator import itemgetter
@@ -168,6 +168,23 @@ class SyncWaiter(Claim):
         """The result, or None when `timeout` seconds have passed."""
         self._lock.acquire(timeout=timeout)
         return self.result
+
+
+class CallWaiter(Claim):
+    """Calls a function of ours with the answer, on a thread of ours; it never blocks."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, number: int, call: Callable[[Result], object]) -> None:
+        super().__init__(number)
+        self._call = call
+
+    def answer(self, result: Result) -> None:
+        """Hand it on."""
+        self._call(result)
+
+    def forked(self, error: EventBusError) -> None:
+        """The parent still waits."""
 
 
 class BatchWaiter:

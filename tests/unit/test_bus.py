@@ -25,11 +25,11 @@ from eventbus import (
     PublishNotSentError,
     PublishRejectedError,
     PublishUnknownError,
+    RetryConfig,
 )
 from eventbus.consuming.consumers import Consumers
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
-from eventbus.threads import Pauses
 
 NAME = "bus-unit"
 Make = Callable[..., EventBus]
@@ -59,9 +59,8 @@ def make(broker: MemoryOutages) -> Iterator[Make]:
         bus.close(5.0)
 
 
-def test_every_statistic_changes(make: Make, broker: MemoryOutages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventbus.consuming.parked.RETRIES", Pauses(0.001, 2.0, 5.0))
-    bus, failed = make(max_in_flight=100), list[str]()
+def test_every_statistic_changes(make: Make, broker: MemoryOutages) -> None:
+    bus, failed = make(max_in_flight=100, retry=RetryConfig(initial_backoff=0.001)), list[str]()
     bus.open()
     before = bus.get_statistics()
     assert not any(getattr(before, field) for field in before.__slots__ if field != "__weakref__")

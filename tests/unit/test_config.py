@@ -13,15 +13,18 @@ import pytest
 from eventbus import (
     ConfigError,
     EventBusConfig,
+    GuardConfig,
     HealthCheckConfig,
     KafkaConfig,
     MemoryConfig,
     NatsConfig,
     ReconnectConfig,
+    RetryConfig,
     TlsConfig,
 )
 
 KINDS = [EventBusConfig, HealthCheckConfig, KafkaConfig, MemoryConfig, NatsConfig, ReconnectConfig, TlsConfig]
+KINDS += [RetryConfig, GuardConfig]
 
 
 def test_default_reconnect_config() -> None:
@@ -187,6 +190,23 @@ DEFAULTS: dict[type[Any], dict[str, object]] = {
         "consumer": {},
         "admin": {},
     },
+    RetryConfig: {
+        "max_attempts": 5,
+        "initial_backoff": 0.1,
+        "max_backoff": 5.0,
+        "backoff_factor": 2.0,
+        "jitter": 0.1,
+        "retry_on": (BaseException,),
+        "give_up_on": (),
+    },
+    GuardConfig: {
+        "enabled": True,
+        "share": 0.5,
+        "window": 200,
+        "least": 20,
+        "initial_pause": 10.0,
+        "max_pause": 60.0,
+    },
     EventBusConfig: {
         "backend": MemoryConfig(),
         "name": "bus",
@@ -202,6 +222,9 @@ DEFAULTS: dict[type[Any], dict[str, object]] = {
         "prefetch_bytes": 32 * 1024 * 1024,
         "max_prefetch_bytes": 256 * 1024 * 1024,
         "on_outage": "wait",
+        "retry": RetryConfig(),
+        "guard": GuardConfig(),
+        "handler_timeout": None,
     },
 }
 """Design section 3, `Defaults`, and what stands in the docstrings."""

@@ -12,11 +12,13 @@ from eventbus import (
     ConfigError,
     EventBus,
     EventBusConfig,
+    GuardConfig,
     HealthCheckConfig,
     KafkaConfig,
     MemoryConfig,
     NatsConfig,
     ReconnectConfig,
+    RetryConfig,
     TlsConfig,
     get_default_nats_config,
     load_config,
@@ -46,6 +48,12 @@ VALUES: dict[str, tuple[str, object]] = {
     "servers": ("a:1,b:2", ("a:1", "b:2")),
     "brokers": ("a:1,b:2", ("a:1", "b:2")),
     "jitter": ("0.5", 0.5),
+    "share": ("0.25", 0.25),
+    "handler_timeout": ("1.5", 1.5),
+    "retry_on": ("OSError, ValueError", (OSError, ValueError)),
+    "give_up_on": ("builtins:KeyError", (KeyError,)),
+    "least": ("7", 7),
+    "max_pause": ("77", 77.0),
     **{name: ('{"x": 5}', {"x": 5}) for name in ("stream", "consumer", "common", "producer", "admin")},
     "nkey": (f"SU{'A' * 56}", f"SU{'A' * 56}"),
 }
@@ -57,6 +65,7 @@ WITH = {
     "max_backoff": {"RECONNECT__INITIAL_BACKOFF": "0.1"},
 }
 GROUPS: dict[str, type[Any]] = {"reconnect": ReconnectConfig, "health_check": HealthCheckConfig, "tls": TlsConfig}
+GROUPS |= {"retry": RetryConfig, "guard": GuardConfig}
 
 
 def wanted(name: str, default: object) -> tuple[str, object]:

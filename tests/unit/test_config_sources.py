@@ -16,11 +16,13 @@ import eventbus
 from eventbus import (
     ConfigError,
     EventBusConfig,
+    GuardConfig,
     HealthCheckConfig,
     KafkaConfig,
     MemoryConfig,
     NatsConfig,
     ReconnectConfig,
+    RetryConfig,
     TlsConfig,
     load_config,
 )
@@ -174,6 +176,7 @@ def test_the_default_configurations() -> None:
 
 
 GROUPS: dict[str, type[Any]] = {"reconnect": ReconnectConfig, "health_check": HealthCheckConfig, "tls": TlsConfig}
+GROUPS |= {"retry": RetryConfig, "guard": GuardConfig}
 OTHER: dict[str, object] = {
     "rebuild": "always",
     "on_outage": "raise",
@@ -186,6 +189,13 @@ OTHER: dict[str, object] = {
     "replication_factor": 2,
     "sasl_mechanism": "SCRAM-SHA-256",
     "group_protocol": "classic",
+    "handler_timeout": 7.5,
+    "retry_on": (OSError, ValueError),
+    "give_up_on": (KeyError,),
+    "max_pause": 77.0,
+    "initial_pause": 7.5,
+    "least": 7,
+    "window": 77,
     "nkey": f"SU{'A' * 56}",
 }
 """Values that are not the default, where one cannot be made from the default."""

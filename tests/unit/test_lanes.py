@@ -16,9 +16,11 @@ from eventbus.consuming import lanes as lanes_module
 from eventbus.consuming import parked as parked_module
 from eventbus.consuming.acknowledgements import Acknowledgements
 from eventbus.consuming.budget import Budget
+from eventbus.consuming.dead_letters import Answered
 from eventbus.consuming.lanes import Lanes
 from eventbus.consuming.lease import Lease
 from eventbus.consuming.parked import lane_key, lane_of
+from eventbus.consuming.retries import Next, Verdict
 from eventbus.message import Delivery
 from eventbus.testing import wait_until
 from eventbus.threads import Pauses
@@ -33,6 +35,9 @@ def batch(*numbers: int, key: str | None = "k") -> list[Delivery]:
     return made
 
 
+SOON = Pauses(0.01, 2.0, 0.05)
+
+
 class Rig:
     """Lanes, and what they tell."""
 
@@ -44,7 +49,13 @@ class Rig:
         high_bytes: int = 1 << 30,
         budget: Budget | None = None,
         takes_back: bool = False,
+        retries: Pauses = SOON,
+        handler_timeout: float | None = None,
     ):
+        self.retries = retries
+        self.verdicts: list[Verdict] = []
+        self.letters: list[tuple[int, int, Answered]] = []
+        self.overdue_ones: list[tuple[int, str]] = []
         self.handled: list[int] = []
         self.acknowledged: list[int] = []
         self.dropped_ones: list[int] = []
@@ -67,6 +78,7 @@ class Rig:
             high_bytes,
             budget or Budget(1 << 30),
             takes_back,
+            handler_timeout,
         )
 
     def put(self, *numbers: int, key: str | None = "k", check: bool = False) -> bool:
@@ -82,9 +94,23 @@ class Rig:
     def claims(self, delivery: Delivery) -> bool:
         return delivery.token not in self.finished
 
-    def failed(self, delivery: Delivery, error: BaseException, pause: float) -> None:
+    def failed(self, delivery: Delivery, error: BaseException, failures: int) -> Verdict:
         self.errors.append(error)
-        self.pauses.append(pause)
+        verdict = self.verdicts.pop(0) if self.verdicts else Verdict(Next.AGAIN, self.pause_after(failures))
+        self.pauses.append(verdict.pause)
+        return verdict
+
+    def pause_after(self, failures: int) -> float:
+        return self.retries.after(failures)
+
+    def leave(self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered) -> None:
+        self.letters.append((delivery.token, attempts, answered))
+
+    def left_behind(self, deliveries: Sequence[Delivery]) -> None:
+        self.acknowledged.extend(delivery.token for delivery in deliveries)
+
+    def overdue(self, delivery: Delivery, seconds: float, stack: str) -> None:
+        self.overdue_ones.append((delivery.token, stack))
 
     def done(self, deliveries: Sequence[Delivery]) -> None:
         if self.failures:
@@ -128,11 +154,6 @@ def make(gate: threading.Event) -> Iterator[Callable[..., Rig]]:
 
 
 Make = Callable[..., Rig]
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parked_module, "RETRIES", Pauses(0.01, 2.0, 0.05))
 
 
 class Blocking:
@@ -254,10 +275,10 @@ def test_bytes_are_asked_for_by_half_of_what_is_free_and_by_shares(make: Make, g
     assert rig.lanes.room_bytes == 2500
     large = Delivery("t", bytes(6000), key="k")
     large.token = 1
-    assert not rig.lanes.hold()
+    assert not rig.lanes.wait_for_room()
     assert rig.lanes.put([large], rig.lease)
     assert rig.lanes.room_bytes == 1000
-    assert rig.lanes.hold()
+    assert rig.lanes.wait_for_room()
     gate.set()
     wait_until(lambda: rig.room == 1)
 
@@ -577,9 +598,8 @@ def test_what_one_lease_drops_is_no_concern_of_another(make: Make, gate: threadi
 
 
 def test_retries_end_at_once_with_the_lease(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parked_module, "RETRIES", Pauses(60.0, 2.0, 60.0))
     handler = Failing(1)
-    rig = make(handler)
+    rig = make(handler, retries=Pauses(60.0, 2.0, 60.0))
     rig.put(1, 2)
     rig.put(3, key="other")
     wait_until(lambda: handler.handled == [3])
@@ -677,7 +697,6 @@ def test_many_failing_keys_cost_no_more_each(make: Make, monkeypatch: pytest.Mon
         def due(self, at: float) -> None:
             self._due = at
 
-    monkeypatch.setattr(parked_module, "RETRIES", Pauses(60.0, 1.0, 60.0))
     monkeypatch.setattr(parked_module, "ParkedKey", Counted)
     done = threading.Event()
 
@@ -686,7 +705,7 @@ def test_many_failing_keys_cost_no_more_each(make: Make, monkeypatch: pytest.Mon
             raise ValueError
         done.set()
 
-    rig = make(handler, high=10_000)
+    rig = make(handler, high=10_000, retries=Pauses(60.0, 1.0, 60.0))
     for number in range(1001):
         rig.put(number, key=f"k{number}")
     assert done.wait(20.0)
@@ -694,7 +713,6 @@ def test_many_failing_keys_cost_no_more_each(make: Make, monkeypatch: pytest.Mon
 
 
 def test_what_fails_again_and_again_leaves_room_for_all_else(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parked_module, "RETRIES", Pauses(0.0, 1.0, 0.0))  # always due
     done = threading.Event()
 
     def handler(delivery: Delivery) -> None:
@@ -702,7 +720,7 @@ def test_what_fails_again_and_again_leaves_room_for_all_else(make: Make, monkeyp
             raise ValueError
         done.set()
 
-    rig = make(handler)
+    rig = make(handler, retries=Pauses(0.0, 1.0, 0.0))
     for number in range(50):
         rig.put(number, key=f"k{number}")
     wait_until(lambda: len(rig.errors) > 200)

@@ -12,7 +12,7 @@ from ...config import MemoryConfig
 from ...consuming.in_hand import newest
 from ...consuming.subscriptions import Subscription
 from ...errors import PublishNotSentError
-from ...message import matches
+from ...message import matches, stored_as
 from ...publishing.records import Record, topic_of
 from .groups import Group, Member
 from .topics import Topic
@@ -55,8 +55,8 @@ class MemoryBroker:
         topic = self._topics.get(topic_of(record))
         if topic is None:
             topic = self._new_topic(topic_of(record))
-        ids = topic.ids
-        known = ids.get(id)
+        ids, known_by = topic.ids, stored_as(id)
+        known = ids.get(known_by)
         if known is not None:
             offset, partition = divmod(known, topic.partitions)
             return partition, offset, True
@@ -64,7 +64,7 @@ class MemoryBroker:
             self._make_room(topic, id)
         partition, offset = topic.add(record, id)
         # One number: a hundred thousand tuples would be walked by the garbage collector.
-        ids[id] = offset * topic.partitions + partition
+        ids[known_by] = offset * topic.partitions + partition
         if len(ids) > 2 * REMEMBERED_IDS:
             topic.ids = newest(ids, REMEMBERED_IDS)
         return partition, offset, False

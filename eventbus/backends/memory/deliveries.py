@@ -12,11 +12,17 @@ from ...message import Delivery
 class MemoryDelivery(Delivery):
     """A delivery that makes of what is stored what it is asked for. token: progress, partition, offset."""
 
-    __slots__ = ("raw_headers", "raw_key", "stored")
+    __slots__ = ("deliveries", "raw_headers", "raw_key", "stored")
 
+    deliveries: int
     raw_key: bytes | None
     raw_headers: RawHeaders
     stored: float
+
+    @property
+    def attempt(self) -> int:  # type: ignore[override]
+        """How often it was delivered, and its handler was started in this process since."""
+        return self.deliveries + self.starts
 
     @property
     def key(self) -> str | None:

@@ -390,7 +390,7 @@ class MemorySession:
                 delivery.id, delivery.payload, delivery.raw_key, delivery.raw_headers, partition, delivery.stored = (
                     entry
                 )
-                delivery.attempt = progress.attempt(offset)
+                delivery.deliveries = progress.attempt(offset)
                 delivery.identity = identities + offset
                 delivery.token = (progress, partition, offset)
                 batch.append(delivery)

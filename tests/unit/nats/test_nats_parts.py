@@ -324,7 +324,7 @@ def test_deliveries_read_their_headers_once():
     assert (delivery.id, delivery.key, delivery.headers) == ("id", "key", {"A": "1"})
     assert delivery.headers is delivery.headers
     assert "id" in repr(delivery)
-    assert read_fields(b"NATS/1.0\r\nNats-Stream: x\r\n\r\n") == (None, None, (), {})
+    assert read_fields(b"NATS/1.0\r\nNats-Stream: x\r\n\r\n") == (None, None, (), {}, None)
 
 
 def test_deliveries_say_where_they_are_stored():

@@ -20,7 +20,11 @@ class KafkaDelivery(Delivery):
     __slots__ = ("identity", "message", "token", "topic")
 
     message: Message
-    attempt: int = 1  # Kafka does not count
+
+    @property
+    def attempt(self) -> int:  # type: ignore[override]
+        """Starts of its handler in this process, this one included: Kafka does not count."""
+        return 1 + self.starts
 
     @property
     def payload(self) -> bytes:  # type: ignore[override]

@@ -12,12 +12,13 @@ from ..link import wire
 
 
 class Fields(NamedTuple):
-    """A header block, read."""
+    """A header block, read. copy_id: of a message that is stored under another id than its own."""
 
     raw_key: bytes | None
     id: str | None
     raw_headers: RawHeaders
     headers: Mapping[str, str]
+    copy_id: str | None = None
 
 
 def read_fields(block: bytes | None) -> Fields:
@@ -26,18 +27,25 @@ def read_fields(block: bytes | None) -> Fields:
         return _NOTHING
     key: bytes | None = None
     message_id: bytes | None = None
+    copy_id: str | None = None
     own: list[tuple[str, bytes | None]] = []
     for name, value in wire.parse_raw_headers(block):
         if name == wire.KEY_HEADER:
             key = value if key is None else key
         elif name == wire.ID_HEADER:
             message_id = value if message_id is None else message_id
+        elif name == wire.COPY_HEADER and value:
+            copy_id = shown(value)
         elif not name.lower().startswith("nats-"):
             own.append((name, value))
     # Of a name that repeats the first value is shown, as NATS clients do.
     fields = tuple(own)
     return Fields(
-        key, None if message_id is None else shown(message_id), fields, FirstShown(fields) if fields else NO_HEADERS
+        key,
+        None if message_id is None else shown(message_id),
+        fields,
+        FirstShown(fields) if fields else NO_HEADERS,
+        copy_id,
     )
 
 
@@ -55,7 +63,6 @@ class NatsDelivery(Delivery):
     # These stand in front of the slots of Message: attributes that cost nothing until they are read.
     identity: Any = None
     token: Any = None
-    attempt: int = 1
     partition: str | None = None
     offset: int | None = None
 
@@ -64,6 +71,11 @@ class NatsDelivery(Delivery):
         if not isinstance(block, Fields):
             block = self._block = read_fields(block)
         return block
+
+    @property
+    def attempt(self) -> int:  # type: ignore[override]
+        """Starts of its handler in this process, this one included."""
+        return 1 + self.starts
 
     @property
     def raw_key(self) -> bytes | None:
@@ -80,7 +92,8 @@ class NatsDelivery(Delivery):
     @property
     def id(self) -> str | None:  # type: ignore[override]
         """The `Nats-Msg-Id`; None where its publisher gave it none."""
-        return self._fields().id
+        fields = self._fields()
+        return fields.id if fields.copy_id is None else fields.copy_id
 
     @property
     def raw_headers(self) -> RawHeaders:

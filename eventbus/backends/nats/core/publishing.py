@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from ....errors import PublishRejectedError
-from ....message import check_topic
+from ....message import CopyId, check_topic, stored_as
 from ....publishing.port import Answers
 from ....publishing.records import (
     NO_EXTRAS,
@@ -161,7 +161,9 @@ class NatsPublisher(ABC):
         key, headers, given, _ = extras_of(record) or NO_EXTRAS
         if key is None and not headers and given is None:
             return None
-        return wire.header_block(self._encoder.stored_id(self._id_of(record), topic_of(record)), key, headers)
+        copy_id = str(given) if isinstance(given, CopyId) else None
+        stored = self._encoder.stored_id(stored_as(self._id_of(record)), topic_of(record))
+        return wire.header_block(stored, key, headers, copy_id)
 
     def _let_out(self, record: Record) -> bool:
         """Whether a checked record may go out now; its topic is noted as open then."""

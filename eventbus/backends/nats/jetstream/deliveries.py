@@ -23,11 +23,19 @@ class JetStreamDelivery(NatsDelivery):
     @property
     def id(self) -> str | None:  # type: ignore[override]
         """The `Nats-Msg-Id`, without the topic that our own have behind it; None where its publisher gave it none."""
-        id = self._fields().id
+        fields = self._fields()
+        if fields.copy_id is not None:
+            return fields.copy_id
+        id = fields.id
         return None if id is None else id.removesuffix(f"/{self.topic}")
 
     @property
     def attempt(self) -> int:  # type: ignore[override]
+        """How often the consumer has delivered it, and its handler was started in this process since."""
+        return self.deliveries + self.starts
+
+    @property
+    def deliveries(self) -> int:
         """How often the consumer has delivered it, this time included; 1 where the server does not say."""
         return self._number(4) or 1
 

@@ -31,7 +31,7 @@ class NatsInHand(InHandByIdentity):
 
     def _is_repeat(self, delivery: Delivery, era: int) -> bool:
         # A consumer that gives for the first time what has come in this session already was set back by somebody.
-        return era != self._era or delivery.attempt > 1
+        return era != self._era or getattr(delivery, "deliveries", delivery.attempt) > 1
 
     def look(self, now: float) -> None:
         """Give up what was not renewed in time: it is not ours any more."""

@@ -23,6 +23,8 @@ CRLF = b"\r\n"
 VERSION = b"NATS/1.0"
 ID_HEADER = "Nats-Msg-Id"
 KEY_HEADER = "Eventbus-Key"
+COPY_HEADER = "Eventbus-Id"
+"""The id of a message that is stored under another one: a dead letter, or a replay."""
 
 _CACHED_LINES = 2048
 _KEY_LINE = b"\r\nEventbus-Key:"
@@ -78,13 +80,17 @@ def unsub(sid: int) -> bytes:
     return b"UNSUB %d\r\n" % sid
 
 
-def header_block(message_id: str, key: str | bytes | None, headers: RawHeaders | None) -> bytes:
+def header_block(
+    message_id: str, key: str | bytes | None, headers: RawHeaders | None, copy_id: str | None = None
+) -> bytes:
     """The header block of a message; ValueError for what would break it, or would be read as something else.
 
     Keys are UTF-8 text. A header's value may be in any encoding that needs no control characters. Blanks and tabs
     around a value are padding to those who read it.
     """
     lines = [_line(ID_HEADER, message_id.encode())]
+    if copy_id is not None:
+        lines.append(_line(COPY_HEADER, copy_id.encode()))
     if key is not None:
         encoded = key.encode() if isinstance(key, str) else key
         if not _is_text(encoded):
@@ -106,7 +112,7 @@ def _line(name: str, value: bytes | None) -> bytes:
 
 
 def _checked_name(name: str) -> str:
-    if name == KEY_HEADER or name.lower().startswith("nats-"):
+    if name in (KEY_HEADER, COPY_HEADER) or name.lower().startswith("nats-"):
         raise ValueError(f"header name {name!r:.80} is reserved: on NATS it means something")
     if not name or ":" in name or name != name.strip(" \t") or _UNSAFE.search(name.encode()):
         raise ValueError(f"header name {name!r:.80} is empty, or has a colon, control characters or outer blanks")

@@ -1,0 +1,115 @@
+"""Dead letters: messages that no handler took, published to a topic of their own with the reason beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timezone
+from hashlib import sha256
+from typing import Protocol
+
+from ..fields import RawHeaders
+from ..message import Delivery, matches
+from ..names import NameRules
+
+PREFIX = "Eventbus-Dead-"
+"""What the names of the headers begin with that a dead letter has and the message had not."""
+ERROR, REASON, ATTEMPTS, TOPIC, PARTITION, OFFSET, GROUP, TIME = (
+    PREFIX + name for name in ("Error", "Reason", "Attempts", "Topic", "Partition", "Offset", "Group", "Time")
+)
+LONGEST_REASON = 500
+"""Characters of an error's text that are kept."""
+_DIGEST = 8
+
+_ILLEGAL = re.compile(r"[^A-Za-z0-9_-]+")
+_BLANK = re.compile(r"[\x00-\x20\x7f-\x9f]+")
+
+Answered = Callable[[Exception | None], object]
+"""Called once, on any thread: None, the broker has confirmed it; else why it is not certain to be stored."""
+
+
+class Letterbox(Protocol):
+    """Where dead letters are published."""
+
+    def __call__(
+        self,
+        topic: str,
+        payload: bytes,
+        key: bytes | None,
+        headers: RawHeaders,
+        id: str,
+        stored_as: str,
+        answered: Answered,
+    ) -> None:
+        """Publish, and say what became of it; never blocks. stored_as: what the broker deduplicates by."""
+
+
+def default_topic(group: str, topic: str, names: NameRules) -> str:
+    """`dlq.<group>.<topic>`, made legal and short where it is not: with a digest of both names at its end then."""
+    plain = f"dlq.{group}.{topic}"
+    try:
+        return names.topic(plain)
+    except ValueError:
+        pass
+    digest = sha256(f"{group}\n{topic}".encode(errors="surrogatepass")).hexdigest()[:_DIGEST]
+    for length in (64, 32, 16):
+        parts = [
+            ".".join(filter(None, (_ILLEGAL.sub("_", part) for part in name.split(".")))) for name in (group, topic)
+        ]
+        short = ".".join(part[:length].strip(".") or "_" for part in parts)
+        try:
+            return names.topic(f"dlq.{short}-{digest}")
+        except ValueError:
+            continue
+    return names.topic(f"dlq.{digest}")
+
+
+class DeadLetters:
+    """Of one subscription in a group. given: the one topic for all of them; None: one for each, see `default_topic`."""
+
+    def __init__(self, group: str, given: str | None, names: NameRules, publish: Letterbox) -> None:
+        self._group = group
+        self._given = given
+        self._names = names
+        self._publish = publish
+
+    def topic_of(self, delivery: Delivery) -> str:
+        """Where the dead letter of a message goes."""
+        return self._given or default_topic(self._group, delivery.topic, self._names)
+
+    def send(self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered) -> None:
+        """Publish a message as it is, with the headers that say why; never blocks."""
+        id = delivery.id or f"{delivery.topic}/{delivery.partition}/{delivery.offset}"
+        kept = tuple([field for field in delivery.raw_headers if not field[0].startswith(PREFIX)])
+        self._publish(
+            self.topic_of(delivery),
+            delivery.payload,
+            delivery.raw_key,
+            (*kept, *self._reasons(delivery, error, attempts)),
+            id,
+            f"{id}/dlq/{self._group}",
+            answered,
+        )
+
+    def _reasons(self, delivery: Delivery, error: BaseException, attempts: int) -> RawHeaders:
+        kind = type(error)
+        text = _BLANK.sub(" ", str(error))[:LONGEST_REASON].strip()
+        values = {
+            ERROR: f"{kind.__module__}.{kind.__qualname__}",
+            REASON: text or kind.__name__,
+            ATTEMPTS: attempts,
+            TOPIC: delivery.topic,
+            PARTITION: delivery.partition,
+            OFFSET: delivery.offset,
+            GROUP: self._group,
+            TIME: datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        }
+        return tuple(
+            (name, str(value).encode(errors="backslashreplace")) for name, value in values.items() if value is not None
+        )
+
+
+def comes_back(pattern: str, group: str, names: NameRules, given: str | None) -> bool:
+    """Whether a subscription's own dead letters would come to it."""
+    some_topic = pattern.replace("*", "x").replace(">", "x")
+    return matches(pattern, given or default_topic(group, some_topic, names))

@@ -1,0 +1,126 @@
+"""What is done about messages whose handler fails: counted, told, tried again, or made dead letters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from attrs import Factory, frozen
+
+from .. import log
+from ..config_delivery import GuardConfig, RetryConfig
+from ..errors import EventBusError, HandlerTimeoutError, RetryLater
+from ..message import Delivery
+from ..state import ErrorEvent
+from .dead_letters import Answered, DeadLetters
+from .guard import Guard
+from .retries import Next, Retries, Verdict
+from .subscriptions import Subscription
+
+logger = log.get(__name__)
+
+_THEN = {
+    Next.AGAIN: "again in {pause:.1f} s",
+    Next.BACK: "given back for {pause:.1f} s",
+    Next.LEAVE: "it becomes a dead letter",
+    Next.DROP: "it is dropped",
+}
+
+
+@frozen(kw_only=True)
+class Plan:
+    """What is to become of messages that fail. dead_letters: None where such a message is tried without end.
+
+    handler_timeout: seconds after which a handler that still runs is told; None: never.
+    """
+
+    retry: RetryConfig = Factory(RetryConfig)
+    guard: GuardConfig = Factory(GuardConfig)
+    dead_letters: DeadLetters | None = None
+    handler_timeout: float | None = None
+
+
+class Failing:
+    """Of one subscription; any thread. gives_back: whether the broker takes single messages back.
+
+    failures: handler calls that raised. dropped: rejected messages without a dead letter. stored: dead letters that
+    are confirmed.
+    """
+
+    def __init__(
+        self, sub: Subscription, plan: Plan, report: Callable[[ErrorEvent], object], *, gives_back: bool
+    ) -> None:
+        self._sub = sub
+        self._report = report
+        self._dead_letters = plan.dead_letters
+        self.guard = Guard(plan.guard, repr(sub.topic))
+        self._retries = Retries(plan.retry, self.guard, leaves=plan.dead_letters is not None, gives_back=gives_back)
+        self._lock = threading.Lock()
+        self.failures = self.dropped = self.stored = 0
+        self._unsent: Exception | None = None
+        """Why a dead letter could not be stored."""
+
+    @property
+    def error(self) -> Exception | None:
+        """What keeps messages that fail from leaving."""
+        return self.guard.error or self._unsent
+
+    def pause_after(self, failures: int) -> float:
+        """Seconds until the next try of anything about a message that has failed so often."""
+        return self._retries.pause_after(failures)
+
+    def succeeded(self, count: int) -> None:
+        """So many were handled."""
+        if self.guard.succeeded(count):
+            logger.warning("%r: a message was handled; dead letters leave again", self._sub)
+
+    def failed(self, delivery: Delivery, error: BaseException, failures: int) -> Verdict:
+        """A handler has failed; what is to become of the message."""
+        held = self.guard.error
+        verdict = self._retries.judge(error, failures)
+        with self._lock:
+            self.failures += 1
+            self.dropped += verdict.next is Next.DROP
+        then = _THEN[verdict.next].format(pause=verdict.pause)
+        if isinstance(error, RetryLater):
+            logger.info("handler of %r on %r: %s; %s", self._sub, delivery, error, then)
+            return verdict
+        logger.warning("handler of %r failed on %r; %s", self._sub, delivery, then, exc_info=error)
+        self._tell("handler", error, delivery)
+        if self.guard.error is not None and held is None:
+            logger.error("%r: %s", self._sub, self.guard.error)
+            self._tell("subscription", self.guard.error)
+        return verdict
+
+    def leave(self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered) -> None:
+        """Have it stored as a dead letter; never blocks."""
+        assert self._dead_letters is not None
+
+        def told(trouble: Exception | None) -> None:
+            self._note(delivery, trouble)
+            answered(trouble)
+
+        try:
+            self._dead_letters.send(delivery, error, attempts, told)
+        except EventBusError as trouble:
+            told(trouble)
+
+    def overdue(self, delivery: Delivery, seconds: float, stack: str) -> None:
+        """A handler runs for longer than it may."""
+        error = HandlerTimeoutError(f"the handler of {self._sub!r} runs for {seconds:.1f} s on {delivery!r}:\n{stack}")
+        logger.error("%s", error)
+        self._tell("handler", error, delivery)
+
+    def _note(self, delivery: Delivery, trouble: Exception | None) -> None:
+        """Count a dead letter that is stored; show one that is not, and tell it once for each text."""
+        with self._lock:
+            self.stored += trouble is None
+            news = trouble is not None and str(self._unsent) != str(trouble)
+            self._unsent = trouble
+        if news and trouble is not None:
+            logger.error("%r: the dead letter of %r is not stored, and tried again: %s", self._sub, delivery, trouble)
+            self._tell("subscription", trouble, delivery)
+
+    def _tell(self, source: str, error: BaseException, message: Delivery | None = None) -> None:
+        topic = self._sub.topic if message is None else message.topic
+        self._report(ErrorEvent(source=source, error=error, topic=topic, message=message))

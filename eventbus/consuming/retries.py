@@ -1,0 +1,57 @@
+"""What becomes of a message whose handler has failed."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from attrs import frozen
+
+from ..config_delivery import RetryConfig
+from ..errors import Reject, RetryLater
+from .guard import Guard
+
+
+class Next(Enum):
+    """AGAIN: the handler is started again after a pause. BACK: the broker gets it back, for so many seconds.
+
+    LEAVE: it becomes a dead letter. DROP: it is acknowledged as it is.
+    """
+
+    AGAIN = "again"
+    BACK = "back"
+    LEAVE = "leave"
+    DROP = "drop"
+
+
+@frozen
+class Verdict:
+    """pause: seconds. counts: whether this was a failure, of which a message may have so many."""
+
+    next: Next
+    pause: float = 0.0
+    counts: bool = True
+
+
+class Retries:
+    """Of one subscription. leaves: whether it has dead letters. gives_back: whether its broker takes messages back."""
+
+    def __init__(self, config: RetryConfig, guard: Guard, *, leaves: bool, gives_back: bool) -> None:
+        self._config = config
+        self._guard = guard
+        self._leaves = leaves
+        self._gives_back = gives_back
+
+    def judge(self, error: BaseException, failures: int) -> Verdict:
+        """After an error that was this message's so many failure, from 1 on."""
+        if isinstance(error, RetryLater):
+            return Verdict(Next.BACK if self._gives_back else Next.AGAIN, error.seconds, counts=False)
+        if isinstance(error, Reject) and not self._leaves:
+            return Verdict(Next.DROP)
+        final = self._leaves and (isinstance(error, Reject) or self._config.is_final(error, failures))
+        if final and self._guard.lets_leave():
+            return Verdict(Next.LEAVE)
+        return Verdict(Next.AGAIN, self.pause_after(failures))
+
+    def pause_after(self, failures: int) -> float:
+        """Seconds until the next try of anything about a message, after so many failures."""
+        return self._config.pause_after(failures)
