@@ -20,7 +20,8 @@ from ..consuming.subscriptions import BROADCAST, SubscriptionState
 from ..errors import ClosedError, NotConnectedError, PublishNotSentError, SubscribeError
 from ..message import Message
 from ..state import ErrorEvent, Phase
-from ._conformance import FOREIGN_TOPICS, Inbox, PublishingConformance
+from ._conformance import FOREIGN_TOPICS, Inbox
+from ._conformance_delivery import DeliveryConformance
 from .wait import wait_until
 
 __all__ = ["BackendConformance", "Inbox"]
@@ -33,7 +34,7 @@ BAD_GROUPS = ["", "a\r\nb", "a\x00", 7]
 FOREIGN_GROUPS = ["a b", ".a", "a" * 65, "*", "ä"]
 
 
-class BackendConformance(PublishingConformance):
+class BackendConformance(DeliveryConformance):
     """Subclass it, give it a `config`, and pytest does the rest."""
 
     # -- consuming -------------------------------------------------------------------------------
