@@ -52,7 +52,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "handler_timeout": ("1.5", 1.5),
     "retry_on": ("OSError, ValueError", (OSError, ValueError)),
     "give_up_on": ("builtins:KeyError", (KeyError,)),
-    "least": ("7", 7),
+    "window": ("77", 77),
     "max_pause": ("77", 77.0),
     **{name: ('{"x": 5}', {"x": 5}) for name in ("stream", "consumer", "common", "producer", "admin")},
     "nkey": (f"SU{'A' * 56}", f"SU{'A' * 56}"),

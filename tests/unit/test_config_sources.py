@@ -233,6 +233,13 @@ SCALARS = [
 ]
 
 
+def text_of(value: object) -> str:
+    """As it stands in a URL or a variable."""
+    if isinstance(value, tuple):
+        return ",".join(one.__name__ for one in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def holder_of(config: EventBusConfig, group: str | None, name: str) -> Any:
     """The value that has the setting: a group of settings, the bus's, or the backend's."""
     if group is None:
@@ -245,7 +252,7 @@ def test_every_setting_can_be_given_in_a_url_in_a_mapping_and_in_the_environment
     base: str, group: str | None, name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {name: value, **WITH.get(name, {})}
-    texts = {key: str(one).lower() if isinstance(one, bool) else str(one) for key, one in values.items()}
+    texts = {key: text_of(one) for key, one in values.items()}
     query = {f"{group}.{key}" if group else key: one for key, one in texts.items()}
     url = f"{base}?{urlencode(query)}"
     monkeypatch.setenv("EVENTBUS_URL", url)
