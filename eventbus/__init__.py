@@ -19,6 +19,7 @@ from .config_sources import (
     get_default_nats_config,
     load_config,
 )
+from .consuming.excerpts import Excerpt
 from .consuming.subscriptions import BROADCAST, PartitionStatus, Subscription, SubscriptionState, SubscriptionStatus
 from .errors import (
     AlreadyInitializedError,
@@ -37,6 +38,7 @@ from .errors import (
     PublishNotSentError,
     PublishRejectedError,
     PublishUnknownError,
+    ReadError,
     ReconnectExhaustedError,
     Reject,
     RetryLater,
@@ -74,6 +76,7 @@ __all__ = [
     "EventBus",
     "EventBusConfig",
     "EventBusError",
+    "Excerpt",
     "FlushReport",
     "ForkedError",
     "GuardConfig",
@@ -95,6 +98,7 @@ __all__ = [
     "PublishNotSentError",
     "PublishRejectedError",
     "PublishUnknownError",
+    "ReadError",
     "Receipt",
     "ReconnectConfig",
     "ReconnectEvent",

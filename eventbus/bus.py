@@ -18,8 +18,10 @@ from .config_delivery import RetryConfig
 from .config_sources import ConfigSource, load_config
 from .consuming.arguments import Arguments
 from .consuming.consumers import Consumers
+from .consuming.excerpts import Excerpt, checked_span
 from .consuming.subscriptions import Broadcast, Handler, Subscription
 from .errands import Errand
+from .errors import UnsupportedError
 from .fields import Headers
 from .message import Message, Receipt
 from .publishing.inbox import SMALL
@@ -217,7 +219,7 @@ class EventBus:
         *,
         group: str | Broadcast | None = None,
         concurrency: int = 1,
-        start: str = "earliest",
+        start: str | datetime = "earliest",
         retry: RetryConfig | None = None,
         dead_letter: str | EllipsisType | None = ...,
         handler_timeout: float | None = None,
@@ -230,8 +232,8 @@ class EventBus:
         you name another topic; None: it is tried without end, and dropped on `Reject`. `RetryLater(seconds)` puts it
         off. handler_timeout: seconds after which a handler that still runs is reported.
         group: members share the messages; None is the bus's group; without one, or with `eventbus.BROADCAST`, every
-        process gets its own copy from now on, and makes no dead letters. start: where a new group begins, "earliest"
-        or "latest".
+        process gets its own copy from now on, and makes no dead letters. start: where a new group begins: "earliest",
+        "latest", or an aware datetime: at the first message stamped then or later (core NATS: UnsupportedError).
         Raises SubscribeError for bad arguments, or when the broker refuses it; without a connection it
         waits for one. Allowed before `open()`.
         """
@@ -258,6 +260,38 @@ class EventBus:
         False: a handler was still running after `timeout` seconds; it finishes on its own.
         """
         return self._life.unsubscribe(subscription, seconds(timeout, self.config.close_timeout))
+
+    def read(
+        self,
+        topic: str,
+        *,
+        start: str | int | datetime = "earliest",
+        until: int | datetime | None = None,
+        limit: int | None = None,
+        partition: int | None = None,
+        timeout: float | None = None,
+    ) -> Excerpt:
+        """Messages that a topic holds, once more: an iterator that ends. No group is joined, no position moved.
+
+        start: "earliest", an offset, or an aware datetime: from the first message stamped then or later. until: an
+        offset or aware datetime in front of which it ends; at the latest it ends where the topic did when this was
+        called, so it never waits for what is published later. limit: so many messages at most. Offsets are those of
+        `Message.offset`; on Kafka they are meant in each partition, or in `partition` alone (Kafka only). Partitions
+        come in any order, each in its own. What is not kept any more is left out. A lost connection is waited for:
+        NotConnectedError after `timeout` seconds (`publish_timeout`) without a message.
+        Raises ReadError: a bad argument, no such topic (no stream for it), or the broker refuses; UnsupportedError on
+        core NATS; ClosedError, also while iterating.
+        """
+        span = checked_span(names_of(self.config.backend), topic, start, until, limit, partition)
+        if not self.features.readable or (partition is not None and not self.features.places):
+            what = "keeps no messages to read" if not self.features.readable else "has no partitions to choose from"
+            raise UnsupportedError(f"{self._backend.name} {what}")
+        asked: list[Errand[Excerpt]] = []
+        try:
+            return self._life.past.read(span, seconds(timeout, self.config.publish_timeout), asked)
+        except BaseException:
+            self._life.errands.leave_all(asked)
+            raise
 
     # -- recovery --------------------------------------------------------------------------------
 

@@ -230,6 +230,7 @@ class Errands:
                 spawn(name, _guarded, call, owner=self._owner)
             except RuntimeError:  # the interpreter is ending, and starts no thread any more
                 _guarded(call)
+            call = _nothing  # what an errand returned is its caller's alone
         _guarded(call)
         if self._queue is queue:
             self._queue = None

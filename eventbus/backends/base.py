@@ -11,6 +11,7 @@ from typing import Protocol
 from attrs import Factory, frozen
 
 from ..consuming.attachment import Attachment
+from ..consuming.excerpts import Reading, Span, Stretches
 from ..consuming.in_hand import InHand
 from ..consuming.subscriptions import PartitionStatus, SubscriptionState
 from ..message import Delivery
@@ -30,6 +31,7 @@ class Features:
     keys and headers may be any bytes, and a header null. tombstones: a message may be without a value.
     foreign_names: topics and groups may have any name that the broker takes, beyond this library's rule. places: a
     partition and a timestamp may be named when publishing.
+    readable: a topic may be read once more, beside all groups: `EventBus.read`.
     """
 
     durable: bool
@@ -45,6 +47,7 @@ class Features:
     tombstones: bool = False
     foreign_names: bool = False
     places: bool = False
+    readable: bool = False
 
 
 class Served(Protocol):
@@ -135,6 +138,18 @@ class Session(Protocol):
 
     def partitions(self, attachment: Attachment) -> tuple[PartitionStatus, ...]:
         """The slices of its topics that this process has, where the backend has any; asks nobody."""
+
+    def stretches_of(self, span: Span, timeout: float, stop: StopToken) -> Stretches:
+        """What a span is made of now, in offsets, within `timeout` seconds; nothing is made on the broker.
+
+        ReadError: the topic is not there, or may not be read. NotConnectedError: not known now. Stopped.
+        """
+
+    def read(self, topic: str, stretches: Stretches) -> Reading:
+        """Read what is left of these, which are taken from as it is handed out; for the calling thread.
+
+        No group is joined, and nothing acknowledged. ReadError, NotConnectedError.
+        """
 
     def probe(self, timeout: float, stop: StopToken) -> str:
         """Broker round trip, consumer loops alive, progress; says what it found, raises what is wrong."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from attrs import frozen
 
 from ..callables import check_plain
 from ..config_delivery import RetryConfig
+from .excerpts import aware
 from .subscriptions import Handler
 
 MOST_LANES = 1000
@@ -18,7 +21,7 @@ class Checked:
 
     handler: Handler
     concurrency: int
-    start: str
+    start: str | datetime
     retry: RetryConfig | None
     handler_timeout: float | None
 
@@ -43,14 +46,12 @@ class Arguments:
         concurrency = self.concurrency
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_LANES:
             raise ValueError(f"concurrency must be an int from 1 to {MOST_LANES}, not {concurrency!r}")
-        if self.start not in ("earliest", "latest"):
-            raise ValueError(f"start must be 'earliest' or 'latest', not {self.start!r}")
         if self.retry is not None and not isinstance(self.retry, RetryConfig):
             raise ValueError(f"retry must be a RetryConfig, not {self.retry!r}")
         return Checked(
             handler=self.handler,
             concurrency=concurrency,
-            start=str(self.start),
+            start=_start(self.start),
             retry=self.retry,
             handler_timeout=self._seconds(self.handler_timeout),
         )
@@ -62,3 +63,11 @@ class Arguments:
         if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < float("inf"):
             raise ValueError(f"handler_timeout must be a number of seconds, more than 0, not {given!r}")
         return float(given)
+
+
+def _start(start: object) -> str | datetime:
+    if isinstance(start, datetime):
+        return aware(start, "start")
+    if start not in ("earliest", "latest"):
+        raise ValueError(f"start must be 'earliest', 'latest' or an aware datetime, not {start!r}")
+    return str(start)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 from attrs import asdict, frozen
 
 from .. import log
 from ..config import EventBusConfig, names_of
-from ..errors import SubscribeError
+from ..errors import SubscribeError, UnsupportedError
 from ..state import ErrorEvent
 from ..threads import Deadline
 from . import handling
@@ -89,6 +90,8 @@ class Consumers:
             plan = self._plan(pattern, group, given.dead_letter, checked)
         except ValueError as error:
             raise SubscribeError(str(error)) from error
+        if isinstance(checked.start, datetime) and not self._around.replays:
+            raise UnsupportedError("start: no messages are kept here, so none can be had from a time on")
         sub = Subscription(pattern, group=group, concurrency=checked.concurrency, start=checked.start, owner=self)
         self.subscriptions.add(Consumption(sub, checked.handler, self._new_in_hand(), self._around, unwanted, plan))
         return sub

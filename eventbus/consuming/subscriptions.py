@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from enum import Enum
 from itertools import count
 from typing import Final, Protocol
@@ -104,7 +105,9 @@ class Subscription:
     ACTIVE one do (acknowledge, say).
     """
 
-    def __init__(self, topic: str, *, group: str | None, concurrency: int, start: str, owner: object = None) -> None:
+    def __init__(
+        self, topic: str, *, group: str | None, concurrency: int, start: str | datetime, owner: object = None
+    ) -> None:
         self._number = next(_numbers)
         self._work: Work = _NoWork(self)
         self._owner = owner

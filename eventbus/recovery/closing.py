@@ -15,6 +15,7 @@ from ..state import CloseReport, Phase
 from ..threads import Bell, Deadline, StopToken, join_all
 from .callbacks import Callbacks
 from .health import HealthMonitor
+from .past import Past
 from .supervisor import Supervisor
 
 logger = log.get(__name__)
@@ -46,6 +47,7 @@ class Closing:
         consumers: Consumers,
         publisher: Publisher,
         callbacks: Callbacks,
+        past: Past,
         stop: StopToken,
         is_ours: Callable[[], bool],
         on_closed: Callable[[], object],
@@ -56,6 +58,7 @@ class Closing:
         self._consumers = consumers
         self._publisher = publisher
         self._callbacks = callbacks
+        self._past = past
         self._stop = stop
         self._is_ours = is_ours
         self._on_closed = on_closed
@@ -120,6 +123,7 @@ class Closing:
         if session is not None and alive:
             publisher.pending.wait_settled(deadline.share(0.5))
             _drain(session, deadline.share(0.5))
+        unfinished += self._past.close(deadline.share(0.5))
         # From here on a candidate that comes too late is closed by the supervisor.
         supervisor.phases.move(Phase.CLOSED)
         if session is not None:

@@ -27,6 +27,7 @@ from . import at_exit
 from .callbacks import Callbacks
 from .closing import Closing
 from .health import HealthMonitor
+from .past import Past
 from .supervisor import Supervisor
 
 LATE_AGAIN = 0.5
@@ -69,6 +70,7 @@ class Lifecycle:
         self.phases = self.supervisor.phases
         self.monitor = HealthMonitor(config, backend.retry_interval, self.supervisor, callbacks.report, self._stop)
         self.gate = Gate(config.name, self._forked, self._inherited)
+        self.past = Past(config.name, self.supervisor, self.gate, self.errands, self._stop, callbacks)
         self._closing = self._make_closing()
         publisher.pending.refuse_with(_not_open)
 
@@ -80,6 +82,7 @@ class Lifecycle:
             self._consumers,
             self._publisher,
             self._callbacks,
+            self.past,
             self._stop,
             is_ours=lambda: works_for(self._callbacks) or self._consumers.is_handling(),
             on_closed=lambda: at_exit.forget(self),
@@ -375,6 +378,7 @@ class Lifecycle:
         self.supervisor.inherited()
         self.monitor.inherited()
         self._callbacks.inherited()
+        self.past.inherited()
         self._publisher.inherited()
         self._consumers.inherited()
 

@@ -14,7 +14,7 @@ from world_support import QUICK, MakeBus, Outages, Seen, assert_closes, assert_w
 
 import eventbus
 from eventbus import EventBus, Phase
-from eventbus.backends.memory.session import MemoryBackend
+from eventbus.backends.memory import MemoryBackend
 from eventbus.testing import wait_until
 
 pytestmark = pytest.mark.watchdog(limit(20.0))

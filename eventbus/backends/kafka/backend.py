@@ -44,6 +44,7 @@ class KafkaBackend:
         tombstones=True,
         foreign_names=True,
         places=True,
+        readable=True,
     )
 
     def __init__(self, config: KafkaConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from math import ceil
 from typing import Any
 
 from attrs import frozen
@@ -20,6 +21,8 @@ from .topics import AGAIN, LEADERLESS_FOR, ROUND, UNKNOWN_FOR, TopicRefused, Top
 
 logger = log.get(__name__)
 
+_ROUNDING = 1e-3
+"""Of a millisecond: what a float of seconds may be off by."""
 FEW = 8
 """Topics that are asked for one by one: all others cost the names of all that the cluster has."""
 
@@ -144,10 +147,14 @@ class Catalogue:
 
     def began(self, places: Sequence[TopicPartition], since: float, timeout: float) -> dict[TopicPartition, int]:
         """The first message of partitions that was stored since a time of `time.time`, or their ends; as `ends`."""
-        at_time = OffsetSpec.for_timestamp(int(since * 1000))
+        at_time = OffsetSpec.for_timestamp(ceil(since * 1000 - _ROUNDING))
         found = self._offsets(places, at_time, timeout)
         silent = [where for where, offset in found.items() if offset < 0]
         return found | self.ends(silent, timeout)
+
+    def beginnings(self, places: Sequence[TopicPartition], timeout: float) -> dict[TopicPartition, int]:
+        """Where partitions begin: what was in front of it is not kept any more; as `ends`."""
+        return self._offsets(places, OffsetSpec.earliest(), timeout)  # type: ignore[no-untyped-call]
 
     def ends(self, places: Sequence[TopicPartition], timeout: float) -> dict[TopicPartition, int]:
         """Where partitions end for whoever reads what is committed; those that cannot say it are left out.

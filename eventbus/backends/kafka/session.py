@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 from ... import log
 from ...config import KafkaConfig
 from ...consuming.attachment import Attachment
+from ...consuming.excerpts import Span, Stretches
 from ...consuming.subscriptions import PartitionStatus
 from ...errors import AuthenticationError, NotConnectedError, SessionRetired
 from ...message import Delivery
@@ -22,6 +24,7 @@ from .clients.errors import ClientErrors, text_of
 from .clients.group_protocol import GroupProtocol
 from .clients.options import ClientOptions
 from .consuming.consumers import Consumers
+from .consuming.excerpts import Past, TopicReading
 from .consuming.preparing import Preparing
 from .metadata import Metadata
 from .publishing.ensuring import TopicKeeper
@@ -65,6 +68,7 @@ class KafkaSession:
         self._catalogue = Catalogue(self.topics)
         self._preparing = Preparing(self._catalogue, self._stop)
         self.consumers = Consumers(self._catalogue, self._preparing, options, config, context, protocol)
+        self._past = Past(self._catalogue, options, self._name, f"eventbus-{context.bus}-{secrets.token_hex(8)}")
         self._watch = Metadata(f"{self._name}-watch", self.consumers.survey.look)
         self._watch.start()
         self._keeper = TopicKeeper(f"{self._name}-topics", self.topics, self._catalogue)
@@ -135,6 +139,21 @@ class KafkaSession:
         """Those that this process has for it, as of the last second."""
         reader = self.consumers.reader_of(attachment)
         return () if reader is None else reader.partitions
+
+    # -- the past --------------------------------------------------------------------------------
+
+    def stretches_of(self, span: Span, timeout: float, stop: StopToken) -> Stretches:
+        """Where the topic's partitions begin and end, within `timeout` seconds; it is not made."""
+        work = partial(self._past.stretches_of, span, timeout, stop)
+        try:
+            found: Stretches = self._interruptibly("read", work, timeout + 0.5, stop)
+        except TimeoutError as error:
+            raise NotConnectedError(f"no answer about {span.topic} within {timeout:g} s") from error
+        return found
+
+    def read(self, topic: str, stretches: Stretches) -> TopicReading:
+        """Through a consumer that is made for it."""
+        return self._past.read(topic, stretches)
 
     # -- health ----------------------------------------------------------------------------------
 

@@ -4,6 +4,6 @@ Topics live as long as the process; the name finds them: `memory://orders`. Outa
 `eventbus.testing.memory`.
 """
 
-from .session import MemoryBackend
+from .backend import MemoryBackend
 
 __all__ = ["MemoryBackend"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from datetime import datetime
 from enum import Enum
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -69,6 +70,10 @@ class MemoryBroker:
             topic.ids = newest(ids, REMEMBERED_IDS)
         return partition, offset, False
 
+    def topic(self, name: str) -> Topic | None:
+        """The topic of this name; None before anything is stored in it."""
+        return self._topics.get(name)
+
     def group_of(self, sub: Subscription) -> Group:
         """The group that a subscription belongs to, made when it is not there."""
         if sub.group is None:
@@ -116,7 +121,7 @@ class MemoryBroker:
                 group.follow(topic, is_new=True)
         return topic
 
-    def _new_group(self, pattern: str, start: str, *, durable: bool) -> Group:
+    def _new_group(self, pattern: str, start: str | datetime, *, durable: bool) -> Group:
         group = Group(pattern, start, durable)
         for topic in self._topics.values():
             if matches(pattern, topic.name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 from ...consuming.attachment import Attachment
 from ...consuming.lease import Lease
@@ -130,7 +131,7 @@ class Progress:
 class Group:
     """The members of one group on one pattern, and its progress per topic."""
 
-    def __init__(self, pattern: str, start: str, durable: bool) -> None:
+    def __init__(self, pattern: str, start: str | datetime, durable: bool) -> None:
         self.pattern = pattern
         self.start = start
         self.durable = durable
@@ -142,9 +143,13 @@ class Group:
     def follow(self, topic: Topic, *, is_new: bool) -> None:
         """Take a matching topic in; one that appears later is read from its beginning."""
         if topic.name not in self.progress:
-            start = topic.base if is_new or self.start == "earliest" else topic.end
-            self.progress[topic.name] = Progress(topic, start)
+            self.progress[topic.name] = Progress(topic, self._begins(topic, is_new))
             self.progress[topic.name].assign(self.members, self.leaving)
+
+    def _begins(self, topic: Topic, is_new: bool) -> int:
+        if isinstance(self.start, datetime):
+            return topic.first_since(self.start.timestamp())
+        return topic.base if is_new or self.start == "earliest" else topic.end
 
     def join(self, member: Member) -> None:
         """A member comes in, in place of an earlier session of the same subscription."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
-from ...config import MemoryConfig
 from ...consuming.attachment import Attachment
-from ...consuming.in_hand import InHandByIdentity
+from ...consuming.excerpts import Span, Stretches
 from ...consuming.subscriptions import PartitionStatus
-from ...errors import ConnectFailedError, NotConnectedError, PublishError, SessionRetired
+from ...errors import NotConnectedError, PublishError, SessionRetired
 from ...message import Delivery
 from ...publishing.records import Record, given_id_of, number_of, waiter_of
-from ...threads import Deadline, Stopped, StopToken, join_all, spawn
-from ..base import Features, Prepared, SessionContext
-from .broker import Condition, MemoryBroker, broker_named
+from ...threads import Deadline, StopToken, join_all, spawn
+from ..base import Prepared, SessionContext
+from .broker import Condition, MemoryBroker
 from .deliveries import MemoryDelivery
+from .excerpts import MemoryReading, stretches_of
 from .groups import Member
-from .waiting import notify, pause, wait_answering
+from .waiting import notify, pause
 
 FETCH = 256
 """Deliveries handed over at once, at most."""
@@ -27,60 +27,6 @@ FETCH_BYTES = 256 * 1024
 _Stored = tuple[int, int, bool] | PublishError
 """Partition, offset and whether it was a duplicate; or why it was not stored."""
 _Answer = tuple[Record, _Stored]
-
-
-class MemoryBackend:
-    """A recipe for sessions on the broker of a name."""
-
-    name = "memory"
-    retry_interval = 0.5
-    features = Features(
-        durable=False,
-        confirms_publish=True,
-        replays=True,
-        groups=True,
-        ordered_by_key=True,
-        deduplicates=True,
-        heals_itself=False,
-        counts_attempts=True,
-        carries_bytes=True,
-    )
-
-    def __init__(self, config: MemoryConfig) -> None:
-        self._config = config
-        broker_named(config)  # the first one to ask sets its partitions and bounds
-
-    @property
-    def _broker(self) -> MemoryBroker:
-        # Looked up anew: a child that was forked meanwhile has brokers of its own.
-        return broker_named(self._config)
-
-    def connect(self, context: SessionContext) -> MemorySession:
-        """A session, once the broker answers."""
-        deadline = Deadline(context.timeout)
-        broker = self._broker
-        try:
-            wait_answering(broker, deadline, context.stop)
-        except NotConnectedError as error:
-            raise ConnectFailedError(str(error)) from error
-        with broker.lock:
-            if broker.condition is not Condition.UP:
-                raise ConnectFailedError(f"memory broker is {broker.condition.value}")
-            session = MemorySession(broker, context)
-            broker.sessions.append(session)
-        return session
-
-    def new_in_hand(self) -> InHandByIdentity:
-        """By the place in the topic."""
-        return InHandByIdentity()
-
-    def reachable(self, timeout: float, stop: StopToken) -> bool:
-        """Whether the broker answers; not once a stop is asked for."""
-        try:
-            wait_answering(self._broker, Deadline(timeout), stop)
-        except (ConnectFailedError, NotConnectedError, Stopped):
-            return False
-        return self._broker.condition is Condition.UP
 
 
 class MemorySession:
@@ -229,6 +175,16 @@ class MemorySession:
     def partitions(self, attachment: Attachment) -> tuple[PartitionStatus, ...]:
         """None: topics are not sliced here."""
         return ()
+
+    def stretches_of(self, span: Span, timeout: float, stop: StopToken) -> Stretches:
+        """The places in the topic."""
+        self._wait_answer(Deadline(timeout), stop)
+        with self._broker.lock:
+            return stretches_of(self._broker, span)
+
+    def read(self, topic: str, stretches: Stretches) -> MemoryReading:
+        """Look into the topic, again and again."""
+        return MemoryReading(self._broker, topic, stretches, self._wait_answer)
 
     def probe(self, timeout: float, stop: StopToken) -> str:
         """A round trip to the broker."""

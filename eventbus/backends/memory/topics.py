@@ -19,6 +19,10 @@ Entry = tuple[str, bytes, "bytes | None", RawHeaders, int, float]
 garbage collector lets go of it, and a million objects would be walked through again and again."""
 
 
+def _stored(entry: Entry) -> float:
+    return entry[5]
+
+
 class Topic:
     """The messages of one topic in the order of their storing; an offset is a place in it."""
 
@@ -47,6 +51,10 @@ class Topic:
         entries, base = self._entries, self.base
         for index in range(max(0, offset - base), len(entries)):
             yield base + index, entries[index]
+
+    def first_since(self, moment: float) -> int:
+        """The offset of the first message that was stored at this time of `time.time` or later."""
+        return self.base + bisect_left(self._entries, moment, key=_stored)
 
     def count_from(self, partition: int, offset: int) -> int:
         """How many messages a partition has from an offset on, without a look at each."""

@@ -45,6 +45,7 @@ class NatsBackend:
             heals_itself=False,
             counts_attempts=config.jetstream,
             takes_back=config.jetstream,
+            readable=config.jetstream,
         )
 
     def connect(self, context: SessionContext) -> NatsSession:

@@ -205,15 +205,15 @@ class Assignment:
     def _starts(self, consumer: Any, readers: Mapping[TopicPartition, Reader]) -> dict[TopicPartition, int]:
         """Where the group stands, of this topic and not of another one that had its name before.
 
-        Where it has no position, one that begins "now" does so where partitions ended when it was subscribed, or at
-        the beginning of those that came later, or whose committed offset the broker has lost.
+        Where it has no position, one that begins "now", or at a time, does so where that was when it was subscribed,
+        or at the beginning of those that came later, or whose committed offset the broker has lost.
         """
         if not readers:
             return {}
         try:
             known = consumer.committed([Position(*where) for where in readers], COMMITTED_WITHIN)
         except KafkaException as error:
-            if any(reader.attachment.start == "latest" for reader in readers.values()):
+            if any(reader.attachment.start != "earliest" for reader in readers.values()):
                 raise AssignmentFailed(f"asking where the group stands: {text_of(error)}") from error
             logger.info("%s: asking where the group stands: %s", self._owner.key.name, text_of(error))
             return {}
@@ -236,7 +236,7 @@ class Assignment:
                 logger.warning("%s [%d] was made anew, or the group's positions are lost: from its start", *where)
                 in_hand.new_state(where)
                 return OFFSET_BEGINNING
-            return in_hand.begins_at(where, OFFSET_BEGINNING) if reader.attachment.start == "latest" else None
+            return in_hand.begins_at(where, OFFSET_BEGINNING) if reader.attachment.start != "earliest" else None
 
     def _take(self, readers: Mapping[TopicPartition, Reader], starts: Mapping[TopicPartition, int]) -> None:
         for where, reader in readers.items():

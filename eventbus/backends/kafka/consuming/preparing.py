@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from confluent_kafka import OFFSET_END
 
@@ -79,33 +80,44 @@ class Preparing:
         return {one: Topics.among(listing.found, one.topic) for one in attachments}
 
     def _find_now(self, found: Mapping[Attachment, _Topics], deadline: Deadline) -> None:
-        """Note where partitions end now, for those that begin there and have not been told yet."""
+        """Note where partitions end now, or were at a time, for those that begin there and have not been told yet."""
         asked_at = time.time()
-        places = {
-            (topic, partition)
-            for topics in found.values()
-            for topic, partitions in topics.items()
-            for partition in partitions
-        }
-        ends = self._ends(sorted(places), deadline)
+        together: dict[float | None, set[TopicPartition]] = {}
+        for one, topics in found.items():
+            places = {(topic, partition) for topic, partitions in topics.items() for partition in partitions}
+            together.setdefault(_moment(one), set()).update(places)
+        begins = {moment: self._begins(sorted(places), moment, deadline) for moment, places in together.items()}
         for one, topics in found.items():
             in_hand: KafkaInHand = in_hand_of(one)
-            in_hand.since = in_hand.since or asked_at
+            moment = _moment(one)
+            ends = begins[moment]
+            in_hand.since = in_hand.since or (asked_at if moment is None else moment)
             in_hand.begins = {
                 (topic, partition): ends.get((topic, partition), OFFSET_END)
                 for topic, partitions in topics.items()
                 for partition in partitions
             }
 
-    def _ends(self, places: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
-        """Those without a leader are waited for a little: their end is then where they are when they have one."""
+    def _begins(
+        self, places: Sequence[TopicPartition], moment: float | None, deadline: Deadline
+    ) -> dict[TopicPartition, int]:
+        """The ends, or the first offsets of a time; those without a leader are waited for a little.
+
+        What they do not say now is asked again when they have one.
+        """
         ends: dict[TopicPartition, int] = {}
         patience = Deadline(min(LEADERLESS_FOR, deadline.share(0.5)))
         while True:
             missing = [where for where in places if where not in ends]
             if missing:
                 try:
-                    ends |= self._catalogue.ends(missing, max(0.1, patience.remaining()))
+                    timeout = max(0.1, patience.remaining())
+                    catalogue = self._catalogue
+                    ends |= (
+                        catalogue.ends(missing, timeout)
+                        if moment is None
+                        else catalogue.began(missing, moment, timeout)
+                    )
                 except NotConnectedError:
                     if not ends and deadline.over:
                         raise
@@ -138,4 +150,10 @@ def bind(catalogue: Catalogue, in_hands: Mapping[str, Sequence[KafkaInHand]], ti
 
 
 def _begins_now(attachment: Attachment) -> bool:
-    return in_hand_of(attachment).begins is None and (attachment.group is None or attachment.start == "latest")
+    return in_hand_of(attachment).begins is None and (attachment.group is None or attachment.start != "earliest")
+
+
+def _moment(attachment: Attachment) -> float | None:
+    """The time, as of `time.time`, at which a new group begins; None: now."""
+    start = attachment.start
+    return start.timestamp() if attachment.group is not None and isinstance(start, datetime) else None

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from .... import log
 from ....config import NatsConfig
 from ....consuming.attachment import Attachment
+from ....consuming.excerpts import Reading, Span, Stretches
 from ....consuming.subscriptions import PartitionStatus
-from ....errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError
+from ....errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError, UnsupportedError
 from ....message import Delivery
 from ....threads import Deadline, StopToken
 from ....workers import OrderedWorker
@@ -118,6 +119,14 @@ class NatsSession:
     def partitions(self, attachment: Attachment) -> tuple[PartitionStatus, ...]:
         """None: topics are not sliced here."""
         return ()
+
+    def stretches_of(self, span: Span, timeout: float, stop: StopToken) -> Stretches:
+        """None: core NATS keeps no messages."""
+        raise UnsupportedError("core NATS keeps no messages to read")
+
+    def read(self, topic: str, stretches: Stretches) -> Reading:
+        """None, as above."""
+        raise UnsupportedError("core NATS keeps no messages to read")
 
     def probe(self, timeout: float, stop: StopToken) -> str:
         """Ping the server, and see that no publish waits too long; says what it found. NotConnectedError, Stopped."""

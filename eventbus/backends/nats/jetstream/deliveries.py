@@ -69,6 +69,13 @@ class JetStreamDelivery(NatsDelivery):
         return int(part) if part is not None and part.isdigit() else None
 
 
+def place_in(reply: bytes, position: int) -> int | None:
+    """The number at a position of the short form of an acknowledgement's subject; None where there is none."""
+    parts = reply.split(b".")
+    place = position if len(parts) <= _SHORT_REPLY else position + 2
+    return int(parts[place]) if place < len(parts) and parts[place].isdigit() else None
+
+
 def sequence_of(reply: bytes) -> int:
     """The stream sequence in an acknowledgement's subject; ValueError or IndexError if it is none."""
     parts = reply.split(b".")

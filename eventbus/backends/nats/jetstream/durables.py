@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from attrs import evolve, frozen
@@ -143,7 +143,7 @@ class Durables:
 
     def _shared(self, attachment: Attachment, stream: Stream, name: str) -> Asking[JsonObject]:
         where = goes_on_at(attachment, stream)
-        policy = where or {"deliver_policy": "new" if attachment.start == "latest" else "all"}
+        policy = where or _begins(attachment)
         wanted = {**self._common(attachment), "durable_name": name, "name": name, **policy}
         if where is None:
             try:
@@ -221,6 +221,18 @@ class Durables:
         return answer
 
 
+def _begins(attachment: Attachment) -> JsonObject:
+    if isinstance(attachment.start, datetime):
+        return by_start_time(attachment.start)
+    return {"deliver_policy": "new" if attachment.start == "latest" else "all"}
+
+
+def by_start_time(moment: datetime) -> JsonObject:
+    """How a consumer is told to begin at a moment."""
+    at = moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+    return {"deliver_policy": "by_start_time", "opt_start_time": at}
+
+
 def note_position(attachment: Attachment, incarnation: str, answer: Mapping[str, Any], last: int) -> None:
     """Where a consumer stands: from there on an outage loses nothing, even before the first message.
 
@@ -264,8 +276,7 @@ def goes_on_at(attachment: Attachment, stream: Stream) -> JsonObject | None:
         return None if start is None else {"deliver_policy": "by_start_sequence", "opt_start_seq": start}
     if in_hand.last_stored is None:
         return {"deliver_policy": "all"}
-    at = in_hand.last_stored - timedelta(seconds=UNKNOWN_BEFORE)
-    return {"deliver_policy": "by_start_time", "opt_start_time": at.isoformat().replace("+00:00", "Z")}
+    return by_start_time(in_hand.last_stored - timedelta(seconds=UNKNOWN_BEFORE))
 
 
 def first_wanted(attachment: Attachment, stream: Stream) -> int | None:

@@ -9,6 +9,7 @@ from functools import partial
 from .... import log
 from ....config import NatsConfig
 from ....consuming.attachment import Attachment
+from ....consuming.excerpts import Span, Stretches
 from ....errors import NotConnectedError, PublishRejectedError, SubscribeError
 from ....message import Delivery
 from ....threads import Deadline, StopToken
@@ -25,6 +26,7 @@ from ..link.requests import Forbidden
 from .api import JetStreamApi
 from .asking import ApiError
 from .durables import Durables, Target
+from .excerpts import Past, StreamReading, told
 from .in_hand import in_hand_of
 from .publisher import JetStreamPublisher
 from .pulls import PullFeed
@@ -58,6 +60,7 @@ class JetStreamSession(NatsSession):
         self._streams = Streams(self._api, config, bool(self._connection.info.get("cluster")), learned)
         self._durables = Durables(self._api, config, instance)
         self._reading = Reading(self._api, self._streams, self._durables, self._left_out)
+        self._past = Past(self._api, self._streams)
         self._upkeep = Upkeep(
             self._connection,
             self._reading,
@@ -138,6 +141,18 @@ class JetStreamSession(NatsSession):
         """How many messages waited for the group when that was asked for last; half a minute ago if nothing moved."""
         feed = self._feeds.get(attachment)
         return feed.lag if isinstance(feed, PullFeed) else None
+
+    def stretches_of(self, span: Span, timeout: float, stop: StopToken) -> Stretches:
+        """Where the topic's stream begins and ends, within `timeout` seconds; it is not made."""
+        self._check_lost()
+        deadline = Deadline(timeout)
+        found: Stretches = told(lambda: self._api.run(self._past.stretches_of(span), deadline), span.topic)
+        return found
+
+    def read(self, topic: str, stretches: Stretches) -> StreamReading:
+        """Through a consumer that is made for it."""
+        self._check_lost()
+        return StreamReading(self._connection, self._api, self._past, topic, stretches)
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
         """Stop pulling, and wait up to `timeout` seconds for what was on its way; a broadcast's consumer is deleted."""
