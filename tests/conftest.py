@@ -20,6 +20,7 @@ from eventbus.testing import LeakGuard
 pytest.register_assert_rewrite(
     "eventbus.testing.conformance",
     "eventbus.testing._conformance",
+    "eventbus.testing._conformance_reading",
     *("outages_base", "outages_recovery", "outages_subscriptions", "outages_calls", "fakes"),
 )
 

@@ -22,6 +22,7 @@ from ..message import Message
 from ..state import ErrorEvent, Phase
 from ._conformance import FOREIGN_TOPICS, Inbox
 from ._conformance_delivery import DeliveryConformance
+from ._conformance_reading import ReadingConformance
 from .wait import wait_until
 
 __all__ = ["BackendConformance", "Inbox"]
@@ -34,7 +35,7 @@ BAD_GROUPS = ["", "a\r\nb", "a\x00", 7]
 FOREIGN_GROUPS = ["a b", ".a", "a" * 65, "*", "ä"]
 
 
-class BackendConformance(DeliveryConformance):
+class BackendConformance(DeliveryConformance, ReadingConformance):
     """Subclass it, give it a `config`, and pytest does the rest."""
 
     # -- consuming -------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ TREE = {
     "PublishUnknownError": "PublishError",
     "PublishManyError": "PublishError",
     "SubscribeError": "EventBusError",
+    "ReadError": "EventBusError",
     "ReconnectExhaustedError": "EventBusError",
     "HandlerTimeoutError": "EventBusError",
     "GuardError": "EventBusError",

@@ -11,6 +11,8 @@ from queue import Empty, SimpleQueue
 from secrets import token_hex
 from typing import Any, NamedTuple
 
+from attrs import frozen
+
 from ....consuming.excerpts import Span, Stretch, Stretches
 from ....errors import NotConnectedError, ReadError
 from ....message import Delivery
@@ -53,6 +55,18 @@ class _Arrived(NamedTuple):
     payload: bytes
 
 
+@frozen
+class Last:
+    """The last message of a topic. sequence: 0 without one. stored: when, None where that is not known."""
+
+    sequence: int
+    stored: datetime | None = None
+
+    def is_before(self, moment: datetime | None) -> bool:
+        """Whether it is known to be older: then there is nothing from that moment on."""
+        return moment is not None and self.stored is not None and self.stored < moment
+
+
 class Past:
     """What one session asks of streams that are read once more; its methods are questions."""
 
@@ -69,15 +83,17 @@ class Past:
                 raise ReadError(
                     f"{span.topic} cannot be read: where it ends is not to be had without STREAM.INFO or STREAM.MSG.GET"
                 )
-            last = stream.last
+            last = Last(stream.last)
         begin = span.start if isinstance(span.start, int) else 0
-        end = min(last + 1, span.until) if isinstance(span.until, int) else last + 1
+        end = min(last.sequence + 1, span.until) if isinstance(span.until, int) else last.sequence + 1
         since = span.start if isinstance(span.start, datetime) else None
+        if last.is_before(since):
+            return Stretches({})
         before = span.until if isinstance(span.until, datetime) else None
         return Stretches({stream.name: Stretch(max(1, begin), end, since, before)})
 
-    def last(self, stream: str, topic: str) -> Asking[int | None]:
-        """The sequence of a topic's last message, 0 without one; None where that is not for us to ask."""
+    def last(self, stream: str, topic: str) -> Asking[Last | None]:
+        """A topic's last message; None where that is not for us to ask."""
         try:
             answer = yield from self._api.call(f"STREAM.MSG.GET.{stream}", {"last_by_subj": topic})
         except _WHY_NOT:
@@ -85,8 +101,9 @@ class Past:
         except ApiError as error:
             if error.number != NO_MESSAGE:
                 raise
-            return 0
-        return int((answer.get("message") or {}).get("seq") or 0)
+            return Last(0)
+        message = answer.get("message") or {}
+        return Last(int(message.get("seq") or 0), _time_of(str(message.get("time"))))
 
     def make(self, stream: str, topic: str, name: str, stretch: Stretch) -> Asking[JsonObject]:
         """A consumer that begins where the stretch does, and that we may pull from."""
@@ -116,6 +133,15 @@ class Past:
             raise ReadError(f"{topic} cannot be read: no stream takes it")
         stream = yield from self._streams.look_at(names[0], topic)
         return stream
+
+
+def _time_of(text: str) -> datetime | None:
+    """A time as the server writes it, with up to nine digits of a second, in UTC; None for anything else."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    try:
+        return datetime.fromisoformat(f"{whole}.{fraction[:6]:0<6}+00:00")
+    except ValueError:
+        return None
 
 
 def told(question: Callable[[], Any], topic: str) -> Any:
@@ -151,7 +177,11 @@ class StreamReading:
         self._is_too_large = False
         self._failure: Exception | None = None
         self._heard = self._looked = time.monotonic()
-        told(lambda: api.run(past.make(str(self._stream), topic, self._name, self._stretch), Deadline(ANSWER)), topic)
+        made = told(
+            lambda: api.run(past.make(str(self._stream), topic, self._name, self._stretch), Deadline(ANSWER)), topic
+        )
+        self._is_empty = made.get("num_pending") == 0
+        """Whether the server has said that nothing is left, before anything came."""
         self._sid = connection.subscribe(f"{self._inbox}.*", self)
 
     # -- the reader thread of the link ---------------------------------------------------------------------
@@ -181,6 +211,10 @@ class StreamReading:
             raise NotConnectedError(str(self._connection.lost))
         if self._failure is not None:
             raise self._failure
+        if self._is_empty:
+            self._is_empty = False
+            self._look(at_once=True)
+            return []
         self._ask()
         try:
             arrived = self._queue.get(timeout=timeout)
@@ -271,5 +305,8 @@ class StreamReading:
         last = told(
             lambda: self._api.run(self._past.last(str(self._stream), self._topic), Deadline(ANSWER)), self._topic
         )
-        if (at_once and last is None) or (last is not None and last < self._stretch.begin):
+        since = self._stretch.since if self._stretch.begin == 1 else None
+        if (at_once and last is None) or (
+            last is not None and (last.sequence < self._stretch.begin or last.is_before(since))
+        ):
             self._stretches.finish(self._stream)
