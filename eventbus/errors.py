@@ -140,6 +140,8 @@ class RetryLater(EventBusError):
 
     def __str__(self) -> str:
         return f"again in {self.seconds:g} s" + (f": {self.args[1]}" if self.args[1] else "")
+
+
 class ReadError(EventBusError):
     """A topic cannot be read: an argument is wrong, the topic is not there, or the broker does not let us."""
 

@@ -65,7 +65,7 @@ class MemoryReading:
                     delivery = _new(MemoryDelivery)
                     delivery.topic = topic.name
                     delivery.id, delivery.payload, delivery.raw_key, delivery.raw_headers, _, delivery.stored = entry
-                    delivery.attempt = 1
+                    delivery.deliveries = 1
                     delivery.identity = topic.identities + offset
                     delivery.token = (None, entry[4], offset)
                     batch.append(delivery)
