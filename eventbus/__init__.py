@@ -19,11 +19,13 @@ from .config_sources import (
     get_default_nats_config,
     load_config,
 )
+from .consuming.batches import Batch
 from .consuming.excerpts import Excerpt
 from .consuming.subscriptions import BROADCAST, PartitionStatus, Subscription, SubscriptionState, SubscriptionStatus
 from .errors import (
     AlreadyInitializedError,
     AuthenticationError,
+    BatchError,
     ClosedError,
     ConfigError,
     ConnectFailedError,
@@ -67,6 +69,8 @@ __all__ = [
     "TOMBSTONE",
     "AlreadyInitializedError",
     "AuthenticationError",
+    "Batch",
+    "BatchError",
     "CloseReport",
     "ClosedError",
     "ConfigError",

@@ -223,6 +223,7 @@ class EventBus:
         retry: RetryConfig | None = None,
         dead_letter: str | EllipsisType | None = ...,
         handler_timeout: float | None = None,
+        batch: tuple[int, float] | None = None,
     ) -> Subscription:
         """Call `handler(message)` for each message of a topic or pattern, on `concurrency` lane threads, 1 to 1000.
 
@@ -230,7 +231,9 @@ class EventBus:
         does); its key waits meanwhile. After the last attempt, or at once where it raises `Reject`, the message is
         published to `dead_letter`, and acknowledged when the broker has confirmed that: `dlq.<group>.<topic>` unless
         you name another topic; None: it is tried without end, and dropped on `Reject`. `RetryLater(seconds)` puts it
-        off. handler_timeout: seconds after which a handler that still runs is reported.
+        off. handler_timeout: seconds after which a handler that still runs is reported. batch: `(n, seconds)` has the
+        handler get a `Batch` of up to n messages, or of what has come so many seconds after the first; it returns, and
+        all are done, or raises `BatchError` for those that are not.
         group: members share the messages; None is the bus's group; without one, or with `eventbus.BROADCAST`, every
         process gets its own copy from now on, and makes no dead letters. start: where a new group begins: "earliest",
         "latest", or an aware datetime: at the first message stamped then or later (core NATS: UnsupportedError).
@@ -239,7 +242,7 @@ class EventBus:
         """
         asked: list[Errand[Subscription]] = []
         try:
-            options = group, concurrency, start, retry, dead_letter, handler_timeout
+            options = group, concurrency, start, retry, dead_letter, handler_timeout, batch
             return self._life.subscribe(Arguments(topic, handler, *options), asked)
         except BaseException:
             self._life.errands.leave_all(asked)

@@ -7,11 +7,10 @@ with the same id, and a broker that deduplicates stores it once).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from .message import Receipt
 
 
@@ -123,6 +122,25 @@ class GuardError(EventBusError):
 
 class Reject(EventBusError):
     """Raised by a handler: this message will never be handled, make it a dead letter at once."""
+
+
+class BatchError(EventBusError):
+    """Raised by a batch handler: these messages have failed, by their places in the batch, and all others are done.
+
+    `errors` maps places to the exceptions; each message is tried again on its own, as its exception says.
+    """
+
+    def __init__(self, errors: Mapping[int, BaseException]) -> None:
+        super().__init__(errors)
+        if not isinstance(errors, Mapping) or not all(
+            isinstance(place, int) and isinstance(error, BaseException) for place, error in errors.items()
+        ):
+            raise TypeError("BatchError takes a mapping of places in the batch to exceptions")
+        self.errors = dict(errors)
+
+    def __str__(self) -> str:
+        first = next(iter(sorted(self.errors.items())), None)
+        return f"{len(self.errors)} messages of the batch failed" + (f"; [{first[0]}]: {first[1]!r}" if first else "")
 
 
 class RetryLater(EventBusError):

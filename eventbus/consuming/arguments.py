@@ -8,6 +8,7 @@ from attrs import frozen
 
 from ..callables import check_plain
 from ..config_delivery import RetryConfig
+from .batch_lane import BatchLimits
 from .excerpts import aware
 from .subscriptions import Handler
 
@@ -24,6 +25,7 @@ class Checked:
     start: str | datetime
     retry: RetryConfig | None
     handler_timeout: float | None
+    batch: BatchLimits | None
 
 
 @frozen
@@ -38,6 +40,7 @@ class Arguments:
     retry: object = None
     dead_letter: object = ...
     handler_timeout: object = None
+    batch: object = None
 
     def check(self) -> Checked:
         """Judge what needs no backend; ValueError says what is wrong."""
@@ -54,6 +57,7 @@ class Arguments:
             start=_start(self.start),
             retry=self.retry,
             handler_timeout=self._seconds(self.handler_timeout),
+            batch=_batch(self.batch),
         )
 
     @staticmethod
@@ -71,3 +75,16 @@ def _start(start: object) -> str | datetime:
     if start not in ("earliest", "latest"):
         raise ValueError(f"start must be 'earliest', 'latest' or an aware datetime, not {start!r}")
     return str(start)
+
+
+def _batch(given: object) -> BatchLimits | None:
+    if given is None:
+        return None
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise ValueError(f"batch must be (messages, seconds), not {given!r}")
+    size, wait = given
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch: a number of messages must be an int of at least 1, not {size!r}")
+    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait < float("inf"):
+        raise ValueError(f"batch: it must wait for a number of seconds, 0 or more, not {wait!r}")
+    return BatchLimits(size, float(wait))

@@ -191,6 +191,7 @@ class Consumers:
             guard=config.guard,
             dead_letters=self._dead_letters(pattern, group, dead_letter),
             handler_timeout=config.handler_timeout if timeout is None else timeout,
+            batch=checked.batch,
         )
 
     def _dead_letters(self, pattern: str, group: str | None, given: object) -> DeadLetters | None:

@@ -92,6 +92,7 @@ class Consumption:
             around.budget,
             around.takes_back,
             plan.handler_timeout,
+            plan.batch,
         )
 
     # -- sessions --------------------------------------------------------------------------------
@@ -245,10 +246,10 @@ class Consumption:
         self.flush()
         return self.in_hand.claims(delivery)
 
-    def failed(self, delivery: Delivery, error: BaseException, failures: int) -> Verdict:
+    def failed(self, delivery: Delivery, error: BaseException, failures: int, quiet: bool = False) -> Verdict:
         """The handler has failed; what is to become of the message."""
         self._last_error = error
-        verdict = self._failing.failed(delivery, error, failures)
+        verdict = self._failing.failed(delivery, error, failures, quiet)
         if self._failing.guard.holds:
             self._lanes.hold()
         return verdict

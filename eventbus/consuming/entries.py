@@ -32,6 +32,10 @@ class Owner(Protocol):
     halts: set[Halt]
     retrying: bool
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more is fetched until something of what is there is done."""
+
     def working(self) -> None:
         """A lane begins to work."""
 

@@ -12,6 +12,7 @@ from ..config_delivery import GuardConfig, RetryConfig
 from ..errors import EventBusError, HandlerTimeoutError, RetryLater
 from ..message import Delivery
 from ..state import ErrorEvent
+from .batch_lane import BatchLimits
 from .dead_letters import Answered, DeadLetters
 from .guard import Guard
 from .retries import Next, Retries, Verdict
@@ -31,13 +32,15 @@ _THEN = {
 class Plan:
     """What is to become of messages that fail. dead_letters: None where such a message is tried without end.
 
-    handler_timeout: seconds after which a handler that still runs is told; None: never.
+    handler_timeout: seconds after which a handler that still runs is told; None: never. batch: what a handler gets at
+    once; None: one message.
     """
 
     retry: RetryConfig = Factory(RetryConfig)
     guard: GuardConfig = Factory(GuardConfig)
     dead_letters: DeadLetters | None = None
     handler_timeout: float | None = None
+    batch: BatchLimits | None = None
 
 
 class Failing:
@@ -74,8 +77,8 @@ class Failing:
         if self.guard.succeeded(count):
             logger.warning("%r: a message was handled; dead letters leave again", self._sub)
 
-    def failed(self, delivery: Delivery, error: BaseException, failures: int) -> Verdict:
-        """A handler has failed; what is to become of the message."""
+    def failed(self, delivery: Delivery, error: BaseException, failures: int, quiet: bool = False) -> Verdict:
+        """A handler has failed; what is to become of the message. quiet: that error has been told of another one."""
         held = self.guard.error
         verdict = self._retries.judge(error, failures)
         with self._lock:
@@ -84,6 +87,8 @@ class Failing:
         then = _THEN[verdict.next].format(pause=verdict.pause)
         if isinstance(error, RetryLater):
             logger.info("handler of %r on %r: %s; %s", self._sub, delivery, error, then)
+            return verdict
+        if quiet:
             return verdict
         logger.warning("handler of %r failed on %r; %s", self._sub, delivery, then, exc_info=error)
         self._tell("handler", error, delivery)

@@ -97,7 +97,7 @@ class Lane(LaneQueue):
                 pass
             with self._lock:
                 self._ended = True
-                rest = [*all_of(self._kept), *all_of(self._entries)]
+                rest = self._rest()
             for entry in rest:
                 self.drop(entry.batch, entry.lease, entry.size)
             for lease, delivery in self._keys.empty():
@@ -122,13 +122,10 @@ class Lane(LaneQueue):
         if self._kept and not owner.halts:
             self._begin(self._kept)
             return True
-        wait = None
         if self._keys and owner.retrying and not owner.halts:
             self._retry_due()
-            if self._keys.due != NEVER:
-                wait = max(0.0, self._keys.due - time.monotonic())
         try:
-            notice = self._inbox.get(timeout=wait)
+            notice = self._inbox.get(timeout=self._patience())
         except Empty:
             return True
         if notice is Notice.ENTRY:
@@ -140,6 +137,17 @@ class Lane(LaneQueue):
             self._drop_stale()
             owner.ask_for_more()
         return notice is not Notice.END
+
+    def _patience(self) -> float | None:
+        """Seconds until there is something to do though nothing comes; None: for ever."""
+        owner, due = self._owner, self._keys.due
+        if due == NEVER or owner.halts or not owner.retrying:
+            return None
+        return max(0.0, due - time.monotonic())
+
+    def _rest(self) -> Sequence[Entry]:
+        """Take out all that no handler was started for. Under the lock."""
+        return [*all_of(self._kept), *all_of(self._entries)]
 
     def _begin(self, entries: deque[Entry]) -> None:
         with self._lock:
@@ -215,15 +223,15 @@ class Lane(LaneQueue):
         with self._lock:
             self._first = self._position = position
 
-    def _fail(self, entry: Entry, delivery: Delivery, error: BaseException) -> None:
+    def _fail(self, entry: Entry, delivery: Delivery, error: BaseException, quiet: bool = False) -> None:
         """Park the key of a message whose handler has failed for the first time."""
         if entry.lease.ended:
-            self._outcomes.failed(delivery, error, 1)
+            self._outcomes.failed(delivery, error, 1, quiet)
             self.drop((delivery,), entry.lease, 0)
             return
         parked = self._keys.park(lane_key(delivery), (entry.lease, delivery, False), entry.since)
         self._note_parked(delivery)
-        self._failed(parked, error)
+        self._failed(parked, error, quiet)
         if parked.messages:
             self._keys.plan(parked)
         else:
@@ -289,11 +297,11 @@ class Lane(LaneQueue):
         self._leave_child()
         return None
 
-    def _failed(self, parked: ParkedKey, error: BaseException) -> None:
+    def _failed(self, parked: ParkedKey, error: BaseException, quiet: bool = False) -> None:
         """The handler has failed on the first message of a parked key: see to what is to become of it."""
         lease, delivery, _ = parked.messages[0]
         parked.starts += 1
-        verdict = self._outcomes.failed(delivery, error, parked.failures + 1)
+        verdict = self._outcomes.failed(delivery, error, parked.failures + 1, quiet)
         parked.failures += verdict.counts
         parked.wait(verdict.pause)
         if not self._owner.retrying:  # a failure while closing decides nothing

@@ -53,6 +53,10 @@ class LaneQueue:
         self._entries.append(entry)
         self._inbox.put(Notice.ENTRY)
 
+    def _again(self) -> None:
+        """There is still something in the queue."""
+        self._inbox.put(Notice.ENTRY)
+
     def end(self) -> None:
         """End the lane behind what is queued."""
         self._inbox.put(Notice.END)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .. import log
 from ..message import Delivery
 from ..threads import join_all, spawn
 from .acknowledgements import Acknowledgements
+from .batch_lane import BatchLane, BatchLimits
 from .batches import size_of
 from .budget import Budget
 from .entries import Entry, Halt
@@ -33,17 +35,17 @@ START_AGAIN = 1.0
 class Lanes:
     """`concurrency` threads, each with a queue of batches; which key goes to which one says `Routing`.
 
-    handler(delivery) does the work; a message whose handler fails waits for its next try with its key, all others go
-    on. What waits for a lane that stands still goes to the others. high, high_bytes, budget: what may be in hand until
-    `put` says that it is full; what waits behind a failing message counts with its bytes only. takes_back: where all
-    lanes stand still, what is too much may be given back.
+    handler(delivery), with `batch` handler(batch), does the work; a message whose handler fails waits for its next try
+    with its key, all others go on. What waits for a lane that stands still goes to the others. high, high_bytes,
+    budget: what may be in hand until `put` says that it is full; what waits behind a failing message counts with its
+    bytes only. takes_back: where all lanes stand still, what is too much may be given back.
     """
 
     def __init__(
         self,
         name: str,
         concurrency: int,
-        handler: Callable[[Delivery], object],
+        handler: Callable[[Any], object],
         outcomes: Outcomes,
         acknowledgements: Acknowledgements,
         high: int,
@@ -51,6 +53,7 @@ class Lanes:
         budget: Budget,
         takes_back: bool = False,
         handler_timeout: float | None = None,
+        batch: BatchLimits | None = None,
     ) -> None:
         self._handler_timeout = handler_timeout
         self._name = name
@@ -61,7 +64,10 @@ class Lanes:
         self._budget = budget
         self._takes_back = takes_back
         self._stands_still = False
-        self._lanes = [Lane(self, handler, outcomes) for _ in range(concurrency)]
+        if batch is None:
+            self._lanes = [Lane(self, handler, outcomes) for _ in range(concurrency)]
+        else:
+            self._lanes = [BatchLane(self, handler, outcomes, batch) for _ in range(concurrency)]
         self._routing = Routing(concurrency)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -106,6 +112,11 @@ class Lanes:
         """So many bytes of payload may be asked for now; half of what is free, for something may be on its way."""
         free = self._high_bytes - self._size
         return min(free // 2, self._budget.share) if free >= self._high_bytes * LEAST else 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more is fetched until something of what is there is done."""
+        return self._full
 
     @property
     def is_stuck(self) -> bool:

@@ -20,8 +20,11 @@ class Outcomes(Protocol):
     def claims(self, delivery: Delivery) -> bool:
         """Whether a delivery that came again is still to be handled; if not, it is done with."""
 
-    def failed(self, delivery: Delivery, error: BaseException, failures: int) -> Verdict:
-        """The handler has failed on this message for the so many time; what is to become of it."""
+    def failed(self, delivery: Delivery, error: BaseException, failures: int, quiet: bool = False) -> Verdict:
+        """The handler has failed on this message for the so many time; what is to become of it.
+
+        quiet: the same error has been told of another message of its batch.
+        """
 
     def pause_after(self, failures: int) -> float:
         """Seconds until the next try of anything about a message that has failed so often."""

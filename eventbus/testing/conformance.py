@@ -21,6 +21,7 @@ from ..errors import ClosedError, NotConnectedError, PublishNotSentError, Subscr
 from ..message import Message
 from ..state import ErrorEvent, Phase
 from ._conformance import FOREIGN_TOPICS, Inbox
+from ._conformance_batches import BatchConformance
 from ._conformance_delivery import DeliveryConformance
 from ._conformance_reading import ReadingConformance
 from .wait import wait_until
@@ -35,7 +36,7 @@ BAD_GROUPS = ["", "a\r\nb", "a\x00", 7]
 FOREIGN_GROUPS = ["a b", ".a", "a" * 65, "*", "ä"]
 
 
-class BackendConformance(DeliveryConformance, ReadingConformance):
+class BackendConformance(DeliveryConformance, BatchConformance, ReadingConformance):
     """Subclass it, give it a `config`, and pytest does the rest."""
 
     # -- consuming -------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class Rig:
     def claims(self, delivery: Delivery) -> bool:
         return delivery.token not in self.finished
 
-    def failed(self, delivery: Delivery, error: BaseException, failures: int) -> Verdict:
+    def failed(self, delivery: Delivery, error: BaseException, failures: int, quiet: bool = False) -> Verdict:
         self.errors.append(error)
         verdict = self.verdicts.pop(0) if self.verdicts else Verdict(Next.AGAIN, self.pause_after(failures))
         self.pauses.append(verdict.pause)

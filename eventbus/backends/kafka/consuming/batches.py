@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from confluent_kafka import Message
 
 from ....consuming.batches import LazyBatch
-from .deliveries import KafkaDelivery
+from ....fields import RawHeaders
+from ....message import TOMBSTONE
+from .deliveries import KafkaDelivery, raw_headers_of
 from .header_fields import fields_of
 from .partition_state import PartitionState
 
@@ -40,6 +43,22 @@ class KafkaBatch(LazyBatch[KafkaDelivery]):
     def size(self) -> int:
         """Bytes, about: see `size_of`."""
         return size_of(self._messages)
+
+    @property
+    def payloads(self) -> list[bytes]:
+        """The values; `TOMBSTONE`, which is empty, for a null."""
+        values: list[Any] = [message.value() for message in self._messages]
+        return [TOMBSTONE if value is None else value for value in values] if None in values else values
+
+    @property
+    def keys(self) -> list[bytes | None]:
+        """The keys, byte for byte; None for a null."""
+        return [message.key() for message in self._messages]
+
+    @property
+    def headers(self) -> list[RawHeaders]:
+        """The headers but for ours: (name, bytes or None) in order, repeats kept."""
+        return [raw_headers_of(message) for message in self._messages]
 
     def __iter__(self) -> Iterator[KafkaDelivery]:
         topic, state, identity = self.topic, self.state, self.first

@@ -47,7 +47,7 @@ class KafkaDelivery(Delivery):
     @property
     def raw_headers(self) -> RawHeaders:
         """The headers but for ours: (name, bytes or None) in order, repeats kept."""
-        return tuple([field for field in fields_of(self.message) if field[0] != ID_HEADER])
+        return raw_headers_of(self.message)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -84,6 +84,11 @@ class KafkaDelivery(Delivery):
     def offset(self) -> int | None:  # type: ignore[override]
         """Its place in the partition."""
         return self.message.offset()
+
+
+def raw_headers_of(message: Message) -> RawHeaders:
+    """The headers of a message but for ours, as they are stored."""
+    return tuple([field for field in fields_of(message) if field[0] != ID_HEADER])
 
 
 class Headers(ShownHeaders):
