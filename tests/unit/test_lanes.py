@@ -15,6 +15,7 @@ from eventbus.consuming import lane_queue as lane_queue_module
 from eventbus.consuming import lanes as lanes_module
 from eventbus.consuming import parked as parked_module
 from eventbus.consuming.acknowledgements import Acknowledgements
+from eventbus.consuming.batch_lane import BatchLimits
 from eventbus.consuming.budget import Budget
 from eventbus.consuming.dead_letters import Answered
 from eventbus.consuming.lanes import Lanes
@@ -51,6 +52,7 @@ class Rig:
         takes_back: bool = False,
         retries: Pauses = SOON,
         handler_timeout: float | None = None,
+        batch: BatchLimits | None = None,
     ):
         self.retries = retries
         self.verdicts: list[Verdict] = []
@@ -79,6 +81,7 @@ class Rig:
             budget or Budget(1 << 30),
             takes_back,
             handler_timeout,
+            batch,
         )
 
     def put(self, *numbers: int, key: str | None = "k", check: bool = False) -> bool:
