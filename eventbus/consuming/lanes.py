@@ -71,12 +71,9 @@ class Lanes:
         self._routing = Routing(concurrency)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._count = self._size = 0
+        self._count = self._size = self._given_up = self._running = 0
         self._latest: float | None = None
-        self._given_up = 0
-        self._full = False
-        self._running = 0
-        self._is_watched = False
+        self._full = self._is_watched = False
         self._start_again: float | None = None
         """When to ask for messages again after a thread could not be started."""
         self._finishing = self._closing = False
