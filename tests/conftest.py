@@ -21,7 +21,7 @@ pytest.register_assert_rewrite(
     "eventbus.testing.conformance",
     "eventbus.testing._conformance",
     "eventbus.testing._conformance_reading",
-    *("outages_base", "outages_recovery", "outages_subscriptions", "outages_calls", "fakes"),
+    *("outages_base", "outages_recovery", "outages_subscriptions", "outages_calls", "outages_reading", "fakes"),
 )
 
 hypothesis.settings.register_profile("no speed", deadline=None)  # machines are busy: the watchdog is bound enough
