@@ -32,6 +32,8 @@ FETCH = 256
 LOOK_AGAIN = 0.5
 """Seconds between two questions whether a partition ends in front of what was to be read."""
 ANSWER = 2.0
+QUIET = 0.5
+"""Seconds without a message after which the topic is looked for."""
 _GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 _REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_EXCEPTION})
 _OURS: Mapping[str, Any] = {
@@ -126,6 +128,8 @@ class TopicReading:
         self._silent: dict[Hashable, int] = {}
         """Partitions with nothing behind these offsets now, where more was to be read."""
         self._look_at = 0.0
+        self._quiet_since = time.monotonic()
+        self._unknown_since: float | None = None
         self._trouble: str | None = None
         self._consumer: Any = keep(new_client(Consumer, options, errors))
         try:
@@ -153,6 +157,10 @@ class TopicReading:
             self._note(error.args[0])
         except (ReadError, NotConnectedError) as error:  # what was taken before it is handed on first
             self._failure = error
+        if batch:
+            self._quiet_since, self._unknown_since = time.monotonic(), None
+        elif self._stretches and time.monotonic() - self._quiet_since >= QUIET:
+            self._look_for_topic()
         if self._silent and time.monotonic() >= self._look_at:
             self._look()
         return batch
@@ -194,14 +202,22 @@ class TopicReading:
         self._trouble = text_of(error)
         if error.code() in _REFUSED:
             raise ReadError(f"{self._topic} cannot be read: {text_of(error)}")
-        if error.code() in _GONE:
-            self._look_for_topic()
 
     def _look_for_topic(self) -> None:
-        with suppress(NotConnectedError):
-            error = self._catalogue.listing([self._topic], ANSWER).errors.get(self._topic)
-            if error is not None and error.code() in _GONE:
-                raise ReadError(f"{self._topic} cannot be read on: it is not there any more")
+        """Nothing came for a while: librdkafka waits for minutes for a topic that is deleted, and says nothing."""
+        try:
+            error = self._catalogue.listing([self._topic], QUIET).errors.get(self._topic)
+        except NotConnectedError as outage:
+            self._trouble, self._unknown_since = str(outage), None
+            return
+        finally:
+            self._quiet_since = time.monotonic()
+        if error is None or error.code() not in _GONE:
+            self._unknown_since = None
+        elif self._unknown_since is None:
+            self._unknown_since = time.monotonic()
+        elif time.monotonic() - self._unknown_since >= UNKNOWN_FOR:
+            self._failure = ReadError(f"{self._topic} cannot be read on: it is not there any more")
 
     def _look(self) -> None:
         """A partition that ends in front of what was to be read was cut off, or made anew; or its leader is new."""
