@@ -60,7 +60,12 @@ class EventBus:
         self._numbers = self._pending.numbers
         features = backend.features
         self._consumers = Consumers(
-            config, features.replays, backend.new_in_hand, self._callbacks.report, features.takes_back
+            config,
+            features.replays,
+            backend.new_in_hand,
+            self._callbacks.report,
+            features.takes_back,
+            features.ordered_groups,
         )
         self._life = Lifecycle(config, backend, self._consumers, self._publisher, self._callbacks)
         self._supervisor = self._life.supervisor
@@ -211,31 +216,42 @@ class EventBus:
         group: str | Broadcast | None = None,
         concurrency: int = 1,
         start: str = "earliest",
+        ordered: bool = False,
     ) -> Subscription:
         """Call `handler(message)` for each message of a topic or pattern, on `concurrency` lane threads, 1 to 1000.
 
         The handler returns: done. It raises: called again with the same message, after a pause that grows
         from 0.1 to 5 s; its key waits meanwhile. group: members share the messages; None is the bus's
         group; without one, or with `eventbus.BROADCAST`, every process gets its own copy from now on.
-        start: where a new group begins, "earliest" or "latest".
+        start: where a new group begins, "earliest" or "latest". ordered: the order of each key is kept inside the
+        group whatever dies; on JetStream one member is active then, the others are STANDBY (Kafka and memory keep
+        it anyway, core NATS cannot: UnsupportedError).
         Raises SubscribeError for bad arguments, or when the broker refuses it; without a connection it
         waits for one. Allowed before `open()`.
         """
         asked: list[Errand[Subscription]] = []
         try:
-            given = Arguments(topic=topic, handler=handler, group=group, concurrency=concurrency, start=start)
+            given = Arguments(
+                topic=topic, handler=handler, group=group, concurrency=concurrency, start=start, ordered=ordered
+            )
             return self._life.subscribe(given, asked)
         except BaseException:
             self._life.errands.leave_all(asked)
             raise
 
     def on(
-        self, topic: str, *, group: str | Broadcast | None = None, concurrency: int = 1, start: str = "earliest"
+        self,
+        topic: str,
+        *,
+        group: str | Broadcast | None = None,
+        concurrency: int = 1,
+        start: str = "earliest",
+        ordered: bool = False,
     ) -> Callable[[_Handler], _Handler]:
         """`subscribe` as a decorator."""
 
         def decorate(handler: _Handler) -> _Handler:
-            self.subscribe(topic, handler, group=group, concurrency=concurrency, start=start)
+            self.subscribe(topic, handler, group=group, concurrency=concurrency, start=start, ordered=ordered)
             return handler
 
         return decorate

@@ -29,7 +29,7 @@ class Features:
     each delivery. takes_back: one delivery may be given back, after which it comes to any member again. carries_bytes:
     keys and headers may be any bytes, and a header null. tombstones: a message may be without a value.
     foreign_names: topics and groups may have any name that the broker takes, beyond this library's rule. places: a
-    partition and a timestamp may be named when publishing.
+    partition and a timestamp may be named when publishing. ordered_groups: `subscribe(ordered=True)` is kept.
     """
 
     durable: bool
@@ -45,6 +45,7 @@ class Features:
     tombstones: bool = False
     foreign_names: bool = False
     places: bool = False
+    ordered_groups: bool = False
 
 
 class Served(Protocol):
@@ -162,7 +163,7 @@ class Backend(Protocol):
     def connect(self, context: SessionContext) -> Session:
         """A session proven by a round trip; else ConnectFailedError, AuthenticationError or Stopped."""
 
-    def new_in_hand(self) -> InHand:
+    def new_in_hand(self, ordered: bool = False) -> InHand:
         """The record of what one subscription is given and has not finished; it outlives sessions."""
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:

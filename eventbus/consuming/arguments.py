@@ -18,6 +18,7 @@ class Checked:
     handler: Handler
     concurrency: int
     start: str
+    ordered: bool = False
 
 
 @frozen(kw_only=True)
@@ -29,6 +30,7 @@ class Arguments:
     group: object = None
     concurrency: object = 1
     start: object = "earliest"
+    ordered: object = False
 
     def check(self) -> Checked:
         """Judge what needs no backend; ValueError says what is wrong."""
@@ -39,4 +41,6 @@ class Arguments:
             raise ValueError(f"concurrency must be an int from 1 to {MOST_LANES}, not {concurrency!r}")
         if self.start not in ("earliest", "latest"):
             raise ValueError(f"start must be 'earliest' or 'latest', not {self.start!r}")
-        return Checked(handler=self.handler, concurrency=concurrency, start=str(self.start))
+        if not isinstance(self.ordered, bool):
+            raise ValueError(f"ordered must be True or False, not {self.ordered!r}")
+        return Checked(handler=self.handler, concurrency=concurrency, start=str(self.start), ordered=self.ordered)

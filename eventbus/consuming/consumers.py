@@ -8,7 +8,7 @@ from attrs import asdict, frozen
 
 from .. import log
 from ..config import EventBusConfig, names_of
-from ..errors import SubscribeError
+from ..errors import SubscribeError, UnsupportedError
 from ..state import ErrorEvent
 from ..threads import Deadline
 from . import handling
@@ -44,15 +44,17 @@ class Consumers:
         self,
         config: EventBusConfig,
         replays: bool,
-        new_in_hand: Callable[[], InHand],
+        new_in_hand: Callable[[bool], InHand],
         report: Callable[[ErrorEvent], object],
         takes_back: bool = False,
+        ordered_groups: bool = True,
     ) -> None:
         self.subscriptions = SubscriptionMap()
         self._bus = config.name
         self._default_group = config.group
         self._names = names_of(config.backend)
         self._new_in_hand = new_in_hand
+        self._ordered_groups = ordered_groups
         self._acknowledgements = Acknowledgements(f"eventbus.{config.name}.acknowledgements")
         self._around = Surroundings(
             owner=self,
@@ -74,6 +76,8 @@ class Consumers:
     def add(self, given: Arguments, unwanted: Callable[[], bool] = lambda: False) -> Subscription:
         """Keep a subscription made from what a user passed; SubscribeError says what is wrong with it.
 
+        UnsupportedError: this broker cannot keep the order.
+
         unwanted(): whether its caller has left before it was there; then it stands in nobody's way.
         """
         try:
@@ -82,8 +86,20 @@ class Consumers:
             group = self._group_name(pattern, given.group)
         except ValueError as error:
             raise SubscribeError(str(error)) from error
-        sub = Subscription(pattern, group=group, concurrency=checked.concurrency, start=checked.start, owner=self)
-        self.subscriptions.add(Consumption(sub, checked.handler, self._new_in_hand(), self._around, unwanted))
+        if checked.ordered and not self._ordered_groups:
+            raise UnsupportedError(
+                f"{pattern}: ordered=True needs a broker that stores messages, and this one does not"
+            )
+        sub = Subscription(
+            pattern,
+            group=group,
+            concurrency=checked.concurrency,
+            start=checked.start,
+            ordered=checked.ordered,
+            owner=self,
+        )
+        in_hand = self._new_in_hand(checked.ordered)
+        self.subscriptions.add(Consumption(sub, checked.handler, in_hand, self._around, unwanted))
         return sub
 
     def remove(self, sub: Subscription, timeout: float, *, from_handler: bool = False) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ class Consumption:
             around.prefetch if around.replays else HIGH_WATER_UNSTORED,
             around.prefetch_bytes if around.replays else MOST_UNSTORED_BYTES,
             around.budget,
-            around.takes_back,
+            around.takes_back and not sub.ordered,
         )
 
     # -- sessions --------------------------------------------------------------------------------

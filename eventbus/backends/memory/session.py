@@ -40,6 +40,7 @@ class MemoryBackend:
         replays=True,
         groups=True,
         ordered_by_key=True,
+        ordered_groups=True,
         deduplicates=True,
         heals_itself=False,
         counts_attempts=True,
@@ -70,7 +71,7 @@ class MemoryBackend:
             broker.sessions.append(session)
         return session
 
-    def new_in_hand(self) -> InHandByIdentity:
+    def new_in_hand(self, ordered: bool = False) -> InHandByIdentity:
         """By the place in the topic."""
         return InHandByIdentity()
 

@@ -61,6 +61,19 @@ class JetStreamDelivery(NatsDelivery):
         return int(part) if part is not None and part.isdigit() else None
 
 
+class OrderedDelivery(JetStreamDelivery):
+    """A message of an ordered group: it is acknowledged with all before it, never alone."""
+
+    __slots__ = ()
+
+
+def numbers_of(reply: bytes) -> tuple[int, int]:
+    """The stream sequence and the consumer's own number in an acknowledgement's subject; errors as `sequence_of`."""
+    parts = reply.split(b".")
+    place = 5 if len(parts) <= _SHORT_REPLY else 7
+    return int(parts[place]), int(parts[place + 1])
+
+
 def sequence_of(reply: bytes) -> int:
     """The stream sequence in an acknowledgement's subject; ValueError or IndexError if it is none."""
     parts = reply.split(b".")

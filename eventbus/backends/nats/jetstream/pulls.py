@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from .... import log
 from ....consuming.attachment import Attachment
@@ -51,6 +51,21 @@ Refuse = Callable[["PullFeed", SubscribeError], object]
 """`refuse(feed, error)`: the server does not let us read. Must not block."""
 
 
+class AnyPull(Protocol):
+    """What pulls from one consumer; see `Pull`."""
+
+    target: Target
+    subject: str
+    sid: int
+
+    @property
+    def serves(self) -> bool: ...
+    def restart(self) -> None: ...
+    def top_up(self) -> None: ...
+    def watch(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class PullFeed(Feed):
     """The pulls of one subscription: one for each stream that it reads."""
 
@@ -60,7 +75,7 @@ class PullFeed(Feed):
         super().__init__(connection, attachment)
         self.in_hand = in_hand_of(attachment)
         self._batch: list[Delivery] = []
-        self.pulls: dict[str, Pull] = {}
+        self.pulls: dict[str, AnyPull] = {}
         self.reported = ""
         self.seen: set[str] = set()
         """Streams that matched when they were last looked for."""
@@ -83,7 +98,7 @@ class PullFeed(Feed):
                 if key in self.pulls and not self.pulls[key].target.is_like(target):
                     gone.append(self.pulls.pop(key))  # it was altered
                 if key not in self.pulls and not self.closed:
-                    self.pulls[key] = Pull(self, self._connection, target)
+                    self.pulls[key] = self._new_pull(target)
             self._notes_time = any(target.incarnation.endswith("@") for target in self.targets_of(self.pulls))
             pulls = list(self.pulls.values())
             self._renew_at = 0.0
@@ -98,7 +113,7 @@ class PullFeed(Feed):
         return self.targets_of(self.pulls)
 
     @staticmethod
-    def targets_of(pulls: dict[str, Pull]) -> list[Target]:
+    def targets_of(pulls: dict[str, AnyPull]) -> list[Target]:
         """What these read from. Takes no lock."""
         return [pull.target for pull in list(pulls.values())]
 
@@ -216,6 +231,10 @@ class PullFeed(Feed):
         self._say(held, RENEW)
         if held and self._connection.lost is None:
             self.in_hand.renewed_at = time.monotonic()
+        self._renew_more()
+
+    def _renew_more(self) -> None:
+        """Renew what is not in hand and not acknowledged either."""
 
     def watch(self) -> None:
         """Ask again where heartbeats are missing. Timer thread."""
@@ -231,6 +250,9 @@ class PullFeed(Feed):
     def _say(self, deliveries: Iterable[Delivery], what: bytes) -> None:
         if frames := answers(deliveries, what):
             self._connection.writer.write(frames)
+
+    def _new_pull(self, target: Target) -> AnyPull:
+        return Pull(self, self._connection, target)
 
     def _top_up(self) -> None:
         for pull in list(self.pulls.values()):
@@ -249,6 +271,8 @@ class Pull:
     """Requests for messages of one consumer. Counters: `_asked` under the lock, `_arrived` by the reader."""
 
     cacheable = False
+    serves = True
+    """Whether it gets what there is for it."""
 
     def __init__(self, feed: PullFeed, connection: Connection, target: Target) -> None:
         self.target = target
