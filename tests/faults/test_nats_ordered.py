@@ -1,0 +1,138 @@
+"""Ordered groups on JetStream, whatever dies: nothing is lost, each key in order, and another member takes over in time.
+
+`EVENTBUS_SOAK=1` goes through the long rounds and prints their figures.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from ordered_group import Member, OrderedGroup, again, inversions
+
+from eventbus.backends.nats.jetstream.ordered_durable import LEASE
+from eventbus.testing import NatsServer, wait_until
+
+SOAK = bool(os.environ.get("EVENTBUS_SOAK"))
+pytestmark = [pytest.mark.nats, pytest.mark.watchdog(300.0 if SOAK else 60.0)]
+
+IN_TIME = 1.5 * LEASE
+AT_ONCE = 0.2
+SLACK = 0.3
+"""Seconds more on a busy machine, in the tests that are no measurement."""
+BETWEEN = 2.5 if SOAK else 0.5
+"""Seconds at work between two faults: a member that has just come learns who else there is."""
+
+
+def rest(seconds: float) -> None:
+    """How long the group is at work; nothing is synchronised by it."""
+    time.sleep(seconds)
+
+
+def judge(what: str, group: OrderedGroup, gaps: list[float], most_again: int, most_gap: float) -> None:
+    """Nothing lost, nothing out of order, few again, each take-over in time; the figures are printed."""
+    handled = group.drained()
+    twice = again(handled)
+    shown = ", ".join(f"{gap:.3f}" for gap in gaps)
+    print(f"{what}: {len(group.confirmed)} confirmed, {len(handled)} handled, {twice} again, take-overs {shown} s")
+    assert inversions(handled) == []
+    assert twice <= most_again
+    assert max(gaps) <= most_gap + (0.0 if SOAK else SLACK)
+
+
+def others(group: OrderedGroup, one: Member) -> list[Member]:
+    return [member for member in group.members if member is not one and member.process.poll() is None]
+
+
+def ready(group: OrderedGroup, number: int) -> None:
+    """So many members wait at the server."""
+    names = ["ordered" in one.get("name", "") for one in consumers(group)]
+    assert names
+
+    def waiting() -> int:
+        return max(int(one.get("num_waiting") or 0) for one in consumers(group))
+
+    wait_until(lambda: waiting() >= number, 15.0)
+    rest(BETWEEN)
+
+
+def consumers(group: OrderedGroup) -> list[dict[str, object]]:
+    page = group.server.monitor("jsz?consumers=1&streams=1&config=1", timeout=5.0)
+    return [
+        consumer
+        for account in page.get("account_details") or ()
+        for stream in account.get("stream_detail") or ()
+        for consumer in stream.get("consumer_detail") or ()
+    ]
+
+
+@pytest.mark.parametrize("rounds", [5 if SOAK else 1])
+def test_killed_members(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
+    gaps = []
+    with OrderedGroup(nats_server, tmp_path).at_work() as group:
+        for _ in range(rounds):
+            ready(group, 2)
+            active = group.active
+            gaps.append(group.takes_over(active.kill, *others(group, active)))
+            group.start()
+        judge("kill -9 of the active member", group, gaps, 1000 * rounds, IN_TIME)
+
+
+@pytest.mark.parametrize("rounds", [5 if SOAK else 1])
+def test_killed_members_of_a_group_that_does_not_get_on(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
+    """The window is full all the time: the server has nothing to pin a new member by."""
+    gaps = []
+    with OrderedGroup(nats_server, tmp_path, pause=0.012, window=100).at_work() as group:
+        for _ in range(rounds):
+            ready(group, 1)
+            active = group.active
+            gaps.append(group.takes_over(active.kill, *others(group, active)))
+            group.start()
+        judge("kill -9 with a full window", group, gaps, 100 * rounds, IN_TIME)
+
+
+@pytest.mark.parametrize("rounds", [3 if SOAK else 1])
+def test_frozen_members(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
+    """A member that was stopped goes on where it was: it must start nothing any more."""
+    gaps = []
+    with OrderedGroup(nats_server, tmp_path).at_work() as group:
+        for _ in range(rounds):
+            ready(group, 2)
+            active = group.active
+            stop = lambda active=active: os.kill(active.process.pid, signal.SIGSTOP)  # noqa: E731
+            gaps.append(group.takes_over(stop, *others(group, active)))
+            rest(1.0)
+            os.kill(active.process.pid, signal.SIGCONT)
+            rest(1.0)
+        judge("SIGSTOP of the active member", group, gaps, 1000 * rounds, IN_TIME)
+
+
+@pytest.mark.parametrize("rounds", [4 if SOAK else 1])
+def test_a_killed_server(tmp_path: Path, rounds: int) -> None:
+    gaps = []
+    with NatsServer() as server, OrderedGroup(server, tmp_path).at_work() as group:
+        for _ in range(rounds):
+            ready(group, 2)
+            server.kill()
+            rest(0.5)
+            gaps.append(group.takes_over(server.start))
+            rest(BETWEEN)
+        judge("kill -9 of the server", group, gaps, 1000 * rounds, IN_TIME)
+
+
+@pytest.mark.parametrize("rounds", [3 if SOAK else 1])
+def test_members_that_close(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
+    gaps = []
+    with OrderedGroup(nats_server, tmp_path).at_work() as group:
+        for _ in range(rounds):
+            ready(group, 2)
+            rest(LEASE)
+            active = group.active
+            group.takes_over(active.close, *others(group, active))
+            last = max(one.at for one in active.handled())
+            gaps.append(min(one.at for one in sum((m.handled() for m in others(group, active)), []) if one.at > last) - last)
+            group.start()
+        judge("a clean close of the active member", group, gaps, 0, AT_ONCE)
