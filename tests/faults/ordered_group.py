@@ -33,8 +33,8 @@ signal.signal(signal.SIGTERM, lambda number, frame: end.set())
 
 def handle(message):
     # One write for each: what a killed process has handled is known.
-    line = f"{time.clock_gettime(time.CLOCK_MONOTONIC)} {message.partition} {message.key} {message.offset} {message.text()}\\n"
-    os.write(out, line.encode())
+    place = f"{message.partition} {message.key} {message.offset}"
+    os.write(out, f"{time.monotonic()} {place} {message.text()}\\n".encode())
     if pause:
         time.sleep(pause)
 

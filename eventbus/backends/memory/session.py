@@ -53,8 +53,7 @@ class MemoryBackend:
 
     @property
     def _broker(self) -> MemoryBroker:
-        # Looked up anew: a child that was forked meanwhile has brokers of its own.
-        return broker_named(self._config)
+        return broker_named(self._config)  # anew: a child that was forked meanwhile has brokers of its own
 
     def connect(self, context: SessionContext) -> MemorySession:
         """A session, once the broker answers."""

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from ....fields import shown
 from ..core.deliveries import NatsDelivery
 
+_PIN_LINE = b"\r\nNats-Pin-Id: "
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SHORT_REPLY = 9
 """Parts of `$JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<time>.<pending>`.
@@ -78,3 +79,12 @@ def sequence_of(reply: bytes) -> int:
     """The stream sequence in an acknowledgement's subject; ValueError or IndexError if it is none."""
     parts = reply.split(b".")
     return int(parts[5 if len(parts) <= _SHORT_REPLY else 7])
+
+
+def pin_in(block: bytes | None) -> str:
+    """The pin that a message came with; "" without one. The server's own is the last line."""
+    start = -1 if block is None else block.rfind(_PIN_LINE)
+    if block is None or start < 0:
+        return ""
+    start += len(_PIN_LINE)
+    return block[start : block.find(b"\r\n", start)].decode("utf-8", "replace")

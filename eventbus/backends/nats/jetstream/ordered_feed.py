@@ -12,7 +12,8 @@ from .deliveries import OrderedDelivery
 from .durables import Target
 from .ordered_in_hand import OrderedInHand
 from .ordered_pull import OrderedPull
-from .pulls import AnyPull, Broken, PullFeed, Refuse
+from .pulling import AnyPull
+from .pulls import Broken, PullFeed, Refuse
 from .replies import RENEW
 
 State = Callable[["OrderedFeed", SubscriptionState], object]
@@ -111,7 +112,7 @@ class OrderedFeed(PullFeed):
             pull.lose("the link is gone", interrupted=True)
 
     def sids(self) -> list[int]:
-        """As `PullFeed.sids`, but of those that go on until they have handed over."""
+        """The subscriptions to end at once; those of ordered pulls last until they have handed over."""
         with self._lock:
             return [pull.sid for pull in self.pulls.values() if not isinstance(pull, OrderedPull)]
 

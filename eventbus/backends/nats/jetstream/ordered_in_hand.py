@@ -15,7 +15,7 @@ class _Shelf(InHandByIdentity):
     """What came from one stream."""
 
     def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:
-        """As `InHand.drop`; a lease that ends with time may be over before anybody has said so."""
+        """Forget these; nothing is given back once the lease is over, whether or not anybody has noticed."""
         with self._lock:
             held = self._held if lease is self._lease else {}
             dropped = [held.pop(one.identity) for one in deliveries if one.identity in held]
@@ -34,7 +34,7 @@ class OrderedInHand(NatsInHand):
         self._shelves: dict[str, _Shelf] = {}
 
     def admit(self, batch: Sequence[Delivery], lease: Lease) -> Admitted:
-        """See `InHand.admit`."""
+        """Take what is new of a batch, stream by stream."""
         found = [self._admit(shelf, part, lease) for shelf, part in self._parts(batch)]
         if len(found) == 1:
             return found[0]
@@ -43,15 +43,15 @@ class OrderedInHand(NatsInHand):
         return Admitted(fresh, finished, any(admitted.check for admitted in found))
 
     def claims(self, delivery: Delivery) -> bool:
-        """See `InHand.claims`."""
+        """Whether this one is in hand: what its first copy has finished is not."""
         return any(shelf.claims(delivery) for shelf, _ in self._parts((delivery,)))
 
     def finish(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """See `InHand.finish`."""
+        """Note these as done."""
         return [one for shelf, part in self._parts(deliveries) for one in shelf.finish(part)]
 
     def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:
-        """See `InHand.drop`."""
+        """Forget these, and return what is to be given back."""
         return [one for shelf, part in self._parts(deliveries) for one in shelf.drop(part, lease)]
 
     def count_of(self, incarnation: str) -> int:
@@ -72,7 +72,7 @@ class OrderedInHand(NatsInHand):
             shelf.forget_finished()
 
     def forget_finished(self) -> None:
-        """As `InHandByIdentity.forget_finished`, of all streams."""
+        """The broker lost its state, or counts anew: all that was finished is forgotten."""
         for shelf in self._all():
             shelf.forget_finished()
 
@@ -84,7 +84,7 @@ class OrderedInHand(NatsInHand):
                 shelf.end_lease()
 
     def snapshot(self) -> list[Delivery]:
-        """As `InHandByIdentity.snapshot`."""
+        """Everything in hand, oldest first in each stream."""
         return [one for shelf in self._all() for one in shelf.snapshot()]
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class OrderedInHand(NatsInHand):
 
     @property
     def count(self) -> int:
-        """As `InHandByIdentity.count`."""
+        """How many messages are in hand, each once; takes no lock."""
         return sum(shelf.count for shelf in self._all())
 
     def _admit(self, shelf: _Shelf, batch: Sequence[Delivery], lease: Lease) -> Admitted:

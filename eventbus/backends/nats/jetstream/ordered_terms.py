@@ -51,7 +51,7 @@ class TimedLease(Lease):
 
 
 class Place(Enum):
-    """Where a message stands. NEW: next in line. KNOWN: it came before in this term. GAP: some before it are missing."""
+    """Where a message stands. NEW: next in line. KNOWN: it came before, in this term. GAP: there is a gap before it."""
 
     NEW = "new"
     KNOWN = "known"
@@ -132,6 +132,19 @@ class Term:
     def is_open(self) -> bool:
         """Whether messages may be asked for: nobody else's lease is waited for, and no reset is under way."""
         return not self.holds_until and self.reset_at is None
+
+    def may_begin(self, at: float) -> bool:
+        """Whether the wait for another one's lease is over now; said once."""
+        over = bool(self.holds_until) and at >= self.holds_until
+        if over:
+            self.holds_until = 0.0
+        return over
+
+    def begin(self) -> bool:
+        """A message was taken; whether it is the first one."""
+        is_first = not self.has_begun
+        self.has_begun = True
+        return is_first
 
 
 class Tenure:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 from .... import log
 from ....consuming.attachment import Attachment
@@ -20,6 +20,7 @@ from .api import SECOND
 from .deliveries import JetStreamDelivery, sequence_of
 from .durables import Target
 from .in_hand import in_hand_of
+from .pulling import FILLED, LEFT_OUT, NOT_AS_WE_KNOW_IT, SOON, AnyPull
 from .replies import ACK, RENEW, answers, nak
 from .streams import is_wild
 
@@ -34,14 +35,8 @@ HEARTBEAT = 2.0
 MISSED = 2
 """Heartbeats that may be missing before a pull is taken for lost."""
 
-_SOON = 0.1
 _STRAYED = 5.0
 """Seconds for which a message is given back that is of another topic, or comes without its payload."""
-_LEFT_OUT = b"Nats-Msg-Size:"
-_FILLED = "exceeds maxbytes"
-"""The end of a request whose bytes do not take the next message."""
-_NOT_AS_WE_KNOW_IT = ("consumer deleted", "push", "exceeded maxrequest", "batch size")
-"""In the end of a request: the consumer is gone, or was altered."""
 _new = JetStreamDelivery.__new__
 _numbers = count(1)
 
@@ -49,21 +44,6 @@ Broken = Callable[["PullFeed", str], None]
 """`broken(feed, reason)`: a consumer seems to be gone. Must not block."""
 Refuse = Callable[["PullFeed", SubscribeError], object]
 """`refuse(feed, error)`: the server does not let us read. Must not block."""
-
-
-class AnyPull(Protocol):
-    """What pulls from one consumer; see `Pull`."""
-
-    target: Target
-    subject: str
-    sid: int
-
-    @property
-    def serves(self) -> bool: ...
-    def restart(self) -> None: ...
-    def top_up(self) -> None: ...
-    def watch(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class PullFeed(Feed):
@@ -319,7 +299,7 @@ class Pull:
         delivery._block = block
         delivery.identity = (self._incarnation, sequence)
         delivery.token = reply
-        if (self._exact and topic != self._exact) or (not payload and block and _LEFT_OUT in block):
+        if (self._exact and topic != self._exact) or (not payload and block and LEFT_OUT in block):
             self._feed.stray(delivery)
             return
         feed = self._feed
@@ -389,17 +369,17 @@ class Pull:
         if code in (404, 408):
             self._arrived += self._unfilled(block)
             self.top_up()
-        elif code == 409 and _FILLED in text.lower():
+        elif code == 409 and FILLED in text.lower():
             fields = wire.parse_headers(block or b"")
             self._is_too_large = (
                 fields.get("Nats-Pending-Bytes") == most
             )  # for the whole request: nothing has come of it
             self._arrived += self._unfilled(block)
             self.top_up()
-        elif code == 409 and not any(word in text.lower() for word in _NOT_AS_WE_KNOW_IT):
+        elif code == 409 and not any(word in text.lower() for word in NOT_AS_WE_KNOW_IT):
             # Leadership change, shutdown, or a limit of its own: the request is gone, the consumer is not.
             logger.info("pull from %s ended: %s", self.target.consumer, text)
-            self._connection.timer.after(_SOON, self.restart)
+            self._connection.timer.after(SOON, self.restart)
         else:
             self._feed.broken(f"{text or 'no answer'} ({code})")
 

@@ -162,13 +162,13 @@ class JetStreamSession(NatsSession):
             self._connection.writer.write(b"".join(frames))
 
     def drain(self, timeout: float) -> None:
-        """As `NatsSession.drain`; what is ordered is handed over as soon as nothing of it is in hand."""
+        """Take no more, send out acknowledgements, and hand ordered groups over once nothing of them is in hand."""
         self._hand_over()
         super().drain(timeout)
         self._hand_over()
 
     def abandon(self, patience: float = 0.0) -> None:
-        """As `NatsSession.abandon`; what is ordered ends here, whatever is in hand."""
+        """Stop using the link; what is ordered ends at once, whatever is in hand."""
         super().abandon(patience)
         with self._lock:
             leaving, self._ordered = list(self._ordered.values()), {}
