@@ -128,6 +128,16 @@ def test_one_member_is_active_the_others_stand_by_and_one_of_them_goes_on_at_onc
     assert len(log.handled) == 501  # nothing twice
 
 
+def test_a_new_group_begins_at_once(open_bus: Open) -> None:
+    """Nobody can have a lease, and the first pin comes with the first message, in front of any heartbeat."""
+    bus, log = open_bus(), Log()
+    publish(bus, 0, 10)
+    started = time.monotonic()
+    bus.subscribe("orders.*", log.of("one"), group="g", ordered=True)
+    log.wait(10)
+    assert time.monotonic() - started < LEASE / 2
+
+
 def test_unsubscribing_hands_over_what_was_not_begun_once_handlers_have_ended(open_bus: Open) -> None:
     first, second, publisher = open_bus(), open_bus(), open_bus()
     log, held, begun = Log(), threading.Event(), threading.Event()

@@ -259,6 +259,12 @@ def test_after_one_that_was_given_up_nothing_is_sure_until_the_server_speaks_of_
     assert one.is_sure
 
 
+def test_the_first_request_is_sure_however_it_is_sent() -> None:
+    one = request()
+    one.send(100.0, 1, 0, "", after_an_end=False)
+    assert one.is_sure
+
+
 def test_a_message_that_is_larger_than_all_that_was_asked_for_is_noted() -> None:
     one = request()
     one.send(100.0, 500, 1000, "p", after_an_end=True)

@@ -48,6 +48,7 @@ class OneRequest:
 
     def send(self, at: float, size: int, most: int, pin: str, after_an_end: bool) -> bytes:
         """Note that it is sent, and what with. most: bytes, 0 for any. after_an_end: of the one before."""
+        after_an_end = after_an_end or not self.number  # nothing can answer what was never asked
         self.number += 1
         self.is_out, self.keeps, self.sent = True, most == KEEP, at
         self._left, self._most = size, most
