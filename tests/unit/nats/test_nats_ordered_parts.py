@@ -245,6 +245,8 @@ def test_a_heartbeat_proves_a_request_and_does_not_end_it() -> None:
     one.send(100.0, 1, 0, "", after_an_end=True)
     assert one.heard(100.2, 100, "Idle Heartbeat", None) and one.is_out
     assert one.heard(100.5, 408, "Request Timeout", None) and not one.is_out
+    assert one.heard(100.5, 409, "Batch Completed", None) and not one.is_out  # of a consumer that another server leads
+    assert not one.heard(100.5, 409, "Leadership Change", None)
     assert not one.heard(100.5, 423, "Nats-Pin-Id mismatch", None)
 
 

@@ -15,7 +15,7 @@ from .deliveries import OrderedDelivery, numbers_of, pin_in
 from .durables import Target, lag_in
 from .ordered_requests import KEEP, PARTS, ConsumerCalls, OneRequest
 from .ordered_terms import NEVER, Place, Tenure, Term, Window, now
-from .pulling import FILLED, LEFT_OUT, NOT_AS_WE_KNOW_IT, SOON, Owner
+from .pulling import LEFT_OUT, NOT_AS_WE_KNOW_IT, SOON, Owner, is_plain_end
 from .replies import ACK
 from .streams import is_wild
 
@@ -269,7 +269,7 @@ class OrderedPull:
                 self._tenure.answered()
         if code == 100:
             return
-        if code in (404, 408) or FILLED in text.lower():
+        if is_plain_end(code, text):
             if not self._request.keeps or self._may_bring:
                 self._ask(after_an_end=True)  # else `tick` does
         elif code == 423:

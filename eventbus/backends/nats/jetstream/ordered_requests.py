@@ -15,7 +15,7 @@ from ..link.requests import Forbidden, Waiting
 from .api import SECOND
 from .asking import ApiError, Call
 from .durables import Target
-from .pulling import FILLED
+from .pulling import FILLED, is_plain_end
 
 logger = log.get(__name__)
 
@@ -77,7 +77,7 @@ class OneRequest:
     def heard(self, at: float, code: int, text: str, block: bytes | None) -> bool:
         """The server says something about it; whether that proves that the consumer has it."""
         self._heard = at
-        proves = code in (100, 404, 408) or FILLED in text.lower()
+        proves = code == 100 or is_plain_end(code, text)
         self.is_sure = self.is_sure or proves
         if code != 100:
             self.is_out = False

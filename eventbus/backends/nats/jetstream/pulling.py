@@ -12,12 +12,19 @@ from .ordered_in_hand import OrderedInHand
 
 FILLED = "exceeds maxbytes"
 """The end of a request whose bytes do not take the next message."""
+COMPLETED = "batch completed"
+"""The end of a request that has brought all it asked for, where another server leads the consumer than ours."""
 NOT_AS_WE_KNOW_IT = ("consumer deleted", "push", "exceeded maxrequest", "batch size")
 """In the end of a request: the consumer is gone, or was altered."""
 LEFT_OUT = b"Nats-Msg-Size:"
 """In the headers of a message that comes without its payload."""
 SOON = 0.1
 """Seconds after which is asked again where a request has ended with its consumer's leader."""
+
+
+def is_plain_end(code: int, text: str) -> bool:
+    """Whether a request has ended as any may: nothing is amiss with its consumer."""
+    return code in (404, 408) or (code == 409 and any(word in text.lower() for word in (FILLED, COMPLETED)))
 
 
 class AnyPull(Protocol):
