@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from ordered_group import Member, OrderedGroup, again, inversions
 
+from eventbus.backends.nats.jetstream.durables import durable_name
 from eventbus.backends.nats.jetstream.ordered_durable import LEASE
-from eventbus.testing import NatsServer, wait_until
+from eventbus.testing import NatsCluster, NatsServer, wait_until
 
 SOAK = bool(os.environ.get("EVENTBUS_SOAK"))
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(300.0 if SOAK else 60.0)]
@@ -48,18 +49,18 @@ def others(group: OrderedGroup, one: Member) -> list[Member]:
     return [member for member in group.members if member is not one and member.process.poll() is None]
 
 
-def ready(group: OrderedGroup, number: int) -> None:
+def ready(server: NatsServer, number: int) -> None:
     """So many members wait at the server."""
 
     def waiting() -> int:
-        return max(int(one.get("num_waiting") or 0) for one in consumers(group))
+        return max(int(one.get("num_waiting") or 0) for one in consumers(server))
 
     wait_until(lambda: waiting() >= number, 15.0)
     rest(BETWEEN)
 
 
-def consumers(group: OrderedGroup) -> list[dict[str, Any]]:
-    page = group.server.monitor("jsz?consumers=1&streams=1&config=1", timeout=5.0)
+def consumers(server: NatsServer) -> list[dict[str, Any]]:
+    page = server.monitor("jsz?consumers=1&streams=1&config=1", timeout=5.0)
     return [
         consumer
         for account in page.get("account_details") or ()
@@ -71,9 +72,9 @@ def consumers(group: OrderedGroup) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("rounds", [5 if SOAK else 1])
 def test_killed_members(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
     gaps = []
-    with OrderedGroup(nats_server, tmp_path).at_work() as group:
+    with OrderedGroup(nats_server.url, tmp_path).at_work() as group:
         for _ in range(rounds):
-            ready(group, 2)
+            ready(nats_server, 2)
             active = group.active
             gaps.append(group.takes_over(active.kill, *others(group, active)))
             group.start()
@@ -84,9 +85,9 @@ def test_killed_members(nats_server: NatsServer, tmp_path: Path, rounds: int) ->
 def test_killed_members_of_a_group_that_does_not_get_on(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
     """The window is full all the time: the server has nothing to pin a new member by."""
     gaps = []
-    with OrderedGroup(nats_server, tmp_path, pause=0.012, window=100).at_work() as group:
+    with OrderedGroup(nats_server.url, tmp_path, pause=0.012, window=100).at_work() as group:
         for _ in range(rounds):
-            ready(group, 1)
+            ready(nats_server, 1)
             active = group.active
             gaps.append(group.takes_over(active.kill, *others(group, active)))
             group.start()
@@ -97,9 +98,9 @@ def test_killed_members_of_a_group_that_does_not_get_on(nats_server: NatsServer,
 def test_frozen_members(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
     """A member that was stopped goes on where it was: it must start nothing any more."""
     gaps = []
-    with OrderedGroup(nats_server, tmp_path).at_work() as group:
+    with OrderedGroup(nats_server.url, tmp_path).at_work() as group:
         for _ in range(rounds):
-            ready(group, 2)
+            ready(nats_server, 2)
             active = group.active
             stop = lambda active=active: os.kill(active.process.pid, signal.SIGSTOP)  # noqa: E731
             gaps.append(group.takes_over(stop, *others(group, active)))
@@ -112,12 +113,12 @@ def test_frozen_members(nats_server: NatsServer, tmp_path: Path, rounds: int) ->
 @pytest.mark.parametrize("rounds", [4 if SOAK else 1])
 def test_a_killed_server(tmp_path: Path, rounds: int) -> None:
     gaps = []
-    with NatsServer() as server, OrderedGroup(server, tmp_path).at_work() as group:
+    with NatsServer() as server, OrderedGroup(server.url, tmp_path).at_work() as group:
         for _ in range(rounds):
-            ready(group, 2)
+            ready(server, 2)
             server.kill()
             rest(0.5)
-            gaps.append(group.takes_over(server.start))
+            gaps.append(group.takes_over(server.start, from_its_end=True))
             rest(BETWEEN)
         judge("kill -9 of the server", group, gaps, 1000 * rounds, IN_TIME)
 
@@ -125,9 +126,9 @@ def test_a_killed_server(tmp_path: Path, rounds: int) -> None:
 @pytest.mark.parametrize("rounds", [3 if SOAK else 1])
 def test_members_that_close(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
     gaps = []
-    with OrderedGroup(nats_server, tmp_path).at_work() as group:
+    with OrderedGroup(nats_server.url, tmp_path).at_work() as group:
         for _ in range(rounds):
-            ready(group, 2)
+            ready(nats_server, 2)
             rest(LEASE)
             active = group.active
             group.takes_over(active.close, *others(group, active))
@@ -136,3 +137,19 @@ def test_members_that_close(nats_server: NatsServer, tmp_path: Path, rounds: int
             gaps.append(min(next_ones) - last)
             group.start()
         judge("a clean close of the active member", group, gaps, 0, AT_ONCE)
+
+
+@pytest.mark.skipif(not SOAK, reason="EVENTBUS_SOAK is not set: an election takes some seconds")
+def test_a_killed_leader_of_a_cluster(nats_cluster: NatsCluster, tmp_path: Path) -> None:
+    """Members are on other servers than the leader, or on it; a lease is waited for after the election."""
+    gaps = []
+    url = "nats://" + ",".join(one.removeprefix("nats://") for one in nats_cluster.urls)
+    with OrderedGroup(url, tmp_path, rate=500.0).at_work() as group:
+        for _ in range(3):
+            rest(2 * BETWEEN)
+            name = durable_name("g", "work.*", True)
+            leader = wait_until(lambda name=name: nats_cluster.consumer_leader("work", name), 15.0)
+            gaps.append(group.takes_over(leader.kill, timeout=30.0, from_its_end=True))
+            rest(2 * BETWEEN)
+            leader.start()
+        judge("kill -9 of the leader in a cluster", group, gaps, 3000, 15.0)
