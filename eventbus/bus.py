@@ -19,7 +19,7 @@ from .config_sources import ConfigSource, load_config
 from .consuming.arguments import Arguments
 from .consuming.consumers import Consumers
 from .consuming.excerpts import Excerpt, checked_span
-from .consuming.subscriptions import Broadcast, Handler, Subscription
+from .consuming.subscriptions import BatchHandler, Broadcast, Handler, Subscription
 from .errands import Errand
 from .errors import UnsupportedError
 from .fields import Headers
@@ -32,7 +32,7 @@ from .recovery.lifecycle import Lifecycle
 from .state import CloseReport, ConnectionState, FlushReport, HealthStatus, ReconnectStatus, Statistics
 from .threads import StopToken, seconds, yes_or_no
 
-_Handler = TypeVar("_Handler", bound=Handler)
+_Handler = TypeVar("_Handler", bound=Handler | BatchHandler)
 
 
 class EventBus:
@@ -70,6 +70,7 @@ class EventBus:
             self._callbacks.report,
             features.takes_back,
             self._publisher.publish_copy,
+            features.ordered_groups,
         )
         self._life = Lifecycle(config, backend, self._consumers, self._publisher, self._callbacks)
         self._supervisor = self._life.supervisor
@@ -215,11 +216,12 @@ class EventBus:
     def subscribe(
         self,
         topic: str,
-        handler: Handler,
+        handler: Handler | BatchHandler,
         *,
         group: str | Broadcast | None = None,
         concurrency: int = 1,
         start: str | datetime = "earliest",
+        ordered: bool = False,
         retry: RetryConfig | None = None,
         dead_letter: str | EllipsisType | None = ...,
         handler_timeout: float | None = None,
@@ -237,12 +239,14 @@ class EventBus:
         group: members share the messages; None is the bus's group; without one, or with `eventbus.BROADCAST`, every
         process gets its own copy from now on, and makes no dead letters. start: where a new group begins: "earliest",
         "latest", or an aware datetime: at the first message stamped then or later (core NATS: UnsupportedError).
+        ordered: the order of each key is kept inside the group whatever dies; on JetStream one member is active then,
+        the others are STANDBY (Kafka and memory keep it anyway, core NATS cannot: UnsupportedError).
         Raises SubscribeError for bad arguments, or when the broker refuses it; without a connection it
         waits for one. Allowed before `open()`.
         """
         asked: list[Errand[Subscription]] = []
         try:
-            options = group, concurrency, start, retry, dead_letter, handler_timeout, batch
+            options = group, concurrency, start, ordered, retry, dead_letter, handler_timeout, batch
             return self._life.subscribe(Arguments(topic, handler, *options), asked)
         except BaseException:
             self._life.errands.leave_all(asked)

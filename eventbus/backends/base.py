@@ -30,8 +30,8 @@ class Features:
     each delivery. takes_back: one delivery may be given back, after which it comes to any member again. carries_bytes:
     keys and headers may be any bytes, and a header null. tombstones: a message may be without a value.
     foreign_names: topics and groups may have any name that the broker takes, beyond this library's rule. places: a
-    partition and a timestamp may be named when publishing.
-    readable: a topic may be read once more, beside all groups: `EventBus.read`.
+    partition and a timestamp may be named when publishing. readable: a topic may be read once more, beside all groups:
+    `EventBus.read`. ordered_groups: `subscribe(ordered=True)` is kept.
     """
 
     durable: bool
@@ -48,6 +48,7 @@ class Features:
     foreign_names: bool = False
     places: bool = False
     readable: bool = False
+    ordered_groups: bool = False
 
 
 class Served(Protocol):
@@ -177,7 +178,7 @@ class Backend(Protocol):
     def connect(self, context: SessionContext) -> Session:
         """A session proven by a round trip; else ConnectFailedError, AuthenticationError or Stopped."""
 
-    def new_in_hand(self) -> InHand:
+    def new_in_hand(self, ordered: bool = False) -> InHand:
         """The record of what one subscription is given and has not finished; it outlives sessions."""
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:

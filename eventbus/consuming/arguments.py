@@ -23,6 +23,7 @@ class Checked:
     handler: Handler
     concurrency: int
     start: str | datetime
+    ordered: bool
     retry: RetryConfig | None
     handler_timeout: float | None
     batch: BatchLimits | None
@@ -37,6 +38,7 @@ class Arguments:
     group: object = None
     concurrency: object = 1
     start: object = "earliest"
+    ordered: object = False
     retry: object = None
     dead_letter: object = ...
     handler_timeout: object = None
@@ -51,10 +53,13 @@ class Arguments:
             raise ValueError(f"concurrency must be an int from 1 to {MOST_LANES}, not {concurrency!r}")
         if self.retry is not None and not isinstance(self.retry, RetryConfig):
             raise ValueError(f"retry must be a RetryConfig, not {self.retry!r}")
+        if not isinstance(self.ordered, bool):
+            raise ValueError(f"ordered must be True or False, not {self.ordered!r}")
         return Checked(
             handler=self.handler,
             concurrency=concurrency,
             start=_start(self.start),
+            ordered=self.ordered,
             retry=self.retry,
             handler_timeout=self._seconds(self.handler_timeout),
             batch=_batch(self.batch),

@@ -74,13 +74,13 @@ class Attachment:
     It is complete, and noted where acknowledgements look for it, before the session may deliver anything.
 
     session: the only one it is ever used with.
-    topic, group, start: as subscribed.
+    topic, group, start, ordered: as subscribed.
     number: of the subscription, unique in this process and the same in every session.
     in_hand: of the subscription, made by the backend; it outlives the attachment.
     attached: whether the session delivers it; written under the map's lock only.
     """
 
-    __slots__ = ("_work", "attached", "group", "in_hand", "number", "session", "start", "sub", "topic")
+    __slots__ = ("_work", "attached", "group", "in_hand", "number", "ordered", "session", "start", "sub", "topic")
 
     def __init__(self, work: Work, session: Link) -> None:
         self._work = work
@@ -89,6 +89,7 @@ class Attachment:
         self.topic = sub.topic
         self.group = sub.group
         self.start = sub.start
+        self.ordered = sub.ordered
         self.number = sub._number
         self.in_hand = work.in_hand
         self.attached = False

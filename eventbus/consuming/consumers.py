@@ -48,10 +48,11 @@ class Consumers:
         self,
         config: EventBusConfig,
         replays: bool,
-        new_in_hand: Callable[[], InHand],
+        new_in_hand: Callable[[bool], InHand],
         report: Callable[[ErrorEvent], object],
         takes_back: bool = False,
         letterbox: Letterbox | None = None,
+        ordered_groups: bool = True,
     ) -> None:
         self._config = config
         self._letterbox = letterbox
@@ -60,6 +61,7 @@ class Consumers:
         self._default_group = config.group
         self._names = names_of(config.backend)
         self._new_in_hand = new_in_hand
+        self._ordered_groups = ordered_groups
         self._acknowledgements = Acknowledgements(f"eventbus.{config.name}.acknowledgements")
         self._around = Surroundings(
             owner=self,
@@ -81,6 +83,8 @@ class Consumers:
     def add(self, given: Arguments, unwanted: Callable[[], bool] = lambda: False) -> Subscription:
         """Keep a subscription made from what a user passed; SubscribeError says what is wrong with it.
 
+        UnsupportedError: this broker cannot keep the order.
+
         unwanted(): whether its caller has left before it was there; then it stands in nobody's way.
         """
         try:
@@ -92,8 +96,20 @@ class Consumers:
             raise SubscribeError(str(error)) from error
         if isinstance(checked.start, datetime) and not self._around.replays:
             raise UnsupportedError("start: no messages are kept here, so none can be had from a time on")
-        sub = Subscription(pattern, group=group, concurrency=checked.concurrency, start=checked.start, owner=self)
-        self.subscriptions.add(Consumption(sub, checked.handler, self._new_in_hand(), self._around, unwanted, plan))
+        if checked.ordered and not self._ordered_groups:
+            raise UnsupportedError(
+                f"{pattern}: ordered=True needs a broker that stores messages, and this one does not"
+            )
+        sub = Subscription(
+            pattern,
+            group=group,
+            concurrency=checked.concurrency,
+            start=checked.start,
+            ordered=checked.ordered,
+            owner=self,
+        )
+        in_hand = self._new_in_hand(checked.ordered)
+        self.subscriptions.add(Consumption(sub, checked.handler, in_hand, self._around, unwanted, plan))
         return sub
 
     def remove(self, sub: Subscription, timeout: float, *, from_handler: bool = False) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ class Consumption:
         self._lock = threading.Lock()
         self._last_error: BaseException | None = None
         self.delivered = self.handled = self.dropped_count = 0
-        self._failing = Failing(sub, plan, around.report, gives_back=around.takes_back)
+        self._failing = Failing(sub, plan, around.report, gives_back=around.takes_back and not sub.ordered)
         self._lanes = Lanes(
             f"eventbus.{around.bus}.lane-{sub.topic}",
             sub.concurrency,
@@ -90,7 +90,7 @@ class Consumption:
             around.prefetch if around.replays else HIGH_WATER_UNSTORED,
             around.prefetch_bytes if around.replays else MOST_UNSTORED_BYTES,
             around.budget,
-            around.takes_back,
+            around.takes_back and not sub.ordered,
             plan.handler_timeout,
             plan.batch,
         )

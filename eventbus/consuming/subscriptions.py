@@ -11,8 +11,10 @@ from typing import Final, Protocol
 from attrs import frozen
 
 from ..message import Message
+from .batches import Batch
 
 Handler = Callable[[Message], object]
+BatchHandler = Callable[[Batch], object]
 
 _numbers = count(1)
 
@@ -34,8 +36,9 @@ class SubscriptionState(Enum):
     """Where a subscription stands.
 
     PENDING: waits for a connection, or for its place in the group. ACTIVE: delivering. STANDBY: other members of the
-    group have all there is (Kafka's partitions), and it gets what they leave. FAILED: the broker refuses it (`error`
-    says why); it is tried again by itself. CLOSED: unsubscribed, or the bus is closed.
+    group have all there is (Kafka's partitions, all of an ordered group on JetStream), and it gets what they leave.
+    FAILED: the broker refuses it (`error` says why); it is tried again by itself. CLOSED: unsubscribed, or the bus is
+    closed.
     """
 
     PENDING = "pending"
@@ -101,12 +104,19 @@ class Subscription:
     """A handler on a topic or pattern. Made by `EventBus.subscribe`; it outlives every connection.
 
     topic: the topic or pattern. group: None is a broadcast copy. concurrency: how many handlers run at once.
-    start: where a new group begins. state: how it stands. error: why it is FAILED, or what the broker does not let an
-    ACTIVE one do (acknowledge, say).
+    start: where a new group begins. ordered: whether order per key is kept inside the group whatever dies. state: how
+    it stands. error: why it is FAILED, or what the broker does not let an ACTIVE one do (acknowledge, say).
     """
 
     def __init__(
-        self, topic: str, *, group: str | None, concurrency: int, start: str | datetime, owner: object = None
+        self,
+        topic: str,
+        *,
+        group: str | None,
+        concurrency: int,
+        start: str | datetime,
+        ordered: bool = False,
+        owner: object = None,
     ) -> None:
         self._number = next(_numbers)
         self._work: Work = _NoWork(self)
@@ -115,6 +125,7 @@ class Subscription:
         self.group = group
         self.concurrency = concurrency
         self.start = start
+        self.ordered = ordered
         self.state = SubscriptionState.PENDING
         self.error: Exception | None = None
 

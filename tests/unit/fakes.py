@@ -101,6 +101,7 @@ FEATURES = Features(
     replays=True,
     groups=True,
     ordered_by_key=True,
+    ordered_groups=True,
     deduplicates=True,
     heals_itself=False,
     counts_attempts=True,
@@ -187,7 +188,7 @@ class FakeBackend:
         self.sessions.append(session)
         return session
 
-    def new_in_hand(self) -> InHandByIdentity:
+    def new_in_hand(self, ordered: bool = False) -> InHandByIdentity:
         return InHandByIdentity()
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:

@@ -172,7 +172,10 @@ def test_where_nothing_is_redelivered_large_messages_fill_the_lanes_sooner(
 
 def test_counters_survive_an_unsubscribe_and_what_still_runs_then(gate: threading.Event) -> None:
     config = EventBusConfig(name="test")
-    consumers, entered = Consumers(config, True, InHandByIdentity, lambda event: None), threading.Event()
+    consumers, entered = (
+        Consumers(config, True, lambda ordered: InHandByIdentity(), lambda event: None),
+        threading.Event(),
+    )
 
     def handler(message: Delivery) -> None:
         entered.set()

@@ -37,6 +37,7 @@ class KafkaBackend:
         replays=True,
         groups=True,
         ordered_by_key=True,
+        ordered_groups=True,
         deduplicates=False,
         heals_itself=True,
         counts_attempts=False,
@@ -87,7 +88,7 @@ class KafkaBackend:
         given, pid = self._config.group_instance_id, os.getpid()
         return given if given is None or pid == self._pid else f"{given}-{pid}"
 
-    def new_in_hand(self) -> KafkaInHand:
+    def new_in_hand(self, ordered: bool = False) -> KafkaInHand:
         """By partition and offset."""
         return KafkaInHand()
 

@@ -23,6 +23,7 @@ class MemoryBackend:
         replays=True,
         groups=True,
         ordered_by_key=True,
+        ordered_groups=True,
         deduplicates=True,
         heals_itself=False,
         counts_attempts=True,
@@ -54,7 +55,7 @@ class MemoryBackend:
             broker.sessions.append(session)
         return session
 
-    def new_in_hand(self) -> InHandByIdentity:
+    def new_in_hand(self, ordered: bool = False) -> InHandByIdentity:
         """By the place in the topic."""
         return InHandByIdentity()
 

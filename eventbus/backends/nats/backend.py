@@ -11,6 +11,7 @@ from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
 from .core.session import NatsSession
 from .jetstream.in_hand import NatsInHand
+from .jetstream.ordered_in_hand import OrderedInHand
 from .jetstream.session import JetStreamSession
 from .jetstream.streams import Learned
 from .link.addresses import ServerPool
@@ -41,6 +42,7 @@ class NatsBackend:
             replays=config.jetstream,
             groups=True,
             ordered_by_key=False,
+            ordered_groups=config.jetstream,
             deduplicates=config.jetstream,
             heals_itself=False,
             counts_attempts=config.jetstream,
@@ -83,9 +85,9 @@ class NatsBackend:
             raise
         return session
 
-    def new_in_hand(self) -> NatsInHand:
+    def new_in_hand(self, ordered: bool = False) -> NatsInHand:
         """By stream and sequence."""
-        return NatsInHand()
+        return OrderedInHand() if ordered else NatsInHand()
 
     def reachable(self, timeout: float, stop: StopToken) -> bool:
         """Whether one of the servers sends the beginning of INFO within `timeout` seconds. Never raises."""

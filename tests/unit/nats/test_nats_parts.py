@@ -180,7 +180,7 @@ def test_the_durables_name_may_be_given():
     def name(durable, topic="orders.*"):
         sub = Subscription(topic, group="billing", concurrency=1, start="earliest")
         attachment = Attachment(SimpleNamespace(sub=sub, in_hand=NatsInHand()), None)
-        return Durables(None, NatsConfig(durable=durable), "0").name_of(attachment)
+        return Durables(None, NatsConfig(durable=durable), "0", True).name_of(attachment)
 
     assert name(None) == durable_name("billing", "orders.*")
     assert name("worker") == "worker"

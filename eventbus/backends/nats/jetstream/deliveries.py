@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from ....fields import shown
 from ..core.deliveries import NatsDelivery
 
+_PIN_LINE = b"\r\nNats-Pin-Id: "
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SHORT_REPLY = 9
 """Parts of `$JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<time>.<pending>`.
@@ -76,7 +77,29 @@ def place_in(reply: bytes, position: int) -> int | None:
     return int(parts[place]) if place < len(parts) and parts[place].isdigit() else None
 
 
+class OrderedDelivery(JetStreamDelivery):
+    """A message of an ordered group: it is acknowledged with all before it, never alone."""
+
+    __slots__ = ()
+
+
+def numbers_of(reply: bytes) -> tuple[int, int]:
+    """The stream sequence and the consumer's own number in an acknowledgement's subject; errors as `sequence_of`."""
+    parts = reply.split(b".")
+    place = 5 if len(parts) <= _SHORT_REPLY else 7
+    return int(parts[place]), int(parts[place + 1])
+
+
 def sequence_of(reply: bytes) -> int:
     """The stream sequence in an acknowledgement's subject; ValueError or IndexError if it is none."""
     parts = reply.split(b".")
     return int(parts[5 if len(parts) <= _SHORT_REPLY else 7])
+
+
+def pin_in(block: bytes | None) -> str:
+    """The pin that a message came with; "" without one. The server's own is the last line."""
+    start = -1 if block is None else block.rfind(_PIN_LINE)
+    if block is None or start < 0:
+        return ""
+    start += len(_PIN_LINE)
+    return block[start : block.find(b"\r\n", start)].decode("utf-8", "replace")

@@ -17,6 +17,7 @@ from ..link.requests import Forbidden, NoResponders
 from .api import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, DELIVERS_ALL_ONLY, SECOND, JetStreamApi
 from .asking import ApiError, Asking, JsonObject
 from .in_hand import in_hand_of
+from .ordered_durable import LEASE, RESETS_SINCE, SAFETY_NET, Pinning, pinned, pinning_in, unordered, unshared
 from .streams import Stream, StreamRefused
 
 logger = log.get(__name__)
@@ -28,8 +29,8 @@ UNKNOWN_BEFORE = 60.0
 """Seconds that are read again where the stream may be another one: members may have been at work for so long."""
 Unasked = (Forbidden, NoResponders)
 """Not for us to ask: the account does not let us, or does not import it."""
-_SHARED = "shared"
-"""The mode in a durable's name: members take messages as they come. Ordered groups will have another."""
+_MODES = {False: "shared", True: "ordered"}
+"""In a durable's name: members take messages as they come, or one of them all of them in order."""
 _CODES = {"_": "__", ".": "_d", "*": "_s", ">": "_g"}
 
 
@@ -37,6 +38,7 @@ _CODES = {"_": "__", ".": "_d", "*": "_s", ">": "_g"}
 class Target:
     """What a subscription reads from: a consumer of a stream, with the limits that the server has for it.
 
+    pinning: where one member is given all messages. is_pinned: somebody is. is_untouched: nobody ever was given any.
     is_paused: by an operator.
     subject: asks it for messages. lag: messages that waited for the group when it was asked, None if it may not be.
     ack_wait, max_expires: seconds. window: messages that may be unacknowledged. max_batch, max_bytes: of one request.
@@ -54,10 +56,16 @@ class Target:
     max_bytes: int = 0
     lag: int | None = None
     is_paused: bool = False
+    pinning: Pinning | None = None
+    is_pinned: bool = False
+    is_untouched: bool = False
 
     def is_like(self, other: Target) -> bool:
         """Whether it is read in the same way."""
-        return evolve(self, lag=None, is_paused=False) == evolve(other, lag=None, is_paused=False)
+        return self._lasting() == other._lasting()
+
+    def _lasting(self) -> Target:
+        return evolve(self, lag=None, is_paused=False, is_pinned=False, is_untouched=False)
 
 
 def encode(text: str) -> str:
@@ -65,9 +73,9 @@ def encode(text: str) -> str:
     return "".join(_CODES.get(character, character) for character in text)
 
 
-def durable_name(group: str, pattern: str) -> str:
+def durable_name(group: str, pattern: str, ordered: bool = False) -> str:
     """The name of a group's durable: `orders=shared=orders_d_s`; at most MAX_NAME characters."""
-    return shortened(f"{encode(group)}={_SHARED}={encode(pattern)}")
+    return shortened(f"{encode(group)}={_MODES[ordered]}={encode(pattern)}")
 
 
 def shortened(name: str) -> str:
@@ -81,24 +89,29 @@ def shortened(name: str) -> str:
 class Durables:
     """Makes consumers and compares those that exist; its methods are questions.
 
-    instance: tells this process from others.
+    instance: tells this process from others. resets: whether the server lets a consumer begin again.
     """
 
-    def __init__(self, api: JetStreamApi, config: NatsConfig, instance: str) -> None:
+    def __init__(self, api: JetStreamApi, config: NatsConfig, instance: str, resets: bool) -> None:
         self._api = api
         self._ack_wait = config.ack_wait
         self._settings = config.consumer
         self._name = config.durable
         self._instance = instance
+        self._resets = resets
+        self._asks_in_vain = False
 
     def ensure(self, attachment: Attachment, stream: Stream) -> Asking[Target]:
         """The consumer of a subscription on a stream, made if there is none; StreamRefused, ApiError."""
         name = self.name_of(attachment)
         if attachment.group is None:
+            if attachment.ordered:
+                raise StreamRefused("ordered=True needs a group: a broadcast copy is one process's alone")
             answer = yield from self._find(stream.name, name)
             if answer is None:
                 answer = yield from self._create(self._broadcast(attachment, stream, name), stream.name)
         else:
+            yield from self._check_mode(attachment, stream)
             answer = yield from self._shared(attachment, stream, name)
         note_position(attachment, stream.incarnation, answer, stream.last)
         return self._target(stream.name, stream.incarnation, name, answer)
@@ -106,6 +119,7 @@ class Durables:
     def _target(self, stream: str, incarnation: str, name: str, answer: JsonObject) -> Target:
         config = answer.get("config") or {}
         window = int(config.get("max_ack_pending") or 0)
+        delivered, floor = answer.get("delivered") or {}, answer.get("ack_floor") or {}
         return Target(
             stream,
             incarnation,
@@ -119,6 +133,9 @@ class Durables:
             max_bytes=int(config.get("max_bytes") or 0),
             lag=lag_in(answer),
             is_paused=bool(answer.get("paused")),
+            pinning=pinning_in(config),
+            is_pinned=any(one.get("pinned_client_id") for one in answer.get("priority_groups") or ()),
+            is_untouched=not (delivered.get("consumer_seq") or floor.get("stream_seq")) and "delivered" in answer,
         )
 
     def look(self, attachment: Attachment, target: Target) -> Asking[Target]:
@@ -129,7 +146,7 @@ class Durables:
         answer = yield from self._api.call(f"CONSUMER.INFO.{target.stream}.{target.consumer}")
         if attachment.group is not None:
             note_position(attachment, target.incarnation, answer, 0)
-            check_usable(answer.get("config") or {}, attachment.topic, target.consumer, target.stream)
+            self._check(attachment, answer, target.consumer, target.stream)
         return self._target(target.stream, target.incarnation, target.consumer, answer)
 
     def name_of(self, attachment: Attachment) -> str:
@@ -137,7 +154,7 @@ class Durables:
         if attachment.group is None:
             return f"broadcast={self._instance}-{os.getpid()}-{attachment.number}"
         if self._name is None:
-            return durable_name(attachment.group, attachment.topic)
+            return durable_name(attachment.group, attachment.topic, attachment.ordered)
         name = self._name.replace("{group}", encode(attachment.group)).replace("{topic}", encode(attachment.topic))
         return shortened(name)
 
@@ -164,8 +181,33 @@ class Durables:
             answer = yield from self._again(wanted, stream.name)
             return answer
         if found:
-            check_usable(found.get("config") or {}, attachment.topic, name, stream.name)
+            self._check(attachment, found, name, stream.name)
         return found
+
+    def _check(self, attachment: Attachment, found: Mapping[str, Any], name: str, stream: str) -> None:
+        config = found.get("config") or {}
+        check_usable(config, attachment.topic, name, stream, attachment.ordered)
+        if pinning_in(config) and not self._resets:
+            raise StreamRefused(f"durable {name!r} of stream {stream!r} needs nats-server {RESETS_SINCE}")
+
+    def _check_mode(self, attachment: Attachment, stream: Stream) -> Asking[None]:
+        """StreamRefused where the group reads this topic in the other mode."""
+        group, topic, ordered = attachment.group, attachment.topic, attachment.ordered
+        if group is None or self._name is not None or in_hand_of(attachment).has_begun or self._asks_in_vain:
+            return
+        name = durable_name(group, topic, not ordered)
+        try:
+            found = yield from self._find(stream.name, name)
+        except Forbidden:
+            return
+        except NoResponders:  # it took a while
+            self._asks_in_vain = True
+            return
+        if found is not None:
+            raise StreamRefused(
+                f"group {group!r} reads {topic!r} with ordered={not ordered}: end its members and delete durable "
+                f"{name!r} of stream {stream.name!r}, or take ordered={not ordered}, or another group"
+            )
 
     def _unseen(self, stream: str, name: str) -> Asking[JsonObject | None]:
         """Whether there is a durable that we may not ask for: {}, how it is set shows when it is pulled from."""
@@ -194,14 +236,20 @@ class Durables:
         return answer
 
     def _common(self, attachment: Attachment) -> JsonObject:
-        return {
-            "max_ack_pending": MAX_ACK_PENDING,
-            **self._settings,
+        settings = {"max_ack_pending": MAX_ACK_PENDING, **self._settings}
+        lease = settings.pop("priority_timeout", int(LEASE * SECOND))
+        common = {
+            **settings,
             "ack_policy": "explicit",
             "ack_wait": int(self._ack_wait * SECOND),
             "max_deliver": -1,
             "filter_subject": attachment.topic,
         }
+        if attachment.ordered and self._resets:
+            common |= pinned(lease, max(self._ack_wait, SAFETY_NET))
+        elif attachment.ordered:
+            common |= {"max_ack_pending": 1}
+        return common
 
     def _broadcast(self, attachment: Attachment, stream: Stream, name: str) -> JsonObject:
         wanted = {**self._common(attachment), "name": name, "inactive_threshold": _INACTIVE * SECOND}
@@ -304,27 +352,23 @@ def within(subject: str, pattern: str) -> bool:
     return len(given) == len(wanted)
 
 
-def check_usable(existing: Mapping[str, Any], pattern: str, name: str, stream: str) -> None:
+def check_usable(existing: Mapping[str, Any], pattern: str, name: str, stream: str, ordered: bool = False) -> None:
     """StreamRefused where an existing consumer cannot be used for this pattern, with each reason."""
-    if differences := conflicts(existing, pattern):
+    if differences := conflicts(existing, pattern, ordered):
         text = f"durable {name!r} of stream {stream!r} exists with other settings"
         raise StreamRefused(f"{text}: {', '.join(differences)}")
 
 
-def conflicts(existing: Mapping[str, Any], pattern: str) -> list[str]:
+def conflicts(existing: Mapping[str, Any], pattern: str, ordered: bool = False) -> list[str]:
     """What makes an existing consumer unusable for this pattern: each difference, named."""
     filters = existing.get("filter_subjects") or [existing.get("filter_subject") or ">"]
-    found = []
-    if existing.get("ack_policy") != "explicit":
-        found.append(f"ack_policy is {existing.get('ack_policy')!r}, not 'explicit'")
+    found = unordered(existing) if ordered else unshared(existing)
     if not all(within(str(one), pattern) for one in filters):
         found.append(f"filter is {', '.join(map(str, filters))!r}, which is more than {pattern!r}")
     if existing.get("deliver_subject"):
         found.append("it is a push consumer")
     if existing.get("headers_only"):
         found.append("headers_only is set: it leaves the payloads out")
-    if (existing.get("priority_policy") or "none") != "none":
-        found.append(f"priority_policy is {existing['priority_policy']!r}: requests would have to name a group")
     if (existing.get("max_deliver") or -1) > 0:
         found.append(f"max_deliver is {existing['max_deliver']}: it gives up on messages")
     return found

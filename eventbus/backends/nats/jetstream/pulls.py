@@ -20,6 +20,7 @@ from .api import SECOND
 from .deliveries import JetStreamDelivery, sequence_of
 from .durables import Target
 from .in_hand import in_hand_of
+from .pulling import FILLED, LEFT_OUT, NOT_AS_WE_KNOW_IT, SOON, AnyPull
 from .replies import ACK, RENEW, answers, nak
 from .streams import is_wild
 
@@ -34,14 +35,8 @@ HEARTBEAT = 2.0
 MISSED = 2
 """Heartbeats that may be missing before a pull is taken for lost."""
 
-_SOON = 0.1
 _STRAYED = 5.0
 """Seconds for which a message is given back that is of another topic, or comes without its payload."""
-_LEFT_OUT = b"Nats-Msg-Size:"
-_FILLED = "exceeds maxbytes"
-"""The end of a request whose bytes do not take the next message."""
-_NOT_AS_WE_KNOW_IT = ("consumer deleted", "push", "exceeded maxrequest", "batch size")
-"""In the end of a request: the consumer is gone, or was altered."""
 _new = JetStreamDelivery.__new__
 _numbers = count(1)
 
@@ -60,7 +55,7 @@ class PullFeed(Feed):
         super().__init__(connection, attachment)
         self.in_hand = in_hand_of(attachment)
         self._batch: list[Delivery] = []
-        self.pulls: dict[str, Pull] = {}
+        self.pulls: dict[str, AnyPull] = {}
         self.reported = ""
         self.seen: set[str] = set()
         """Streams that matched when they were last looked for."""
@@ -83,7 +78,7 @@ class PullFeed(Feed):
                 if key in self.pulls and not self.pulls[key].target.is_like(target):
                     gone.append(self.pulls.pop(key))  # it was altered
                 if key not in self.pulls and not self.closed:
-                    self.pulls[key] = Pull(self, self._connection, target)
+                    self.pulls[key] = self._new_pull(target)
             self._notes_time = any(target.incarnation.endswith("@") for target in self.targets_of(self.pulls))
             pulls = list(self.pulls.values())
             self._renew_at = 0.0
@@ -98,7 +93,7 @@ class PullFeed(Feed):
         return self.targets_of(self.pulls)
 
     @staticmethod
-    def targets_of(pulls: dict[str, Pull]) -> list[Target]:
+    def targets_of(pulls: dict[str, AnyPull]) -> list[Target]:
         """What these read from. Takes no lock."""
         return [pull.target for pull in list(pulls.values())]
 
@@ -216,6 +211,10 @@ class PullFeed(Feed):
         self._say(held, RENEW)
         if held and self._connection.lost is None:
             self.in_hand.renewed_at = time.monotonic()
+        self._renew_more()
+
+    def _renew_more(self) -> None:
+        """Renew what is not in hand and not acknowledged either."""
 
     def watch(self) -> None:
         """Ask again where heartbeats are missing. Timer thread."""
@@ -231,6 +230,9 @@ class PullFeed(Feed):
     def _say(self, deliveries: Iterable[Delivery], what: bytes) -> None:
         if frames := answers(deliveries, what):
             self._connection.writer.write(frames)
+
+    def _new_pull(self, target: Target) -> AnyPull:
+        return Pull(self, self._connection, target)
 
     def _top_up(self) -> None:
         for pull in list(self.pulls.values()):
@@ -249,6 +251,8 @@ class Pull:
     """Requests for messages of one consumer. Counters: `_asked` under the lock, `_arrived` by the reader."""
 
     cacheable = False
+    serves = True
+    """Whether it gets what there is for it."""
 
     def __init__(self, feed: PullFeed, connection: Connection, target: Target) -> None:
         self.target = target
@@ -295,7 +299,7 @@ class Pull:
         delivery._block = block
         delivery.identity = (self._incarnation, sequence)
         delivery.token = reply
-        if (self._exact and topic != self._exact) or (not payload and block and _LEFT_OUT in block):
+        if (self._exact and topic != self._exact) or (not payload and block and LEFT_OUT in block):
             self._feed.stray(delivery)
             return
         feed = self._feed
@@ -365,17 +369,17 @@ class Pull:
         if code in (404, 408):
             self._arrived += self._unfilled(block)
             self.top_up()
-        elif code == 409 and _FILLED in text.lower():
+        elif code == 409 and FILLED in text.lower():
             fields = wire.parse_headers(block or b"")
             self._is_too_large = (
                 fields.get("Nats-Pending-Bytes") == most
             )  # for the whole request: nothing has come of it
             self._arrived += self._unfilled(block)
             self.top_up()
-        elif code == 409 and not any(word in text.lower() for word in _NOT_AS_WE_KNOW_IT):
+        elif code == 409 and not any(word in text.lower() for word in NOT_AS_WE_KNOW_IT):
             # Leadership change, shutdown, or a limit of its own: the request is gone, the consumer is not.
             logger.info("pull from %s ended: %s", self.target.consumer, text)
-            self._connection.timer.after(_SOON, self.restart)
+            self._connection.timer.after(SOON, self.restart)
         else:
             self._feed.broken(f"{text or 'no answer'} ({code})")
 

@@ -10,6 +10,7 @@ from .... import log
 from ....config import NatsConfig
 from ....consuming.attachment import Attachment
 from ....consuming.excerpts import Span, Stretches
+from ....consuming.subscriptions import SubscriptionState
 from ....errors import NotConnectedError, PublishRejectedError, SubscribeError
 from ....message import Delivery
 from ....threads import Deadline, StopToken
@@ -28,6 +29,8 @@ from .asking import ApiError
 from .durables import Durables, Target
 from .excerpts import Past, StreamReading, told
 from .in_hand import in_hand_of
+from .ordered_durable import resets
+from .ordered_feed import OrderedFeed
 from .publisher import JetStreamPublisher
 from .pulls import PullFeed
 from .reading import Reading
@@ -36,6 +39,8 @@ from .upkeep import ERRAND, Upkeep
 
 logger = log.get(__name__)
 
+TICK = 0.05
+"""Seconds between two looks at ordered subscriptions: what is done waits at most so long for its acknowledgement."""
 PATIENCE = 1.0
 """Seconds that a link has to answer a PING when subscriptions were not ready in time: else it is the link."""
 
@@ -54,11 +59,14 @@ class JetStreamSession(NatsSession):
     ) -> None:
         self._learned = learned
         self._targets: dict[Attachment, list[Target]] = {}
+        self._ordered: dict[Attachment, OrderedFeed] = {}
+        """Those that leave are in it until they have handed over."""
+        self._ticks = False
         self._lookups = Helpers(f"eventbus.{context.bus}.nats-lookup", self._report_failure)
         super().__init__(link, config, context, pool)
         self._api = JetStreamApi(self._connection, config.jetstream_api)
         self._streams = Streams(self._api, config, bool(self._connection.info.get("cluster")), learned)
-        self._durables = Durables(self._api, config, instance)
+        self._durables = Durables(self._api, config, instance, resets(self._connection.info.get("version")))
         self._reading = Reading(self._api, self._streams, self._durables, self._left_out)
         self._past = Past(self._api, self._streams)
         self._upkeep = Upkeep(
@@ -119,15 +127,20 @@ class JetStreamSession(NatsSession):
                 in_hand.forget_finished()  # another stream of that name would look the same
             self._note_ack_wait(one, targets)
             in_hand.look(time.monotonic())
-            feed = PullFeed(self._connection, one, self._upkeep.broken, self._refuse)
+            feed = self._new_feed(one)
             with self._lock:
                 self._feeds[one] = feed
+                if isinstance(feed, OrderedFeed):
+                    self._ordered[one] = feed
             feed.seen = {target.stream for target in targets}
             feed.lag = None if None in (lags := [target.lag for target in targets]) else sum(filter(None, lags))
             feed.renew()
             feed.read(targets)
             # What the server refuses of this comes in front of the PONG.
-            self._connection.writer.ping(partial(self._answered, feed, ""))
+            self._connection.writer.ping(partial(self._taken, feed))
+        if self._ordered and not self._ticks:
+            self._ticks = True
+            self._connection.timer.every(TICK, self._tick)
 
     def acknowledge(self, attachment: Attachment, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge to the server, on this link, also what came on an earlier one. Any thread; never blocks."""
@@ -163,6 +176,20 @@ class JetStreamSession(NatsSession):
             frames = [wire.pub(f"{self._api.prefix}.CONSUMER.DELETE.{one.stream}.{one.consumer}") for one in targets]
             self._connection.writer.write(b"".join(frames))
 
+    def drain(self, timeout: float) -> None:
+        """Take no more, send out acknowledgements, and hand ordered groups over once nothing of them is in hand."""
+        self._hand_over()
+        super().drain(timeout)
+        self._hand_over()
+
+    def abandon(self, patience: float = 0.0) -> None:
+        """Stop using the link; what is ordered ends at once, whatever is in hand."""
+        super().abandon(patience)
+        with self._lock:
+            leaving, self._ordered = list(self._ordered.values()), {}
+        for feed in leaving:
+            feed.leave(at_once=True)
+
     def close(self, timeout: float) -> tuple[str, ...]:
         """End the link and its threads within `timeout` seconds, and name those that did not end. Idempotent."""
         deadline = Deadline(timeout)
@@ -195,7 +222,41 @@ class JetStreamSession(NatsSession):
         feed = self._feeds.get(attachment)
         if isinstance(feed, PullFeed):
             return feed
+        return self._ordered.get(attachment) or self._new_feed(attachment)
+
+    def _new_feed(self, attachment: Attachment) -> PullFeed:
+        if attachment.ordered:
+            return OrderedFeed(self._connection, attachment, self._upkeep.broken, self._refuse, self._stands)
         return PullFeed(self._connection, attachment, self._upkeep.broken, self._refuse)
+
+    def _taken(self, feed: PullFeed) -> None:
+        """The server has taken what was asked of it. Reader thread."""
+        if isinstance(feed, OrderedFeed):
+            feed.begin()
+        else:
+            self._answered(feed, "")
+
+    def _stands(self, feed: OrderedFeed, state: SubscriptionState) -> None:
+        with self._lock:
+            serves = self._feeds.get(feed.attachment) is feed
+        if serves:
+            self._context.on_served([feed.attachment], state)
+
+    def _tick(self) -> None:
+        """See to what is ordered. Timer thread."""
+        for attachment, feed in list(self._ordered.items()):
+            if feed.tick():
+                self._ordered.pop(attachment, None)
+
+    def _hand_over(self) -> None:
+        for feed in list(self._ordered.values()):
+            if feed.closed:
+                feed.leave()
+
+    def _ended(self, cause: BaseException) -> None:
+        for feed in list(self._ordered.values()):
+            feed.lost()
+        super()._ended(cause)
 
     def _ensure_for_publish(self, topic: str) -> Place | None:
         """A helper thread: find or make the stream of a topic. PublishRejectedError, NotConnectedError."""
@@ -227,7 +288,8 @@ class JetStreamSession(NatsSession):
             feed.read(targets)
 
     def _note_ack_wait(self, attachment: Attachment, targets: Sequence[Target]) -> None:
-        in_hand_of(attachment).ack_wait = min((one.ack_wait for one in targets), default=self._config.ack_wait)
+        waits = [one.ack_wait for one in targets if one.pinning is None]
+        in_hand_of(attachment).ack_wait = min(waits, default=self._config.ack_wait if not targets else float("inf"))
 
     def _left_out(self, attachment: Attachment, error: Exception) -> None:
         """One of the streams of a pattern cannot be read: told once for each text."""
