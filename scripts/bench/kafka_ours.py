@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import cycle
 from typing import Any
 
-from eventbus import EventBus, Message, PublishNotSentError
+from eventbus import Batch, EventBus, Message, PublishNotSentError
 from scripts.bench.kafka_load import at_once, idle_latencies, keys_of, percentile, shares, timed_calls
 from scripts.bench.sampling import begin
 from scripts.bench.worker import LIMIT, Job, Verb, timed
@@ -76,6 +76,32 @@ def consume(job: Job) -> dict[str, Any]:
     return {"seconds": last - first}
 
 
+def consume_batches(job: Job) -> dict[str, Any]:
+    """A batch handler that reads everything of each message by columns; from the first message to the last."""
+    count, seen, size = job.count, 0, 0
+    first = last = 0.0
+    complete = threading.Event()
+
+    def handler(batch: Batch) -> None:
+        nonlocal seen, size, first, last
+        if not seen:
+            begin()
+            first = time.monotonic()
+        payloads, _keys, _headers = batch.payloads, batch.keys, batch.headers
+        size += sum(map(len, payloads))
+        seen += len(payloads)
+        if seen >= count:
+            last = time.monotonic()
+            complete.set()
+
+    with EventBus(job.kafka_url) as bus:
+        bus.subscribe(job.topic, handler, group=job.settings["group"], batch=(500, 0.1))
+        complete.wait(LIMIT)
+    job.expect("messages", seen)
+    job.expect("bytes, by the size", size // job.size)
+    return {"seconds": last - first}
+
+
 def latency(job: Job) -> dict[str, Any]:
     """From the call of `publish` to the entry of the handler, on a bus that is idle otherwise."""
     with EventBus(job.kafka_url) as bus:
@@ -120,4 +146,4 @@ def _flush(bus: EventBus) -> None:
         raise RuntimeError(f"not everything was published: {report}")
 
 
-VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (nowait, many, sync, consume, latency)}
+VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (nowait, many, sync, consume, consume_batches, latency)}

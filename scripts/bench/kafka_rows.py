@@ -136,6 +136,17 @@ KAFKA_ROWS = (
         peer_settings=({"batch": 500},),
     ),
     Row(
+        name="kafka-batches",
+        title="Kafka batches of 500 by columns, against consume(500) + store",
+        measure=KafkaStage.consume,
+        ours="consume_batches",
+        peer="consume",
+        stage="kafka",
+        target=1.0,
+        count=300_000,
+        peer_settings=({"batch": 500},),
+    ),
+    Row(
         name="kafka-latency",
         title="Kafka publish to handler, idle, p50",
         measure=KafkaStage.latency,

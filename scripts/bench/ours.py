@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from eventbus import EventBus, FlushReport, Message, PublishNotSentError
+from eventbus import Batch, EventBus, FlushReport, Message, PublishNotSentError
 from scripts.bench.worker import LIMIT, WARM_UP, WARM_UPS, Counted, Job, Verb, say_ready, timed
 
 
@@ -83,6 +83,24 @@ def js_consume(job: Job) -> dict[str, Any]:
         return timed(work)
 
 
+def js_consume_batches(job: Job) -> dict[str, Any]:
+    """The same with a batch handler that reads the payloads as a column."""
+    counted = Counted(job)
+
+    def handler(batch: Batch) -> None:
+        for payload in batch.payloads:
+            counted.add(payload)
+
+    def work() -> None:
+        bus.subscribe(job.topic, handler, group="bench", batch=(500, 0.1))
+        counted.wait()
+        job.await_acknowledged()
+        counted.check()
+
+    with _bus(job) as bus:
+        return timed(work)
+
+
 def memory(job: Job) -> dict[str, Any]:
     """Published with `publish_nowait` and handled, in this process."""
     counted = Counted(job)
@@ -133,5 +151,6 @@ VERBS: dict[str, Verb] = {
     "js_publish_async": js_publish_async,
     "js_publish_many": js_publish_many,
     "js_consume": js_consume,
+    "js_consume_batches": js_consume_batches,
     "memory": memory,
 }

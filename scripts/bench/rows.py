@@ -104,6 +104,16 @@ _NATS_ROWS = (
         peer_settings=_loops({"batch": 100}),
     ),
     Row(
+        name="js-batches",
+        title="JetStream batches of 500 + ack, against fetch(500)",
+        measure=Stage.consume,
+        ours="js_consume_batches",
+        peer="js_consume",
+        target=4.0,
+        count=60_000,
+        peer_settings=_loops({"batch": 500}),
+    ),
+    Row(
         name="js-consume-push",
         title="JetStream consume + ack, against push",
         measure=Stage.consume,
