@@ -13,7 +13,7 @@ from .ordered_in_hand import OrderedInHand
 FILLED = "exceeds maxbytes"
 """The end of a request whose bytes do not take the next message."""
 COMPLETED = "batch completed"
-"""The end of a request that has brought all it asked for, where another server leads the consumer than ours."""
+"""The end of a request that has brought all it asked for: said where that had a bound of bytes."""
 NOT_AS_WE_KNOW_IT = ("consumer deleted", "push", "exceeded maxrequest", "batch size")
 """In the end of a request: the consumer is gone, or was altered."""
 LEFT_OUT = b"Nats-Msg-Size:"

@@ -20,7 +20,7 @@ from .api import SECOND
 from .deliveries import JetStreamDelivery, sequence_of
 from .durables import Target
 from .in_hand import in_hand_of
-from .pulling import FILLED, LEFT_OUT, NOT_AS_WE_KNOW_IT, SOON, AnyPull
+from .pulling import COMPLETED, FILLED, LEFT_OUT, NOT_AS_WE_KNOW_IT, SOON, AnyPull
 from .replies import ACK, RENEW, answers, nak
 from .streams import is_wild
 
@@ -369,6 +369,8 @@ class Pull:
         if code in (404, 408):
             self._arrived += self._unfilled(block)
             self.top_up()
+        elif code == 409 and COMPLETED in text.lower():
+            self.top_up()  # nothing is missing of it
         elif code == 409 and FILLED in text.lower():
             fields = wire.parse_headers(block or b"")
             self._is_too_large = (
