@@ -87,7 +87,7 @@ class Consumption:
             handler,
             self,
             around.acknowledgements,
-            around.prefetch if around.replays else HIGH_WATER_UNSTORED,
+            max(around.prefetch, plan.least_in_hand) if around.replays else HIGH_WATER_UNSTORED,
             around.prefetch_bytes if around.replays else MOST_UNSTORED_BYTES,
             around.budget,
             around.takes_back and not sub.ordered,

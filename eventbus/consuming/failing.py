@@ -20,6 +20,8 @@ from .subscriptions import Subscription
 
 logger = log.get(__name__)
 
+BATCHES_IN_HAND = 4
+
 _THEN = {
     Next.AGAIN: "again in {pause:.1f} s",
     Next.BACK: "given back for {pause:.1f} s",
@@ -41,6 +43,11 @@ class Plan:
     dead_letters: DeadLetters | None = None
     handler_timeout: float | None = None
     batch: BatchLimits | None = None
+
+    @property
+    def least_in_hand(self) -> int:
+        """Messages that may be in hand at least: while a handler has a batch, the next ones are fetched."""
+        return 0 if self.batch is None else BATCHES_IN_HAND * self.batch.size
 
 
 class Failing:
