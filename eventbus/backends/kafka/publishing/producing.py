@@ -61,7 +61,8 @@ class Producing:
         self._on_fatal = on_fatal
         maker.errors.on_fatal = on_fatal
         self._stored: list[Record] = []
-        self._reports: list[tuple[Record, KafkaError | None, Message]] = []
+        self._where: list[Confirmation] = []
+        self._failed: list[Returned] = []
         self._report = self._make_callback()
 
     # -- records ---------------------------------------------------------------------------------
@@ -109,28 +110,25 @@ class Producing:
 
     def reports(self) -> Reports:
         """What the callbacks have noted since. Not while another thread may serve reports."""
-        stored = Batch(self._stored)
-        self._stored.clear()
-        where, failed = list[Confirmation](), list[Returned]()
-        for record, error, message in self._reports:
-            partition, offset = message.partition(), message.offset()
-            if error is not None:
-                failed.append(Returned(record, error, -1 if partition is None else partition))
-            elif offset is not None and offset >= 0:
-                where.append((record, partition or 0, offset, False))
-            else:  # the broker has it from an earlier try, whose answer was lost
-                where.append((record, partition or 0, None, True))
-        self._reports.clear()
-        return Reports(stored, where, failed)
+        found = Reports(Batch(self._stored), self._where.copy(), self._failed.copy())
+        for noted in (self._stored, self._where, self._failed):
+            noted.clear()
+        return found
 
     def _make_callback(self) -> Callable[[Record, KafkaError | None, Message], None]:
-        note, reports = self._stored.append, self._reports.append
+        stored, where, failed = self._stored.append, self._where.append, self._failed.append
 
         def report(record: Record, error: KafkaError | None, message: Message) -> None:
             if error is None and record[4] is None:  # as `waiter_of` says, in half the time
-                note(record)
-            else:
-                reports((record, error, message))
+                stored(record)
+                return
+            partition, offset = message.partition(), message.offset()
+            if error is not None:
+                failed(Returned(record, error, -1 if partition is None else partition))
+            elif offset is not None and offset >= 0:
+                where((record, partition or 0, offset, False))
+            else:  # the broker has it from an earlier try, whose answer was lost
+                where((record, partition or 0, None, True))
 
         return report
 
