@@ -371,10 +371,10 @@ class EventBus:
         pending.catch_up(0.05)
         return Statistics(
             published=pending.published,
-            confirmed=pending.confirmed_count,
-            rejected=pending.rejected_count,
-            unknown=pending.unknown_count,
-            not_sent=pending.not_sent_count,
+            confirmed=pending.counts.confirmed,
+            rejected=pending.counts.rejected,
+            unknown=pending.counts.unknown,
+            not_sent=pending.counts.not_sent,
             delivered=counts.delivered,
             handled=counts.handled,
             retried=counts.retried,

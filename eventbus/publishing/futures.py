@@ -35,7 +35,7 @@ class ReceiptFuture(Claim, Future[Receipt]):
     The base class makes a Condition for each future, ten objects; making them, and the garbage collector's
     walks through them, take more than half of a pipelined publish. And a thread of ours would wait for it
     while a signal handler runs in the thread that holds it.
-    withdraw(waiter): have its record taken back, True when that succeeded.
+    withdraw(waiter, number): have its record taken back, True when that succeeded.
     """
 
     _outcome: Outcome | _Cancelled | None = None
@@ -43,14 +43,14 @@ class ReceiptFuture(Claim, Future[Receipt]):
     _calls: deque[_DoneCallback] | None = None
     _listeners: list[Any] | None = None
 
-    def __init__(self, number: int, worker: OrderedWorker, withdraw: Callable[[Waiter], bool]) -> None:
+    def __init__(self, number: int, worker: OrderedWorker, withdraw: Callable[[Waiter, int], bool]) -> None:
         Claim.__init__(self, number)  # and not the future's, see above
         self._worker = worker
         self._withdraw = withdraw
 
     # -- the Waiter of a record ------------------------------------------------------------------
 
-    def answer(self, result: Result) -> None:
+    def answer(self, result: Result, number: int = 0) -> None:
         """Complete it at once; its done-callbacks follow on the answer thread."""
         self._outcome = result
         if self._waits is not None:
@@ -73,7 +73,7 @@ class ReceiptFuture(Claim, Future[Receipt]):
 
     def cancel(self) -> bool:
         """Take the message back; True: it is certainly never sent. False: a client has it, or it is answered."""
-        if self._outcome is None and self._withdraw(self):
+        if self._outcome is None and self._withdraw(self, self.number):
             self._outcome = _CANCELLED
             self._release()
             self._call_back()

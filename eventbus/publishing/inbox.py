@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from .records import Extras, Record, Waiter, payload_of
+from .records import Extras, Record, payload_of
 
 SMALL = 512
 """Payload bytes of a message whose size needs no thought."""
@@ -24,8 +24,8 @@ class Inbox:
 
     def __init__(self) -> None:
         self.records: deque[Record] = deque()
-        self.withdrawn: deque[Waiter] = deque()
-        """Waiters that took the claim of their records, which are in `records` or with the sender."""
+        self.withdrawn: deque[int] = deque()
+        """Numbers of records whose claim was taken: they are in `records` or with the sender."""
         self.requests: deque[Request] = deque()
         self.urgent: deque[Request] = deque()
         """Requests that are not to wait for the records."""
@@ -52,9 +52,9 @@ class Inbox:
         if self.idle:
             self.wake()
 
-    def take_back(self, waiter: Waiter) -> None:
-        """The record of a waiter is not to be sent: its claim was taken. Any thread."""
-        self.withdrawn.append(waiter)
+    def take_back(self, number: int) -> None:
+        """The record with this number is not to be sent: its claim was taken. Any thread."""
+        self.withdrawn.append(number)
         self.wake()
 
     def ask(self, request: Request) -> None:

@@ -23,6 +23,8 @@ class Ledger:
         """By number, in the order of their coming in."""
         self.entered = 0
         """How many ever came in."""
+        self.entered_bytes = 0
+        """Their payload bytes."""
         self.bytes = 0
         self.moving = 0
         """So many records may be in the inbox and here at this moment."""
@@ -59,13 +61,15 @@ class Ledger:
         batch = Batch(list(islice(waiting, most)))  # a list first: in one step, for publishers go on appending
         count = len(batch)
         with self._lock:
-            self.bytes += batch.bytes
+            size = batch.bytes
+            self.bytes += size
             self._set_room(len(self.records) + count)
             self.moving = count
             self.records.update(zip(batch.numbers, batch, strict=True))
             self._marks.entered(batch.numbers)
             deque(starmap(waiting.popleft, repeat((), count)), maxlen=0)
             self.entered += count
+            self.entered_bytes += size
             self.moving = 0
         return batch
 

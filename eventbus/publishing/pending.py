@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import groupby
 
-from ..errors import (
-    EventBusError,
-    PublishError,
-    PublishNotSentError,
-    PublishRejectedError,
-    PublishUnknownError,
-)
-from ..message import IdMint, Receipt
+from ..errors import EventBusError, PublishError, PublishNotSentError, PublishUnknownError
+from ..message import IdMint, Receipt, receipt_of_stored
 from ..threads import Bell, Deadline
 from .causes import Causes
+from .counts import Counts
 from .failures import Failures, verdict_on
 from .flushing import Flushing
-from .inbox import Inbox
+from .inbox import SMALL, Inbox
 from .ledger import Ledger
-from .port import Confirmation, Publishes
-from .records import Record, Waiter, given_id_of, number_of, topic_of, waiter_of
+from .port import Publishes
+from .records import Confirmation, Record, Waiter, given_id_of, number_of, payload_of, topic_of, waiter_of
 from .room import Room
 from .sender import Sender
 
@@ -67,10 +62,7 @@ class Pending:
         """Those that the sender takes in only now, with nowhere to give them, are among them."""
         self.door: Refusal | None = None
         """Makes the error for whoever publishes now; None: records are taken."""
-        self.confirmed_count = 0
-        self.rejected_count = 0
-        self.unknown_count = 0
-        self.not_sent_count = 0
+        self.counts = Counts()
 
     @property
     def origin(self) -> str:
@@ -108,6 +100,18 @@ class Pending:
         if self.sender.ended:
             self.too_late(record)
 
+    def accept_at_once(self, record: Record) -> bool:
+        """Take a small record where that needs no look at anything but the room; False: it is for `accept`."""
+        inbox = self.inbox
+        if len(inbox.records) >= inbox.room or len(payload_of(record)) > SMALL:
+            return False
+        inbox.records.append(record)
+        if inbox.idle:
+            inbox.wake()
+            if self.sender.ended:
+                self.too_late(record)
+        return True
+
     def too_late(self, record: Record) -> None:
         """A record was accepted as the bus was closed, in a signal handler say: it is refused, or has its answer."""
         try:
@@ -117,11 +121,11 @@ class Pending:
                 return  # the sender's last step has taken it in, and told whoever waits
         self._refuse(record)
 
-    def withdraw(self, waiter: Waiter) -> bool:
-        """Take back the record of a waiter, which no client was given yet; False when it is too late for that."""
-        if not waiter.claim():
+    def withdraw(self, waiter: Waiter, number: int) -> bool:
+        """Take back a record of a waiter, which no client was given yet; False when it is too late for that."""
+        if not waiter.claim(number):
             return False
-        self.inbox.take_back(waiter)
+        self.inbox.take_back(number)
         return True
 
     def wait_settled(self, timeout: float) -> int:
@@ -137,16 +141,16 @@ class Pending:
 
     def sent(self, records: Sequence[Record]) -> None:
         """The broker has read these, and stores nothing."""
-        taken = self.ledger.take(records, self._count_confirmed)
+        taken = self.ledger.take(records, self.counts.note_confirmed)
         for record in filter(waiter_of, taken):
-            _, topic, _, _, waiter = record
+            number, topic, _, _, waiter = record
             if waiter is not None:
-                waiter.answer(Receipt(topic=topic, id=self.id_of(record), confirmed=False))
+                waiter.answer(Receipt(topic=topic, id=self.id_of(record), confirmed=False), number)
         self.ledger.told(taken)
 
     def stored(self, records: Sequence[Record]) -> None:
         """The broker has stored these, and nobody waits for where."""
-        self.ledger.told(self.ledger.take(records, self._count_confirmed))
+        self.ledger.told(self.ledger.take(records, self.counts.note_confirmed))
 
     def confirmed(self, record: Record, partition: int | str, offset: int | None, duplicate: bool = False) -> None:
         """The broker has stored this one."""
@@ -154,16 +158,19 @@ class Pending:
 
     def all_confirmed(self, confirmations: Sequence[Confirmation]) -> None:
         """The broker has stored these."""
-        taken = self.ledger.take([one[0] for one in confirmations], self._count_confirmed)
-        if any(map(waiter_of, taken)):
+        taken = self.ledger.take([one[0] for one in confirmations], self.counts.note_confirmed)
+        if len(taken) < len(confirmations):
             answered = set(map(number_of, taken))
-            for record, partition, offset, duplicate in confirmations:
-                number, topic, _, _, waiter = record
-                if waiter is not None and number in answered:
-                    id = self.id_of(record)
-                    where: dict[str, Any] = {"partition": partition, "offset": offset, "duplicate": duplicate}
-                    waiter.answer(Receipt(topic=topic, id=id, confirmed=True, **where))
+            confirmations = [one for one in confirmations if number_of(one[0]) in answered]
+        for waiter, theirs in groupby(confirmations, lambda one: waiter_of(one[0])):
+            if waiter is not None:
+                waiter.confirmed(list(theirs), self.receipt_of)
         self.ledger.told(taken)
+
+    def receipt_of(self, confirmation: Confirmation) -> Receipt:
+        """What whoever waits for a record is given."""
+        record, partition, offset, duplicate = confirmation
+        return receipt_of_stored(topic_of(record), self.id_of(record), partition, offset, duplicate)
 
     def failed(self, record: Record, error: Exception) -> None:
         """This one is answered with an error; anything but a PublishError means "unknown"."""
@@ -172,9 +179,7 @@ class Pending:
         waiter = waiter_of(record)
 
         def note(taken: Sequence[Record]) -> None:
-            self.rejected_count += len(taken) * isinstance(verdict, PublishRejectedError)
-            self.unknown_count += len(taken) * isinstance(verdict, PublishUnknownError)
-            self.not_sent_count += len(taken) * isinstance(verdict, PublishNotSentError)
+            self.counts.note_failed(taken, verdict)
             if taken and waiter is None:
                 self.failures.add(verdict)
 
@@ -182,7 +187,7 @@ class Pending:
         if taken and waiter is None:
             self._on_failed(record, verdict)
         elif taken and waiter is not None:
-            waiter.answer(verdict)
+            waiter.answer(verdict, number_of(record))
         self.ledger.told(taken)
 
     def returned(self, record: Record, cause: str) -> None:
@@ -192,7 +197,7 @@ class Pending:
         if number not in self.sender.carried:
             self.sender.ungiven.add(number)
             if waiter is not None:
-                waiter.give_back()
+                waiter.give_back(number)
 
     def delayed(self, record: Record, cause: str) -> None:
         """It has no answer yet, and may be stored."""
@@ -201,7 +206,7 @@ class Pending:
     def given(self, record: Record) -> bool:
         """It is to be sent again; False: it was taken back."""
         waiter, number = waiter_of(record), number_of(record)
-        if number in self.sender.ungiven and waiter is not None and not waiter.claim():
+        if number in self.sender.ungiven and waiter is not None and not waiter.claim(number):
             return False
         self.sender.ungiven.discard(number)
         return number in self.ledger.records
@@ -324,7 +329,7 @@ class Pending:
     def _wait_for_room(self, record: Record, timeout: float) -> None:
         if not self._bell.wait_for(lambda: self._look_for_room(record), Deadline(timeout)):
             raise PublishNotSentError(
-                f"no room: {self.in_flight} messages ({self.room.in_flight_bytes} bytes) are unanswered",
+                f"no room: {self.in_flight} messages (at most {self.room.most_bytes} bytes) are unanswered",
                 self.id_of(record),
             )
 
@@ -356,14 +361,8 @@ class Pending:
         self._causes.keep(self.ledger.records)
         self._bell.ring()
 
-    def _count_confirmed(self, taken: Sequence[Record]) -> None:
-        self.confirmed_count += len(taken)
-
-    def _count_not_sent(self, taken: Sequence[Record]) -> None:
-        self.not_sent_count += len(taken)
-
     def _withdrawn(self, records: Sequence[Record]) -> None:
-        self.ledger.told(self.ledger.take(records, self._count_not_sent))
+        self.ledger.told(self.ledger.take(records, self.counts.note_not_sent))
         self.sender.ungiven.difference_update(map(number_of, records))
 
     def _unwanted(self, records: Sequence[Record]) -> None:
@@ -393,7 +392,7 @@ class Pending:
         if not isinstance(error, PublishNotSentError):
             error = PublishNotSentError(str(error), self.id_of(record))
         waiter = waiter_of(record)
-        if waiter is None or waiter.claim():
+        if waiter is None or waiter.claim(number_of(record)):
             self.failed(record, error)
             self.sender.ungiven.discard(number_of(record))
         else:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from .records import Record
-
-Confirmation = tuple[Record, "int | str", "int | None", bool]
-"""A stored record, the partition and offset it has (None: not known), and whether the broker had it already."""
+from .records import Confirmation, Record
 
 
 class PublishingPort(Protocol):

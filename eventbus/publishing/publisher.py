@@ -17,7 +17,18 @@ from ..errors import (
     UnsupportedError,
 )
 from ..fields import BadType, BadValue, Headers, RawHeaders, check_headers, check_key
-from ..message import TOMBSTONE, CopyId, Delivery, Message, Receipt, check_id, encode_payload, parts_of, place_of
+from ..message import (
+    TOMBSTONE,
+    CopyId,
+    Delivery,
+    Message,
+    Receipt,
+    check_id,
+    encode_payload,
+    parts_of,
+    place_of,
+    plain_parts_of,
+)
 from ..names import OUR_NAMES, NameRules
 from ..state import ErrorEvent, FlushReport
 from ..threads import Deadline
@@ -34,8 +45,8 @@ from .records import (
     Result,
     SyncWaiter,
     Waiter,
+    number_of,
     topic_of,
-    waiter_of,
 )
 
 KNOWN_TOPICS = KNOWN_KEYS = 10_000
@@ -187,32 +198,48 @@ class Publisher:
         """
         deadline = Deadline(timeout)
         given = [self._checked_message(message) for message in messages]
-        batch = BatchWaiter(len(given))
-        records: dict[int, Record] = {}
-        for index, parts in enumerate(given):
-            if isinstance(parts, PublishRejectedError):
-                batch.put(index, parts)
-                continue
-            place = batch.place(index, next(self.pending.numbers))
-            record = records[index] = Record(place.number, *parts, place)
-            try:
-                self.pending.accept(record, deadline.remaining())
-            except PublishError as error:
-                batch.put(index, error)
-            except ClosedError as error:  # the ones before it have their answers: they are told
-                batch.put(index, PublishNotSentError(str(error), self.pending.id_of(record)))
-        batch.wait(deadline.remaining())
+        batch = BatchWaiter()
+        taken = self._accept_all(given, batch, deadline)
+        records = [one for one in taken if not isinstance(one, PublishError)]
+        batch.wait(len(records), deadline.remaining())
         if batch.fork is not None:
             raise batch.fork
-        results = [
-            result or self._overdue_of_batch(batch, index, records[index], timeout)
-            for index, result in enumerate(batch.results)
-        ]
+        found = batch.results(self.pending.receipt_of)
+        if len(found) < len(records):
+            missing = [record for record in records if number_of(record) not in found]
+            overdue: dict[int, Result] = {
+                number_of(record): self._overdue(record, batch, timeout) for record in missing
+            }
+            found = overdue | batch.results(self.pending.receipt_of)  # an answer may have come in this moment
+        results = [one if isinstance(one, PublishError) else found[number_of(one)] for one in taken]
         receipts = [result for result in results if isinstance(result, Receipt)]
         if len(receipts) < len(results):
             failed = len(results) - len(receipts)
             raise PublishManyError(f"{failed} of {len(results)} messages were not confirmed", results)
         return receipts
+
+    def _accept_all(
+        self, given: Iterable[_Parts | PublishRejectedError], batch: BatchWaiter, deadline: Deadline
+    ) -> list[Record | PublishError]:
+        """The records that were accepted, and why others were not."""
+        taken: list[Record | PublishError] = []
+        for parts in given:
+            if isinstance(parts, PublishRejectedError):
+                taken.append(parts)
+                continue
+            number = next(self.pending.numbers)
+            record: Record = (number, *parts, batch)  # type: ignore[assignment]
+            batch.expect(number)
+            try:
+                if not self.pending.accept_at_once(record):
+                    self.pending.accept(record, deadline.remaining())
+            except PublishError as error:
+                taken.append(error)
+            except ClosedError as error:  # the ones before it have their answers: they are told
+                taken.append(PublishNotSentError(str(error), self.pending.id_of(record)))
+            else:
+                taken.append(record)
+        return taken
 
     def flush(self, timeout: float) -> FlushReport:
         """Wait up to `timeout` seconds until everything accepted so far is answered."""
@@ -251,7 +278,10 @@ class Publisher:
             if place is not None and not self._places:
                 raise UnsupportedError("partition and timestamp: only Kafka stores messages where and when it is told")
             if headers is None and id is None and place is None:
-                return topic, data, None if key is None else self._only_key(key)
+                if key is None:
+                    return topic, data, None
+                known = self.pending.inbox.keys.get(key) if type(key) is str else None
+                return topic, data, known or self._only_key(key)
             extras = Extras(
                 None if key is None else check_key(key),
                 None if headers is None else check_headers(headers) or None,
@@ -282,6 +312,9 @@ class Publisher:
         if not isinstance(message, Message):
             raise TypeError(f"publish_many takes Message objects, not {type(message).__name__}")
         try:
+            plain = plain_parts_of(message)
+            if plain is not None:
+                return self._checked(*plain, None, None)
             return self._checked(*parts_of(message), *place_of(message), received=isinstance(message, Delivery))
         except PublishRejectedError as error:
             return error
@@ -300,20 +333,12 @@ class Publisher:
 
     def _overdue(self, record: Record, waiter: Waiter, timeout: float) -> PublishError:
         cause = self.pending.cause_of(record)
-        if self.pending.withdraw(waiter):
+        if self.pending.withdraw(waiter, number_of(record)):
             text = f"{topic_of(record)}: {cause or 'no client could be given it'} within {timeout:g} s"
             return PublishNotSentError(text, self.pending.id_of(record))
         self._suspect()
         text = f"{topic_of(record)}: no answer within {timeout:g} s" + (f": {cause}" if cause else "")
         return PublishUnknownError(text, self.pending.id_of(record))
-
-    def _overdue_of_batch(
-        self, batch: BatchWaiter, index: int, record: Record, timeout: float
-    ) -> Receipt | PublishError:
-        waiter = waiter_of(record)
-        assert waiter is not None
-        overdue = self._overdue(record, waiter, timeout)
-        return batch.results[index] or overdue
 
     def _nowait_failed(self, record: Record, error: PublishError) -> None:
         self._report(ErrorEvent(source="publish", error=error, topic=topic_of(record)))

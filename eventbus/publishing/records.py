@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import count
+from math import inf
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
@@ -19,27 +19,26 @@ Outcome = Result | EventBusError
 
 
 class Waiter(Protocol):
-    """Who waits for one record's answer.
+    """Who waits for the answer to a record, or to several, which are told apart by their numbers.
 
-    Before the record is first given to a client the sender takes the waiter's claim; whoever wants it
+    Before a record is first given to a client the sender takes the claim on it; whoever wants it
     back takes the claim instead. The first one wins, in one step: so a record is either certainly never
     sent, or not withdrawn.
     """
 
-    @property
-    def number(self) -> int:
-        """The number of its record."""
+    def answer(self, result: Result, number: int) -> None:
+        """Take the result. Called at most once for a record, on a thread of ours; never blocks."""
 
-    def answer(self, result: Result) -> None:
-        """Take the result. Called at most once, on a thread of ours; never blocks."""
+    def confirmed(self, confirmations: Sequence[Confirmation], receipt_of: MakeReceipt) -> None:
+        """The answers to records that are stored: their receipts are `receipt_of` each. As `answer`."""
 
     def forked(self, error: EventBusError) -> None:
         """In a forked child nobody answers: whoever has no result gets this one. Takes no lock, runs no callback."""
 
-    def claim(self) -> bool:
+    def claim(self, number: int) -> bool:
         """Take the claim; False when somebody has it."""
 
-    def give_back(self) -> None:
+    def give_back(self, number: int) -> None:
         """The sender's claim came to nothing: no client took the record."""
 
 
@@ -75,6 +74,10 @@ class Record(NamedTuple):
     extras: Extras | None = None
     waiter: Waiter | None = None
 
+
+Confirmation = tuple[Record, "int | str", "int | None", bool]
+"""A stored record, the partition and offset it has (None: not known), and whether the broker had it already."""
+MakeReceipt = Callable[[Confirmation], Receipt]
 
 number_of = itemgetter(0)
 topic_of = itemgetter(1)
@@ -121,7 +124,7 @@ class Batch(list[Record]):
 
 
 class Claim:
-    """The one claim on a record; `list.pop` is what only one thread can win."""
+    """Who waits for one record, and the claim on it; `list.pop` is what only one thread can win."""
 
     __slots__ = ("_free", "number")
 
@@ -129,16 +132,24 @@ class Claim:
         self.number = number
         self._free = [True]
 
-    def claim(self) -> bool:
+    def claim(self, number: int = 0) -> bool:
         """Take the claim; False when somebody has it."""
         try:
             return self._free.pop()
         except IndexError:
             return False
 
-    def give_back(self) -> None:
+    def give_back(self, number: int = 0) -> None:
         """Whoever has the claim does without."""
         self._free.append(True)
+
+    def answer(self, result: Result, number: int = 0) -> None:
+        """See `Waiter`."""
+        raise NotImplementedError
+
+    def confirmed(self, confirmations: Sequence[Confirmation], receipt_of: MakeReceipt) -> None:
+        """See `Waiter`."""
+        self.answer(receipt_of(confirmations[0]))
 
 
 class SyncWaiter(Claim):
@@ -152,7 +163,7 @@ class SyncWaiter(Claim):
         self._lock.acquire()
         self.result: Outcome | None = None
 
-    def answer(self, result: Result) -> None:
+    def answer(self, result: Result, number: int = 0) -> None:
         """Note the result and let the waiting thread go on."""
         self.result = result
         self._lock.release()
@@ -179,7 +190,7 @@ class CallWaiter(Claim):
         super().__init__(number)
         self._call = call
 
-    def answer(self, result: Result) -> None:
+    def answer(self, result: Result, number: int = 0) -> None:
         """Hand it on."""
         self._call(result)
 
@@ -188,52 +199,65 @@ class CallWaiter(Claim):
 
 
 class BatchWaiter:
-    """Collects the results of one `publish_many` in the order of its messages; takes no lock to do it."""
+    """Collects the answers to all records of one `publish_many`; takes no lock to do it.
 
-    def __init__(self, size: int) -> None:
-        self.results: list[Result | None] = [None] * size
+    One for all of them, which keeps what comes as it comes: a waiter and a receipt for each record, made where the
+    answers are served, took half of the time of a message.
+    """
+
+    def __init__(self) -> None:
         self.fork: EventBusError | None = None
-        """Why there are no more results, in a forked child."""
-        self._missing = count(size - 1, -1)
+        """Why there are no more answers, in a forked child."""
+        self._answers: dict[int, Result] = {}
+        self._confirmations: list[Confirmation] = []
+        self._unclaimed: dict[int, bool] = {}
+        self._expected: float = inf
         self._done = threading.Lock()
-        if size:
-            self._done.acquire()
+        self._done.acquire()
 
-    def place(self, index: int, number: int) -> BatchPlace:
-        """The waiter for the message at this index, whose record has this number."""
-        return BatchPlace(self, index, number)
+    def expect(self, number: int) -> None:
+        """A record with this number is about to be accepted."""
+        self._unclaimed[number] = True
 
-    def put(self, index: int, result: Result) -> None:
-        """Note the result of a message, which has one only once; the last one of all ends the wait."""
-        self.results[index] = result
-        if not next(self._missing):
-            self._done.release()
+    def claim(self, number: int) -> bool:
+        """Take the claim on a record; False when somebody has it."""
+        return self._unclaimed.pop(number, False)
+
+    def give_back(self, number: int) -> None:
+        """Whoever has the claim on a record does without."""
+        self._unclaimed[number] = True
+
+    def answer(self, result: Result, number: int) -> None:
+        """Note the result of a record; the last one of all ends the wait."""
+        self._answers[number] = result
+        self._look()
+
+    def confirmed(self, confirmations: Sequence[Confirmation], receipt_of: MakeReceipt) -> None:
+        """Note that records are stored: their receipts are made when somebody asks for them."""
+        self._confirmations += confirmations
+        self._look()
 
     def forked(self, error: EventBusError) -> None:
         """Let the waiting thread go on: the others' results are never coming here."""
         self.fork = error
-        with suppress(RuntimeError):  # it goes on already
-            self._done.release()
+        self._release()
 
-    def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for all results; False when some are missing."""
+    def wait(self, count: int, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for so many answers; False when some are missing."""
+        self._expected = count
+        self._look()
         return self._done.acquire(timeout=timeout)
 
+    def results(self, receipt_of: MakeReceipt) -> dict[int, Result]:
+        """What became of the records, by their numbers; those without an answer are left out."""
+        found = self._answers.copy()
+        found.update([(number_of(one[0]), receipt_of(one)) for one in self._confirmations])
+        return found
 
-class BatchPlace(Claim):
-    """Who waits for one message of a batch."""
+    def _look(self) -> None:
+        if len(self._answers) + len(self._confirmations) >= self._expected:
+            self._release()
 
-    __slots__ = ("_batch", "_index")
-
-    def __init__(self, batch: BatchWaiter, index: int, number: int) -> None:
-        super().__init__(number)
-        self._batch = batch
-        self._index = index
-
-    def answer(self, result: Result) -> None:
-        """Put the result in its place."""
-        self._batch.put(self._index, result)
-
-    def forked(self, error: EventBusError) -> None:
-        """End the wait of the whole batch."""
-        self._batch.forked(error)
+    def _release(self) -> None:
+        with suppress(RuntimeError):  # it goes on already
+            self._done.release()

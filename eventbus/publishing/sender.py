@@ -230,9 +230,8 @@ class Sender:
         """How many the port took, and of which. fresh: those of the records that no client was given before."""
         going = records
         if any(map(waiter_of, fresh)):
-            lost = [waiter.number for waiter in map(waiter_of, fresh) if waiter and not waiter.claim()]
-            if lost:
-                without = set(lost)
+            without = {number for number, _, _, _, waiter in fresh if waiter is not None and not waiter.claim(number)}
+            if without:
                 self._withdrawn([record for record in fresh if number_of(record) in without])
                 going = [record for record in records if number_of(record) not in without]
         if not going:
@@ -258,15 +257,15 @@ class Sender:
                 self.ungiven.add(number_of(record))
                 waiter = waiter_of(record)
                 if waiter is not None:
-                    waiter.give_back()
+                    waiter.give_back(number_of(record))
 
     def _take_back(self) -> None:
         withdrawn = self._inbox.withdrawn
         while withdrawn:
-            record = self._ledger.records.get(withdrawn[0].number)
+            record = self._ledger.records.get(withdrawn[0])
             if record is None and self._inbox.records:
                 self._take_in()
-                record = self._ledger.records.get(withdrawn[0].number)
+                record = self._ledger.records.get(withdrawn[0])
             if record is not None:
                 self._withdrawn([record])
             withdrawn.popleft()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +44,8 @@ class FakeProducer:
         self.refuses: dict[int, BaseException] = {}
         self.ids: list[str] = []
         self._fatal: Any = None
+        self.between: Callable[[], object] = lambda: None
+        """Called after each report."""
 
     def produce(self, topic: str, value: bytes, key: Any, partition: int, report: Any, *rest: Any) -> None:
         number = int(value)
@@ -74,6 +76,7 @@ class FakeProducer:
             self._ready.clear()
         for report, error in reports:
             report(error, SimpleNamespace(partition=lambda: 0, offset=lambda: 7))
+            self.between()
         fatal, self._fatal = self._fatal, None
         if fatal is not None:
             raise KafkaException(fatal)
@@ -301,6 +304,32 @@ def test_members_of_a_refused_batch_are_tried_alone_and_the_others_wait(box: Box
     box.producer.answer()
     wait_until(box.is_settled)
     assert box.answers.stored_count == 4
+
+
+def test_a_part_of_a_refused_batch_is_not_judged_as_all_of_it(box: Box) -> None:
+    """The sender, who serves reports while it has much to send, comes in the middle of the reports thread's."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stop_once() -> None:
+        if not begun.is_set():
+            begun.set()
+            assert go_on.wait(5.0)
+
+    box.producer.between = stop_once
+    box.publish(1, 2)
+    box.producer.answer(2, INVALID)
+    assert begun.wait(5.0)
+    later = range(10, 10 + 3 * publisher_module._MANY)
+    assert box.publish(*later) == len(later)
+    go_on.set()
+
+    def is_settled() -> bool:
+        box.producer.answer()
+        return box.is_settled()
+
+    wait_until(is_settled)
+    assert box.answers.was_failed == []
+    assert box.answers.stored_count == 2 + len(later)
 
 
 def test_what_is_behind_a_refused_batch_is_waited_for(box: Box) -> None:

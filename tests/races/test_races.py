@@ -172,7 +172,7 @@ class Publishing:
         self.pending.sender.work()
 
     def withdraw(self) -> None:
-        self.outcome = self.pending.withdraw(self.waiter)
+        self.outcome = self.pending.withdraw(self.waiter, self.waiter.number)
 
     def sleep_and_work(self) -> None:
         """As the sender's thread does, which sleeps for ever if nobody wakes it."""
@@ -183,7 +183,7 @@ class Publishing:
 class ForgetfulWaiter(SyncWaiter):
     """Looks whether it is free, and takes it afterwards."""
 
-    def claim(self) -> bool:
+    def claim(self, number: int = 0) -> bool:
         free = bool(self._free)
         self._free = []
         return free

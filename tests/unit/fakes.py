@@ -83,7 +83,7 @@ class Waiter(Claim):
         super().__init__(number)
         self.results: list[Result] = []
 
-    def answer(self, result: Result) -> None:
+    def answer(self, result: Result, number: int = 0) -> None:
         self.results.append(result)
         assert len(self.results) == 1, f"answered twice: {self.results}"
 
@@ -91,7 +91,7 @@ class Waiter(Claim):
         raise AssertionError("nobody forks here")
 
     @property
-    def confirmed(self) -> bool:
+    def is_confirmed(self) -> bool:
         return bool(self.results) and isinstance(self.results[0], Receipt)
 
 

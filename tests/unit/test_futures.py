@@ -27,7 +27,7 @@ def worker() -> Iterator[OrderedWorker]:
 
 @pytest.fixture
 def made(worker: OrderedWorker) -> list[ReceiptFuture]:
-    return [ReceiptFuture(number, worker, lambda waiter: waiter.claim()) for number in range(4)]
+    return [ReceiptFuture(number, worker, lambda waiter, number: waiter.claim(number)) for number in range(4)]
 
 
 def test_they_are_completed_at_once_and_call_back_on_the_answer_thread(made: list[ReceiptFuture]) -> None:
@@ -147,7 +147,7 @@ def test_each_one_who_waits_is_told_and_leaves_nothing(made: list[ReceiptFuture]
 
 def test_an_answer_that_crosses_with_a_wait_is_not_lost(worker: OrderedWorker) -> None:
     for _ in range(300):
-        future, together = ReceiptFuture(1, worker, lambda waiter: waiter.claim()), threading.Barrier(2)
+        future, together = ReceiptFuture(1, worker, lambda waiter, number: waiter.claim(number)), threading.Barrier(2)
         answering = threading.Thread(target=lambda f=future, b=together: (b.wait(), f.answer(RECEIPT)))
         answering.start()
         together.wait()

@@ -116,7 +116,7 @@ class Sequences(RuleBasedStateMachine):
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
         number = data.draw(st.sampled_from(sorted(self.waiters)))
-        if self.pending.withdraw(self.waiters[number]):
+        if self.pending.withdraw(self.waiters[number], self.waiters[number].number):
             assert number not in self.given(), "withdrawn though a client had it"
             assert not self.waiters[number].results
             self.withdrawn.add(number)
@@ -260,7 +260,7 @@ def test_a_failure_in_a_swap_is_the_answer_of_that_record_alone() -> None:
 
     pending.swap(Refuses())
     assert [len(waiter.results) for waiter in waiters] == [0, 1, 0]
-    assert (pending.rejected_count, pending.in_flight) == (1, 2)
+    assert (pending.counts.rejected, pending.in_flight) == (1, 2)
 
 
 def test_a_publisher_that_breaks_its_contract_costs_its_records_and_not_the_thread(pending: Pending) -> None:
@@ -405,7 +405,7 @@ def test_one_who_takes_it_back_and_the_sender_never_both_win() -> None:
         thread = threading.Thread(target=lambda b=together, p=pending: (b.wait(), p.sender.work()))
         thread.start()
         together.wait()
-        withdrawn = pending.withdraw(waiter)
+        withdrawn = pending.withdraw(waiter, waiter.number)
         thread.join()
         pending.sender.work()
         assert withdrawn == (session.seen == [])
@@ -420,7 +420,7 @@ def test_what_was_given_is_unknown_for_ever_and_what_was_not_is_not_sent() -> No
     put(pending, parked)
     pending.sender.work()
     pending.retire(first)
-    assert not pending.withdraw(given)
+    assert not pending.withdraw(given, given.number)
     with pytest.raises(SessionRetired):
         pending.swap(FakeSink(room=0))
     assert pending.fail_all(closed) == 2
@@ -437,10 +437,10 @@ def test_a_session_that_was_replaced_may_still_confirm() -> None:
     pending.retire(first)
     pending.swap(second)
     pending.confirmed(record, 0, 7)
-    assert waiter.confirmed
+    assert waiter.is_confirmed
     pending.confirmed(second.taken.pop(), 0, 8, duplicate=True)
     assert len(waiter.results) == 1
-    assert pending.confirmed_count == 1
+    assert pending.counts.confirmed == 1
 
 
 def test_without_a_session_a_refusal_is_raised_at_once_and_with_one_nothing() -> None:
@@ -550,7 +550,7 @@ def test_what_is_taken_back_in_an_outage_leaves_no_number_behind() -> None:
         waiter = Waiter()
         put(pending, waiter)
         pending.sender.work()
-        assert pending.withdraw(waiter)
+        assert pending.withdraw(waiter, waiter.number)
         pending.sender.work()
     assert pending.sender.ungiven == set()
 
@@ -560,7 +560,7 @@ def test_all_that_was_published_is_in_one_of_the_figures() -> None:
     waiters = [Waiter() for _ in range(3)]
     for waiter in waiters:
         put(pending, waiter)
-    assert pending.withdraw(waiters[1])
+    assert pending.withdraw(waiters[1], waiters[1].number)
     pending.swap(session)
     for _ in range(5):
         put(pending)
@@ -574,7 +574,7 @@ def test_all_that_was_published_is_in_one_of_the_figures() -> None:
     pending.sender.work()
 
     def figures() -> tuple[int, ...]:
-        counts = (pending.confirmed_count, pending.rejected_count, pending.unknown_count, pending.not_sent_count)
+        counts = (pending.counts.confirmed, pending.counts.rejected, pending.counts.unknown, pending.counts.not_sent)
         assert pending.published == sum(counts) + pending.in_flight
         return counts
 
@@ -618,7 +618,7 @@ def test_what_was_refused_for_now_may_be_taken_back_unless_an_earlier_session_ha
     for record in (old, new):
         pending.returned(record, "full")
     assert (pending.cause_of(old), pending.cause_of(new)) == ("full", "full")
-    assert not pending.withdraw(carried)
+    assert not pending.withdraw(carried, carried.number)
     assert pending.given(old)
-    assert pending.withdraw(fresh)
+    assert pending.withdraw(fresh, fresh.number)
     assert not pending.given(new)

@@ -100,7 +100,7 @@ def test_publish_nowait_reports_what_fails_later(rig: Rig) -> None:
     ]
     assert [event.source for event in rig.events] == ["publish", "publish"]
     assert rig.publisher.flush(0.0).failed == ()
-    assert (rig.pending.confirmed_count, rig.pending.rejected_count, rig.pending.unknown_count) == (1, 1, 1)
+    assert (rig.pending.counts.confirmed, rig.pending.counts.rejected, rig.pending.counts.unknown) == (1, 1, 1)
 
 
 def test_publish_nowait_never_waits_for_room(rig: Rig) -> None:

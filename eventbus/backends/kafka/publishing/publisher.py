@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError
@@ -25,7 +25,8 @@ from ..clients.errors import is_fatal, text_of
 from .limits import Topic
 from .lines import Line
 from .makers import Maker
-from .producing import Producing, Reports
+from .producing import Producing
+from .serving import Turns, note
 from .verdicts import forbids
 
 logger = log.get(__name__)
@@ -33,6 +34,8 @@ logger = log.get(__name__)
 POLL = 0.1
 """Seconds of one wait for reports. Producer.poll of 0.2 s and more oversleeps in confluent-kafka 2.13 to 2.15."""
 _NAP = 1.0
+_MANY = 512
+"""Where the sender has so many records at once, it serves the reports between each so many itself."""
 _EMPTY_WITHIN = 3.0
 _CLOSE_WITHIN = 1.0
 
@@ -70,6 +73,7 @@ class KafkaPublisher:
         self._forbidden: deque[KafkaError] = deque()
         self._lock = threading.Lock()
         self._alarm = Alarm()
+        self._turns = Turns(self._tell, self._alarm)
         self._retired = self._over = False
         self.fatal: BaseException | None = None
         self._thread = spawn(thread_name, self._serve)
@@ -78,7 +82,23 @@ class KafkaPublisher:
 
     def publish(self, records: Sequence[Record]) -> int:
         """Give records to the producer, or hold them until it is their turn. The sender's thread."""
-        lines, held = self._lines, dict[str, Line]()
+        if len(records) < _MANY or self.producer is None:
+            return self._take(records)
+        taken = 0
+        self._turns.sender_begins()
+        try:
+            for start in range(0, len(records), _MANY):
+                took = self._take(piece := records[start : start + _MANY])
+                taken += took
+                if took < len(piece):
+                    break
+                self._turns.serve_if_free(self._producing.poll)
+        finally:
+            self._turns.sender_ends()
+        return taken
+
+    def _take(self, records: Sequence[Record]) -> int:
+        lines, send, held = self._lines, self._send_now, dict[str, Line]()
         taken = 0
         try:
             for record in records:
@@ -88,7 +108,10 @@ class KafkaPublisher:
                 else:
                     line.fast += 1  # before the look: whoever closes the line counts it, or it is held
                     if line.open:
-                        self._send(line, record)
+                        try:
+                            send(record, -1)
+                        except Exception as error:
+                            self._unsent(line, record, error)
                     else:
                         line.fast -= 1
                         self._hold(record, held)
@@ -156,10 +179,10 @@ class KafkaPublisher:
 
     def retire(self, patience: float = 0.0) -> None:
         """Take nothing more, and empty the producer; a broker is at work as long as it answers within moments."""
+        self._turns.end()
         answered = self.answered
         if self.fatal is None and not self._over:
-            self._producing.flush()
-            self._tell()
+            self._turns.serve(self._producing.flush)
         at_work = self.answered > answered or not self._producing.queued
         with self._lock:
             if self._over:
@@ -167,7 +190,7 @@ class KafkaPublisher:
             self._retired = True
             self._producing.refuse()
         if at_work and self.fatal is None:
-            self._producing.flush_while_it_helps(Deadline(patience), self._tell)
+            self._producing.flush_while_it_helps(Deadline(patience), self._turns.serve)
         self._empty(self.producer)
         with self._lock:
             self._over = True
@@ -187,14 +210,12 @@ class KafkaPublisher:
         """Have the producer give back all that it has."""
         deadline = Deadline(_EMPTY_WITHIN)
         while self.in_flight and not deadline.over:
-            self._producing.purge(producer)
-            self._tell()
+            self._turns.serve(lambda: self._producing.purge(producer))
         if missing := self.in_flight:
             logger.error("%d records did not come back from the producer", missing)
 
     def _close(self) -> None:
-        self._producing.close(_CLOSE_WITHIN)
-        self._tell()
+        self._turns.serve(lambda: self._producing.close(_CLOSE_WITHIN))
 
     # -- what the lines need (see `Desk`), under the lock ----------------------------------------
 
@@ -236,16 +257,13 @@ class KafkaPublisher:
 
     # -- giving to the producer ------------------------------------------------------------------
 
-    def _send(self, line: Line, record: Record) -> None:
-        """Give one to the producer past the line, which is open. The sender's thread."""
-        try:
-            self._send_now(record, -1)
-        except Exception as error:
-            line.fast -= 1
-            cause = self._producing.wrong_with(error)
-            with self._lock:
-                line.unsent(record, cause, self)
-            self._advance([line])
+    def _unsent(self, line: Line, record: Record, error: Exception) -> None:
+        """The producer did not take one that went past its line. SessionRetired. The sender's thread."""
+        line.fast -= 1
+        cause = self._producing.wrong_with(error)
+        with self._lock:
+            line.unsent(record, cause, self)
+        self._advance([line])
 
     def _hold(self, record: Record, held: dict[str, Line]) -> None:
         topic = topic_of(record)
@@ -285,7 +303,9 @@ class KafkaPublisher:
 
     def _serve(self) -> None:
         while not self._over:
-            if self.producer is not None:
+            if self._turns.stay_away():
+                pass
+            elif self.producer is not None:
                 self.look_for_reports(POLL)
             elif self._busy and not self._retired:
                 self._make()
@@ -310,9 +330,8 @@ class KafkaPublisher:
 
     def look_for_reports(self, timeout: float = 0.0) -> None:
         """Serve the delivery reports that are there, or come within `timeout` seconds."""
-        if not self._producing.poll(timeout):
+        if not self._turns.serve(lambda: self._producing.poll(timeout)):
             self._over = True
-        self._tell()
         if self._forbidden:
             self._give_up(self._forbidden[0])
 
@@ -323,7 +342,7 @@ class KafkaPublisher:
             return
         with self._lock:
             self.answered += len(reports.stored) + len(reports.where) + len(reports.failed)
-            touched = self._count(reports)
+            touched = note(reports, self._lines, self)
         if reports.stored or reports.where:
             self._maker.allow()
             self._answers.stored(reports.stored)
@@ -332,20 +351,6 @@ class KafkaPublisher:
         for error in fatal[:1]:
             self._client_failed(error)
         self._advance(line for line in touched if not line.open)
-
-    def _count(self, reports: Reports) -> list[Line]:
-        """Those whose lines these are. A batch comes back as a whole: the last that was out was in one of its own."""
-        good = _by_topic(reports.stored, reports.stored.topics)
-        for record, *_ in reports.where:
-            good.setdefault(topic_of(record), []).append(record)
-        lines = {topic: self._lines[topic] for topic in {*good, *(topic_of(one.record) for one in reports.failed)}}
-        lone = {topic for topic, line in lines.items() if line.out - len(good.get(topic, ())) == 1}
-        for one in reports.failed:
-            topic = topic_of(one.record)
-            lines[topic].failed(one, topic in lone, self)
-        for topic, records in good.items():
-            lines[topic].stored(records, self)
-        return list(lines.values())
 
     def _settle(self) -> None:
         """Tell what the lines have decided."""
@@ -388,12 +393,3 @@ class KafkaPublisher:
                 line.refused(text_of(error), self)
         self._settle()
         self._maker.discard(producer)
-
-
-def _by_topic(records: Sequence[Record], topics: Collection[str]) -> dict[str, list[Record]]:
-    if len(topics) == 1:  # as it nearly always is
-        return {topic: list(records) for topic in topics}
-    found: dict[str, list[Record]] = {topic: [] for topic in topics}
-    for record in records:
-        found[topic_of(record)].append(record)
-    return found

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 from .... import log
 from ....errors import EventBusError, PublishRejectedError
-from ....publishing.port import Answers, Confirmation
-from ....publishing.records import Batch, Record, number_of, topic_of
+from ....publishing.port import Answers
+from ....publishing.records import Batch, Confirmation, Record, number_of, topic_of
 from ..core.publishing import NatsPublisher
 from ..link import wire
 from ..link.connection import Connection
