@@ -127,7 +127,7 @@ class ReadingConformance(PublishingConformance):
         bus, gate, inbox = self._filled(20), self.gate(), Inbox()
 
         def handler(message: Message) -> None:
-            if message.text() != "0":
+            if inbox.messages:
                 assert gate.wait(20.0)
             inbox(message)
 
@@ -135,7 +135,7 @@ class ReadingConformance(PublishingConformance):
         inbox.wait(1)
         for _ in range(3):
             assert len(list(bus.read(self.topic))) == 20
-        assert inbox.texts == ["0"]
+        assert len(inbox.texts) == 1
         gate.set()
         assert sorted(int(message.text()) for message in inbox.wait(20)) == list(range(20))
         self.all_at_rest(bus, 20)

@@ -13,7 +13,15 @@ import pytest
 from confluent_kafka import KafkaError
 from kafka_engine_support import INTERVAL, Buses, Load, clients_of, lasting, session_of, threads_and_descriptors
 
-from eventbus import EventBus, EventBusConfig, HealthCheckConfig, KafkaConfig, NotConnectedError, PublishRejectedError
+from eventbus import (
+    EventBus,
+    EventBusConfig,
+    HealthCheckConfig,
+    KafkaConfig,
+    Message,
+    NotConnectedError,
+    PublishRejectedError,
+)
 from eventbus.backends.kafka.publishing.progress import Progress
 from eventbus.testing import MockKafka, wait_until
 from eventbus.threads import StopToken
@@ -178,6 +186,20 @@ def test_what_comes_back_from_a_living_producer_is_sent_again(mock: Make, open_b
     cluster.push_errors("Produce", KafkaError.UNKNOWN)
     assert bus.publish("t", b"again", timeout=5.0).confirmed
     assert load.reconnects == []
+
+
+def test_the_first_messages_wait_for_leaders_that_know_of_it(
+    mock: Make, open_bus: Buses, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else what comes as a leader takes over may be stored behind the next batch, or never, and be confirmed."""
+    cluster = mock(1)
+    cluster.create_topic("fresh", 1)
+    bus = open_bus(cluster)
+    caplog.set_level("INFO", logger="eventbus")
+    cluster.push_errors("ListOffsets", *[KafkaError.NOT_LEADER_FOR_PARTITION] * 3)
+    receipts = bus.publish_many([Message("fresh", str(number), key="k") for number in range(20)])
+    assert [receipt.offset for receipt in receipts] == list(range(20))
+    assert "topic fresh is not ready: its leaders have not begun" in caplog.text
 
 
 def test_flush_ends_while_others_publish_on(mock: Make, open_bus: Buses) -> None:

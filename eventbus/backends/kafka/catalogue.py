@@ -66,6 +66,18 @@ class Listing:
         return {name for name, error in self.errors.items() if error.code() not in gone}
 
 
+_NO_LEADER = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+    }
+)
+
+
 class Catalogue:
     """Asked through an admin client. All methods are thread-safe, and block."""
 
@@ -163,27 +175,47 @@ class Catalogue:
         """
         return self._offsets(places, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
 
+    def not_led(self, places: Sequence[TopicPartition], timeout: float) -> set[TopicPartition]:
+        """Partitions whose leaders, as the cluster names them, say that they are none: not yet, or not any more.
+
+        A message that comes as such a leader takes over may be stored behind the one after it, and never itself.
+        """
+        _, failed = self._asked_offsets(places, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
+        return {
+            where
+            for where, error in failed.items()
+            if isinstance(error, KafkaException) and error.args[0].code() in _NO_LEADER
+        }
+
     def _offsets(self, places: Sequence[TopicPartition], spec: Any, timeout: float) -> dict[TopicPartition, int]:
-        if not places:
-            return {}
-        answers = self._client().list_offsets(
-            {Position(*where): spec for where in places},
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=max(0.1, timeout),
-        )
-        found: dict[TopicPartition, int] = {}
-        deadline = Deadline(timeout + 0.5)
-        failed: BaseException | None = None
-        for where, future in answers.items():
-            try:
-                found[where.topic, where.partition] = future.result(max(0.01, deadline.remaining())).offset
-            except (KafkaException, FutureTimeout) as error:
-                failed = error
+        found, errors = self._asked_offsets(places, spec, timeout)
+        failed = next(iter(errors.values()), None)
         if failed is not None and not found:
             if isinstance(failed, KafkaException) and failed.args[0].code() > 0:
                 return {}
             raise NotConnectedError(f"asking where partitions end: {text_of(failed)}") from failed
         return found
+
+    def _asked_offsets(
+        self, places: Sequence[TopicPartition], spec: Any, timeout: float
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, Exception]]:
+        """The offsets, and what came instead of one."""
+        found, failed = dict[TopicPartition, int](), dict[TopicPartition, Exception]()
+        if not places:
+            return found, failed
+        answers = self._client().list_offsets(
+            {Position(*where): spec for where in places},
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=max(0.1, timeout),
+        )
+        deadline = Deadline(timeout + 0.5)
+        for position, future in answers.items():
+            where = position.topic, position.partition
+            try:
+                found[where] = future.result(max(0.01, deadline.remaining())).offset
+            except (KafkaException, FutureTimeout) as error:
+                failed[where] = error
+        return found, failed
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ from ...publishing.records import NO_EXTRAS, Record
 _serials = count(1)
 
 Entry = tuple[str, bytes, "bytes | None", RawHeaders, int, float]
-"""A stored message: id, payload, raw key, raw headers, partition, seconds since the epoch. A plain tuple: the
-garbage collector lets go of it, and a million objects would be walked through again and again."""
+"""A stored message: id, payload, raw key, raw headers, partition, seconds since the epoch, as exact as a datetime. A plain
+tuple: the garbage collector lets go of it, and a million objects would be walked through again and again."""
 
 
 def _stored(entry: Entry) -> float:
@@ -72,7 +72,7 @@ class Topic:
         else:
             partition = crc32(key) % self.partitions
         offset = self.base + len(entries)
-        entries.append((id, payload, key, headers or (), partition, time.time()))
+        entries.append((id, payload, key, headers or (), partition, round(time.time(), 6)))
         self._offsets[partition].append(offset)
         return partition, offset
 

@@ -150,7 +150,7 @@ class TopicKeeper:
         if unanswered and len(unanswered) == len(due):
             self._topics.renew()
         self._at_once(self._learn, [one for one in there if one.stale])
-        self._ready([one for one in there if not one.stale])
+        self._ready(self._led([one for one in there if not one.stale]))
         self._create(missing)
 
     def _known(self, due: Sequence[_Wanted]) -> Mapping[str, list[bool]]:
@@ -194,6 +194,23 @@ class TopicKeeper:
             else:
                 one.due = 0.0  # it is there, as the next look will show
                 one.stale = True
+
+    def _led(self, there: Sequence[_Wanted]) -> list[_Wanted]:
+        """Those whose leaders know that they are: of a topic that was just made, or moves, they may not yet.
+
+        The first messages of a producer to a partition have no order that its broker knows: a second batch that
+        arrives as the leader takes over is stored, and the first one, refused a moment before, is then taken for a
+        duplicate, and lost.
+        """
+        places = [(one.name, number) for one in there for number in range(one.partitions)]
+        without = {name for name, _ in self._catalogue.not_led(places, ROUND)}
+        led: list[_Wanted] = []
+        for one in there:
+            if one.name in without and not one.leaderless.over:
+                self._unready(one, "its leaders have not begun")
+            else:
+                led.append(one)
+        return led
 
     def _learn(self, one: _Wanted) -> None:
         try:
