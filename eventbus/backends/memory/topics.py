@@ -15,8 +15,8 @@ from ...publishing.records import NO_EXTRAS, Record
 _serials = count(1)
 
 Entry = tuple[str, bytes, "bytes | None", RawHeaders, int, float]
-"""A stored message: id, payload, raw key, raw headers, partition, seconds since the epoch, as exact as a datetime. A plain
-tuple: the garbage collector lets go of it, and a million objects would be walked through again and again."""
+"""A stored message: id, payload, raw key, raw headers, partition, seconds since the epoch (microseconds count). A
+plain tuple: the garbage collector lets go of it, and a million objects would be walked through again and again."""
 
 
 def _stored(entry: Entry) -> float:
