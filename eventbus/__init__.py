@@ -20,6 +20,7 @@ from .config_sources import (
     load_config,
 )
 from .consuming.excerpts import Excerpt
+from .consuming.handling import current_subscription
 from .consuming.subscriptions import BROADCAST, PartitionStatus, Subscription, SubscriptionState, SubscriptionStatus
 from .errors import (
     AlreadyInitializedError,
@@ -116,6 +117,7 @@ __all__ = [
     "Tombstone",
     "UnsupportedError",
     "close_global",
+    "current_subscription",
     "get_default_kafka_config",
     "get_default_memory_config",
     "get_default_nats_config",

@@ -11,6 +11,8 @@ from datetime import datetime
 from types import EllipsisType
 from typing import Any, TypeVar
 
+from attrs import asdict
+
 from . import log
 from .backends import backend_for
 from .config import names_of
@@ -24,7 +26,9 @@ from .errands import Errand
 from .errors import UnsupportedError
 from .fields import Headers
 from .message import Message, Receipt
-from .publishing.inbox import SMALL
+from .middleware import ConsumeMiddleware, Middleware, PublishMiddleware, check_middleware
+from .publishing.chained import ChainedPublisher
+from .publishing.inbox import SMALL, Inbox
 from .publishing.publisher import Publisher
 from .publishing.records import Record
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
@@ -46,32 +50,34 @@ class EventBus:
         config = load_config(source)
         self.config = config
         self._backend = backend = backend_for(config.backend)
-        self.features = backend.features
+        self.features = features = backend.features
         self._callbacks = Callbacks(config.name)
-        self._publisher = Publisher(
+        self._middleware = Middleware()
+        self._publisher: Publisher | ChainedPublisher
+        self._publisher = publisher = Publisher(
             config.name,
             config.max_in_flight,
             config.max_in_flight_bytes,
             self._callbacks.report,
-            self._suspect,
+            lambda: self._monitor.suspect(),  # noqa: PLW0108 - it is made later
             owner=self._callbacks,
-            tombstones=backend.features.tombstones,
+            tombstones=features.tombstones,
             names=names_of(config.backend),
-            places=backend.features.places,
+            places=features.places,
         )
-        self._pending = self._publisher.pending
+        self._pending = publisher.pending
         self._inbox = self._pending.inbox
         self._numbers = self._pending.numbers
-        features = backend.features
         self._consumers = Consumers(
             config,
             features.replays,
             backend.new_in_hand,
             self._callbacks.report,
             features.takes_back,
-            self._publisher.publish_copy,
+            publisher.publish_copy,
+            self._middleware,
         )
-        self._life = Lifecycle(config, backend, self._consumers, self._publisher, self._callbacks)
+        self._life = Lifecycle(config, backend, self._consumers, publisher, self._callbacks)
         self._supervisor = self._life.supervisor
         self._monitor = self._life.monitor
 
@@ -293,6 +299,20 @@ class EventBus:
             self._life.errands.leave_all(asked)
             raise
 
+    def use(self, *, consume: ConsumeMiddleware | None = None, publish: PublishMiddleware | None = None) -> None:
+        """Put middleware, `fn(message, call_next)`, around each handler call and each publish that begins from now on.
+
+        Plain functions, else TypeError. The first used is outermost, one used twice is there once. Allowed at any time.
+        consume: on the lane's thread. What it raises is the handler's failure; it returns: done.
+        publish: on the publisher's thread. `call_next` has the message accepted, or raises; it returns a Future of the
+        Receipt, with every verb, and `fn` returns that. What `fn` raises before `call_next`: nothing was accepted.
+        """
+        check_middleware(consume, publish)
+        if publish is not None and isinstance(self._publisher, Publisher):
+            self._inbox = Inbox()  # nobody's, and never with room: so the quick path is not taken
+            self._publisher = ChainedPublisher(self._publisher, self._middleware)
+        self._middleware.use(consume, publish)
+
     # -- recovery --------------------------------------------------------------------------------
 
     def start_health_check(self) -> None:
@@ -368,12 +388,7 @@ class EventBus:
             rejected=pending.rejected_count,
             unknown=pending.unknown_count,
             not_sent=pending.not_sent_count,
-            delivered=counts.delivered,
-            handled=counts.handled,
-            retried=counts.retried,
-            duplicates=counts.duplicates,
-            dropped=counts.dropped,
-            dead_lettered=counts.dead_lettered,
+            **asdict(counts),
             reconnects=self._supervisor.phases.connection_state().reconnect_count,
             in_flight=pending.in_flight,
             in_flight_bytes=pending.room.in_flight_bytes,
@@ -383,6 +398,3 @@ class EventBus:
         """Seconds that a publishing call may wait: none in a log handler of ours, for recovery would wait with it."""
         wanted = seconds(timeout, self.config.publish_timeout)
         return 0.0 if log.is_logging() else wanted
-
-    def _suspect(self) -> None:
-        self._monitor.suspect()

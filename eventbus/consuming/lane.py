@@ -13,6 +13,7 @@ from queue import Empty
 from .. import log
 from ..callables import refuse_unawaited
 from ..message import Delivery
+from ..middleware import Middleware, Wrapped
 from . import handling
 from .entries import NOTHING, Entry, Halt, Notice, Owner, all_of
 from .lane_queue import LaneQueue
@@ -27,10 +28,16 @@ logger = log.get(__name__)
 class Lane(LaneQueue):
     """Runs handlers on the thread that calls `run`. Whoever acknowledges calls `flush`, on any thread."""
 
-    def __init__(self, owner: Owner, handler: Callable[[Delivery], object], outcomes: Outcomes) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        handler: Callable[[Delivery], object],
+        outcomes: Outcomes,
+        middleware: Middleware | None = None,
+    ) -> None:
         super().__init__()
         self._owner = owner
-        self._handler = handler
+        self._handler = Wrapped(handler, middleware or Middleware())
         self._outcomes = outcomes
         self._first = 0
         """Of the entry: what is acknowledged."""
@@ -172,12 +179,14 @@ class Lane(LaneQueue):
 
     def _work(self, entry: Entry) -> int:
         """Handle a batch until something ends it; how many of it were seen to."""
-        owner, handler, keys, lease, check = self._owner, self._handler, self._keys.waiting, entry.lease, entry.check
+        owner, keys, lease, check = self._owner, self._keys.waiting, entry.lease, entry.check
+        middleware = self._handler.middleware
+        links, handler = middleware.links, self._handler.now()
         position = 0
         for delivery in entry.batch:
             if keys:
                 self._retry_due()
-            if position >= self._cut or lease.ended or owner.halts:
+            if position >= self._cut or lease.ended or owner.halts or middleware.links is not links:
                 break
             if (keys or check) and not self._lets(entry, delivery):
                 position += 1
@@ -279,7 +288,7 @@ class Lane(LaneQueue):
         self._trying = delivery
         self._turns += 1
         try:
-            result = self._handler(delivery)
+            result = self._handler.now()(delivery)
             if result is not None:
                 refuse_unawaited(result)
         except BaseException as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .. import log
 from ..message import Delivery
+from ..middleware import Middleware
 from ..threads import join_all, spawn
 from .acknowledgements import Acknowledgements
 from .batches import size_of
@@ -36,7 +37,7 @@ class Lanes:
     handler(delivery) does the work; a message whose handler fails waits for its next try with its key, all others go
     on. What waits for a lane that stands still goes to the others. high, high_bytes, budget: what may be in hand until
     `put` says that it is full; what waits behind a failing message counts with its bytes only. takes_back: where all
-    lanes stand still, what is too much may be given back.
+    lanes stand still, what is too much may be given back. middleware: around each call of the handler.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Lanes:
         budget: Budget,
         takes_back: bool = False,
         handler_timeout: float | None = None,
+        middleware: Middleware | None = None,
     ) -> None:
         self._handler_timeout = handler_timeout
         self._name = name
@@ -61,7 +63,7 @@ class Lanes:
         self._budget = budget
         self._takes_back = takes_back
         self._stands_still = False
-        self._lanes = [Lane(self, handler, outcomes) for _ in range(concurrency)]
+        self._lanes = [Lane(self, handler, outcomes, middleware) for _ in range(concurrency)]
         self._routing = Routing(concurrency)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()

@@ -37,6 +37,7 @@ VOCABULARY = {
         "kafka_token",
         "log",
         "message",
+        "middleware",
         "names",
         "pem",
         "secret_sources",
