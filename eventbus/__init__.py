@@ -22,6 +22,7 @@ from .config_sources import (
 from .consuming.excerpts import Excerpt
 from .consuming.handling import current_subscription
 from .consuming.subscriptions import BROADCAST, PartitionStatus, Subscription, SubscriptionState, SubscriptionStatus
+from .deduplication import deduplicate
 from .errors import (
     AlreadyInitializedError,
     AuthenticationError,
@@ -118,6 +119,7 @@ __all__ = [
     "UnsupportedError",
     "close_global",
     "current_subscription",
+    "deduplicate",
     "get_default_kafka_config",
     "get_default_memory_config",
     "get_default_nats_config",
