@@ -21,7 +21,9 @@ from .config_sources import (
 )
 from .consuming.batches import Batch
 from .consuming.excerpts import Excerpt
+from .consuming.handling import current_subscription
 from .consuming.subscriptions import BROADCAST, PartitionStatus, Subscription, SubscriptionState, SubscriptionStatus
+from .deduplication import deduplicate
 from .errors import (
     AlreadyInitializedError,
     AuthenticationError,
@@ -120,6 +122,8 @@ __all__ = [
     "Tombstone",
     "UnsupportedError",
     "close_global",
+    "current_subscription",
+    "deduplicate",
     "get_default_kafka_config",
     "get_default_memory_config",
     "get_default_nats_config",

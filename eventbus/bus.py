@@ -11,6 +11,8 @@ from datetime import datetime
 from types import EllipsisType
 from typing import Any, TypeVar
 
+from attrs import asdict
+
 from . import log
 from .backends import backend_for
 from .config import names_of
@@ -24,7 +26,9 @@ from .errands import Errand
 from .errors import UnsupportedError
 from .fields import Headers
 from .message import Message, Receipt
-from .publishing.inbox import SMALL
+from .middleware import ConsumeMiddleware, Middleware, PublishMiddleware, check_middleware
+from .publishing.chained import ChainedPublisher
+from .publishing.inbox import SMALL, Inbox
 from .publishing.publisher import Publisher
 from .publishing.records import Record
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
@@ -46,33 +50,35 @@ class EventBus:
         config = load_config(source)
         self.config = config
         self._backend = backend = backend_for(config.backend)
-        self.features = backend.features
+        self.features = features = backend.features
         self._callbacks = Callbacks(config.name)
-        self._publisher = Publisher(
+        self._middleware = Middleware()
+        self._publisher: Publisher | ChainedPublisher
+        self._publisher = publisher = Publisher(
             config.name,
             config.max_in_flight,
             config.max_in_flight_bytes,
             self._callbacks.report,
-            self._suspect,
+            lambda: self._monitor.suspect(),  # noqa: PLW0108 - it is made later
             owner=self._callbacks,
-            tombstones=backend.features.tombstones,
+            tombstones=features.tombstones,
             names=names_of(config.backend),
-            places=backend.features.places,
+            places=features.places,
         )
-        self._pending = self._publisher.pending
+        self._pending = publisher.pending
         self._inbox = self._pending.inbox
         self._numbers = self._pending.numbers
-        features = backend.features
         self._consumers = Consumers(
             config,
             features.replays,
             backend.new_in_hand,
             self._callbacks.report,
             features.takes_back,
-            self._publisher.publish_copy,
+            publisher.publish_copy,
             features.ordered_groups,
+            self._middleware,
         )
-        self._life = Lifecycle(config, backend, self._consumers, self._publisher, self._callbacks)
+        self._life = Lifecycle(config, backend, self._consumers, publisher, self._callbacks)
         self._supervisor = self._life.supervisor
         self._monitor = self._life.monitor
 
@@ -229,18 +235,16 @@ class EventBus:
     ) -> Subscription:
         """Call `handler(message)` for each message of a topic or pattern, on `concurrency` lane threads, 1 to 1000.
 
-        The handler returns: done. It raises: called again with the same message, as `retry` says (None: as the bus
-        does); its key waits meanwhile. After the last attempt, or at once where it raises `Reject`, the message is
-        published to `dead_letter`, and acknowledged when the broker has confirmed that: `dlq.<group>.<topic>` unless
-        you name another topic; None: it is tried without end, and dropped on `Reject`. `RetryLater(seconds)` puts it
-        off. handler_timeout: seconds after which a handler that still runs is reported. batch: `(n, seconds)` has the
-        handler get a `Batch` of up to n messages, or of what has come so many seconds after the first; it returns, and
-        all are done, or raises `BatchError` for those that are not.
+        It returns: done. It raises: called again with the same message, as `retry` says (None: as the bus does), while
+        its key waits. After the last attempt, or at once on `Reject`, the message is published to `dead_letter`
+        (`dlq.<group>.<topic>`), and acknowledged when that is confirmed; None: tried without end, dropped on `Reject`.
+        `RetryLater(seconds)` puts it off. handler_timeout: seconds after which a handler that still runs is reported.
+        batch: `(n, seconds)` has it get a `Batch` of up to n messages, or of what has come so many seconds after the
+        first; it returns, and all are done, or raises `BatchError` for those that are not.
         group: members share the messages; None is the bus's group; without one, or with `eventbus.BROADCAST`, every
         process gets its own copy from now on, and makes no dead letters. start: where a new group begins: "earliest",
         "latest", or an aware datetime: at the first message stamped then or later (core NATS: UnsupportedError).
-        ordered: the order of each key is kept inside the group whatever dies; on JetStream one member is active then,
-        the others are STANDBY (Kafka and memory keep it anyway, core NATS cannot: UnsupportedError).
+        ordered: each key's order is kept inside the group whatever dies (on JetStream one member is active then).
         Raises SubscribeError for bad arguments, or when the broker refuses it; without a connection it
         waits for one. Allowed before `open()`.
         """
@@ -299,6 +303,20 @@ class EventBus:
         except BaseException:
             self._life.errands.leave_all(asked)
             raise
+
+    def use(self, *, consume: ConsumeMiddleware | None = None, publish: PublishMiddleware | None = None) -> None:
+        """Put middleware, `fn(message, call_next)`, around each handler call and each publish that begins from now on.
+
+        Plain functions, else TypeError. The first used is outermost, one used twice is there once. Allowed at any time.
+        consume: on the lane's thread. What it raises is the handler's failure; it returns: done.
+        publish: on the publisher's thread. `call_next` has the message accepted, or raises; it returns a Future of the
+        Receipt, with every verb, and `fn` returns that. What `fn` raises before `call_next`: nothing was accepted.
+        """
+        check_middleware(consume, publish)
+        if publish is not None and isinstance(self._publisher, Publisher):
+            self._inbox = Inbox()  # nobody's, and never with room: so the quick path is not taken
+            self._publisher = ChainedPublisher(self._publisher, self._middleware)
+        self._middleware.use(consume, publish)
 
     # -- recovery --------------------------------------------------------------------------------
 
@@ -367,20 +385,12 @@ class EventBus:
 
     def get_statistics(self) -> Statistics:
         """The counters since the bus was made; up to 50 ms are given to what was published just before."""
-        counts, pending = self._consumers.counts(), self._pending
+        counts, pending = asdict(self._consumers.counts()), self._pending
         pending.catch_up(0.05)
         return Statistics(
             published=pending.published,
-            confirmed=pending.counts.confirmed,
-            rejected=pending.counts.rejected,
-            unknown=pending.counts.unknown,
-            not_sent=pending.counts.not_sent,
-            delivered=counts.delivered,
-            handled=counts.handled,
-            retried=counts.retried,
-            duplicates=counts.duplicates,
-            dropped=counts.dropped,
-            dead_lettered=counts.dead_lettered,
+            **vars(pending.counts),
+            **counts,
             reconnects=self._supervisor.phases.connection_state().reconnect_count,
             in_flight=pending.in_flight,
             in_flight_bytes=pending.room.in_flight_bytes,
@@ -388,8 +398,4 @@ class EventBus:
 
     def _patience(self, timeout: float | None) -> float:
         """Seconds that a publishing call may wait: none in a log handler of ours, for recovery would wait with it."""
-        wanted = seconds(timeout, self.config.publish_timeout)
-        return 0.0 if log.is_logging() else wanted
-
-    def _suspect(self) -> None:
-        self._monitor.suspect()
+        return seconds(timeout, self.config.publish_timeout) * (not log.is_logging())

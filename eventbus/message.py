@@ -129,6 +129,20 @@ class Message:
         except RecursionError as error:
             raise ValueError("payload is nested too deeply for JSON") from error
 
+    def replace(self, **changes: Any) -> Message:
+        """A copy with other values, by the names that `Message()` takes; what is not named stays, byte for byte.
+
+        TypeError for an unknown name, and for a payload that cannot be encoded. What is acknowledged of a received
+        message stays the original.
+        """
+        topic, payload, key, headers, message_id = parts_of(self)
+        values: dict[str, Any] = {
+            **{"topic": topic, "payload": payload, "key": key, "headers": headers, "id": message_id},
+            **{name: getattr(self, name) for name in ("timestamp", "attempt", "partition", "offset")},
+            **changes,
+        }
+        return (Received if isinstance(self, Received) else Message)(**values)
+
     def __repr__(self) -> str:
         size = "TOMBSTONE" if self.is_tombstone else f"{len(self.payload)} bytes"
         return f"<Message {self.topic!r} id={self.id!r} key={self.key!r} attempt={self.attempt} {size}>"

@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 from ..callables import refuse_unawaited
 from ..errors import BatchError
 from ..message import Delivery
+from ..middleware import Middleware, Wrapped
 from .batches import Batch, size_of
 from .entries import Entry, Owner
 from .lane import Lane
@@ -30,10 +31,15 @@ class BatchLane(Lane):
     """Gathers what comes, in order, and runs the handler on all of it; what fails is tried again one by one."""
 
     def __init__(
-        self, owner: Owner, handler: Callable[[Batch], object], outcomes: Outcomes, limits: BatchLimits
+        self,
+        owner: Owner,
+        handler: Callable[[Batch], object],
+        outcomes: Outcomes,
+        limits: BatchLimits,
+        middleware: Middleware | None = None,
     ) -> None:
         super().__init__(owner, self._handle_alone, outcomes)
-        self._batch_handler = handler
+        self._batch_handler = Wrapped(handler, middleware or Middleware())
         self._limits = limits
         self._gathered: list[Entry] = []
         """Of the next batch."""
@@ -140,7 +146,7 @@ class BatchLane(Lane):
         self._trying = batch[0]
         self._turns += 1
         try:
-            result = self._batch_handler(batch)
+            result = self._batch_handler.now()(batch)
             if result is not None:
                 refuse_unawaited(result)
         except BatchError as error:
@@ -182,7 +188,7 @@ class BatchLane(Lane):
     def _handle_alone(self, delivery: Delivery) -> object:
         """A message that is tried again is a batch of its own."""
         try:
-            return self._batch_handler(Batch([(delivery,)]))
+            return self._batch_handler.now()(Batch([(delivery,)]))
         except BatchError as error:
             if list(error.errors) == [0]:
                 raise error.errors[0] from error

@@ -10,6 +10,7 @@ from attrs import asdict, frozen
 from .. import log
 from ..config import EventBusConfig, names_of
 from ..errors import SubscribeError, UnsupportedError
+from ..middleware import Middleware
 from ..state import ErrorEvent
 from ..threads import Deadline
 from . import handling
@@ -53,6 +54,7 @@ class Consumers:
         takes_back: bool = False,
         letterbox: Letterbox | None = None,
         ordered_groups: bool = True,
+        middleware: Middleware | None = None,
     ) -> None:
         self._config = config
         self._letterbox = letterbox
@@ -73,6 +75,7 @@ class Consumers:
             prefetch_bytes=config.prefetch_bytes,
             budget=Budget(config.max_prefetch_bytes, lambda: len(self.subscriptions)),
             takes_back=takes_back,
+            middleware=middleware or Middleware(),
         )
         self._past: tuple[Counts, tuple[Consumption, ...]] = (Counts(), ())
         """Of what was unsubscribed: the sums, and those that may still have a handler at work, not in the sums.

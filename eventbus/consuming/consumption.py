@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 
 from .. import log
 from ..message import Delivery
+from ..middleware import Middleware
 from ..state import ErrorEvent
 from . import handling
 from .acknowledgements import Acknowledgements
@@ -39,7 +40,7 @@ class Surroundings:
 
     owner: the `Consumers`. replays: what is not acknowledged is delivered again. prefetch, prefetch_bytes: what one
     may have in hand. budget: what all may have together. takes_back: the broker
-    takes back what is not handled, to give it to others.
+    takes back what is not handled, to give it to others. middleware: around each call of a handler.
     """
 
     owner: object
@@ -51,6 +52,7 @@ class Surroundings:
     prefetch_bytes: int
     budget: Budget
     takes_back: bool = False
+    middleware: Middleware = field(factory=Middleware)
 
 
 class Consumption:
@@ -93,6 +95,7 @@ class Consumption:
             around.takes_back and not sub.ordered,
             plan.handler_timeout,
             plan.batch,
+            around.middleware,
         )
 
     # -- sessions --------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ def begin(owner: object, sub: Subscription) -> None:
     _local.owner, _local.sub = owner, sub
 
 
-def current() -> Subscription | None:
-    """The subscription whose handler this thread runs; None outside of handlers."""
+def current_subscription() -> Subscription | None:
+    """The subscription whose handler the calling thread runs; None outside of handlers and their middleware."""
     return getattr(_local, "sub", None)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty
@@ -13,6 +11,7 @@ from queue import Empty
 from .. import log
 from ..callables import refuse_unawaited
 from ..message import Delivery
+from ..middleware import Middleware, Wrapped
 from . import handling
 from .entries import NOTHING, Entry, Halt, Notice, Owner, all_of
 from .lane_queue import LaneQueue
@@ -27,10 +26,16 @@ logger = log.get(__name__)
 class Lane(LaneQueue):
     """Runs handlers on the thread that calls `run`. Whoever acknowledges calls `flush`, on any thread."""
 
-    def __init__(self, owner: Owner, handler: Callable[[Delivery], object], outcomes: Outcomes) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        handler: Callable[[Delivery], object],
+        outcomes: Outcomes,
+        middleware: Middleware | None = None,
+    ) -> None:
         super().__init__()
         self._owner = owner
-        self._handler = handler
+        self._handler = Wrapped(handler, middleware or Middleware())
         self._outcomes = outcomes
         self._first = 0
         """Of the entry: what is acknowledged."""
@@ -38,9 +43,6 @@ class Lane(LaneQueue):
         """Deliveries that wait for a retry, or behind one."""
         self._answers: deque[tuple[ParkedKey, Delivery, Exception | None]] = deque()
         """Of dead letters: what became of them. From any thread."""
-        self._thread_id = 0
-        self._overdue_at: tuple[int, int] | None = None
-        """Where a handler was told to run for too long."""
         self._nudged = False
         self._forked = False
 
@@ -74,16 +76,6 @@ class Lane(LaneQueue):
         if not self._nudged and self._keys.ended():
             self._nudged = True
             self.nudge()
-
-    def tell_overdue(self, seconds: float) -> None:
-        """The handler has run for so long: tell it, once for each message."""
-        at, entry, position = (self._turns, self._position), self._entry, self._position
-        delivery = self._trying or (entry.batch[position] if position < len(entry.batch) else None)
-        frame = sys._current_frames().get(self._thread_id)
-        if at == self._overdue_at or delivery is None or frame is None:
-            return
-        self._overdue_at = at
-        self._outcomes.overdue(delivery, seconds, "".join(traceback.format_stack(frame)))
 
     # -- the lane's thread -----------------------------------------------------------------------
 
@@ -180,12 +172,14 @@ class Lane(LaneQueue):
 
     def _work(self, entry: Entry) -> int:
         """Handle a batch until something ends it; how many of it were seen to."""
-        owner, handler, keys, lease, check = self._owner, self._handler, self._keys.waiting, entry.lease, entry.check
+        owner, keys, lease, check = self._owner, self._keys.waiting, entry.lease, entry.check
+        middleware = self._handler.middleware
+        links, handler = middleware.links, self._handler.now()
         position = 0
         for delivery in entry.batch:
             if keys:
                 self._retry_due()
-            if position >= self._cut or lease.ended or owner.halts:
+            if position >= self._cut or lease.ended or owner.halts or middleware.links is not links:
                 break
             if (keys or check) and not self._lets(entry, delivery):
                 position += 1
@@ -287,7 +281,7 @@ class Lane(LaneQueue):
         self._trying = delivery
         self._turns += 1
         try:
-            result = self._handler(delivery)
+            result = self._handler.now()(delivery)
             if result is not None:
                 refuse_unawaited(result)
         except BaseException as error:

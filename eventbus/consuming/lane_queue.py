@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Hashable
 from queue import SimpleQueue
@@ -46,6 +48,10 @@ class LaneQueue:
         self._stands_since = 0.0
         self._stands_at: tuple[int, int] | None = None
         self._returns = 0
+        self._thread_id = 0
+        """Of the thread that runs handlers."""
+        self._told_at: tuple[int, int] | None = None
+        """Where a handler was told to run for too long."""
 
     def put(self, entry: Entry) -> None:
         """Queue a batch; one caller at a time."""
@@ -143,6 +149,16 @@ class LaneQueue:
         size = min(self._left, size_of(rest))
         self._left -= size
         return [Entry(entry.lease, rest, size, entry.check, entry.since)]
+
+    def standing(self) -> tuple[Delivery, str] | None:
+        """The message whose handler runs, and where that stands; once for each. One caller at a time."""
+        at, entry, position = (self._turns, self._position), self._entry, self._position
+        delivery = self._trying or (entry.batch[position] if position < len(entry.batch) else None)
+        frame = sys._current_frames().get(self._thread_id)
+        if at == self._told_at or delivery is None or frame is None:
+            return None
+        self._told_at = at
+        return delivery, "".join(traceback.format_stack(frame))
 
     def next_delay(self) -> float:
         """Seconds that what is given back stays away: more each time, until the lane gets on."""

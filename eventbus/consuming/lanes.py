@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import log
 from ..message import Delivery
+from ..middleware import Middleware
 from ..threads import join_all, spawn
 from .acknowledgements import Acknowledgements
 from .batch_lane import BatchLane, BatchLimits
@@ -38,7 +39,8 @@ class Lanes:
     handler(delivery), with `batch` handler(batch), does the work; a message whose handler fails waits for its next try
     with its key, all others go on. What waits for a lane that stands still goes to the others. high, high_bytes,
     budget: what may be in hand until `put` says that it is full; what waits behind a failing message counts with its
-    bytes only. takes_back: where all lanes stand still, what is too much may be given back.
+    bytes only. takes_back: where all lanes stand still, what is too much may be given back. middleware: around each
+    call of the handler.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Lanes:
         takes_back: bool = False,
         handler_timeout: float | None = None,
         batch: BatchLimits | None = None,
+        middleware: Middleware | None = None,
     ) -> None:
         self._handler_timeout = handler_timeout
         self._name = name
@@ -65,9 +68,9 @@ class Lanes:
         self._takes_back = takes_back
         self._stands_still = False
         if batch is None:
-            self._lanes = [Lane(self, handler, outcomes) for _ in range(concurrency)]
+            self._lanes = [Lane(self, handler, outcomes, middleware) for _ in range(concurrency)]
         else:
-            self._lanes = [BatchLane(self, handler, outcomes, batch) for _ in range(concurrency)]
+            self._lanes = [BatchLane(self, handler, outcomes, batch, middleware) for _ in range(concurrency)]
         self._routing = Routing(concurrency)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -318,8 +321,8 @@ class Lanes:
         stood = [lane.stands_for(now) for lane in self._lanes]
         if self._handler_timeout is not None and max(stood) >= self._handler_timeout:
             for lane, seconds in zip(self._lanes, stood, strict=True):
-                if seconds >= self._handler_timeout:
-                    lane.tell_overdue(seconds)
+                if seconds >= self._handler_timeout and (found := lane.standing()) is not None:
+                    self._outcomes.overdue(found[0], seconds, found[1])
         self._stands_still = self._takes_back and min(stood) >= GIVES_BACK_AFTER
         if self._stands_still:
             for lane in self._lanes:

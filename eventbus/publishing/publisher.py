@@ -20,9 +20,9 @@ from ..fields import BadType, BadValue, Headers, RawHeaders, check_headers, chec
 from ..message import (
     TOMBSTONE,
     CopyId,
-    Delivery,
     Message,
     Receipt,
+    Received,
     check_id,
     encode_payload,
     parts_of,
@@ -53,7 +53,7 @@ KNOWN_TOPICS = KNOWN_KEYS = 10_000
 _LONGEST_KEY = 128
 """Characters of a key that is worth remembering."""
 
-_Parts = tuple[str, bytes, "Extras | None"]
+Parts = tuple[str, bytes, "Extras | None"]
 
 
 class Publisher:
@@ -124,13 +124,13 @@ class Publisher:
     ) -> Receipt:
         """Publish and wait up to `timeout` seconds for the answer; raises a PublishError without one."""
         deadline = Deadline(timeout)
-        parts = self._checked(topic, payload, key, headers, id, partition, timestamp)
+        parts = self.checked(topic, payload, key, headers, id, partition, timestamp)
         waiter = SyncWaiter(next(self.pending.numbers))
         record = Record(waiter.number, *parts, waiter)
         self.pending.accept(record, timeout)
         result = waiter.wait(deadline.remaining())
         if result is None:
-            overdue = self._overdue(record, waiter, timeout)
+            overdue = self.overdue(record, waiter, timeout)
             result = waiter.result or overdue  # the answer may have come in this moment
         if isinstance(result, EventBusError):
             raise result
@@ -148,7 +148,7 @@ class Publisher:
         timestamp: datetime | None = None,
     ) -> Future[Receipt]:
         """Publish and return a Future of the answer; waits up to `timeout` seconds for room only."""
-        parts = self._checked(topic, payload, key, headers, id, partition, timestamp)
+        parts = self.checked(topic, payload, key, headers, id, partition, timestamp)
         future = ReceiptFuture(next(self.pending.numbers), self.answers, self.pending.withdraw)
         self.pending.accept((future.number, *parts, future), timeout)  # type: ignore[arg-type]
         return future
@@ -164,7 +164,7 @@ class Publisher:
         timestamp: datetime | None = None,
     ) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
-        parts = self._checked(topic, payload, key, headers, id, partition, timestamp)
+        parts = self.checked(topic, payload, key, headers, id, partition, timestamp)
         self.pending.accept(Record(next(self.pending.numbers), *parts, None), 0.0)
 
     def publish_copy(
@@ -182,7 +182,7 @@ class Publisher:
         stored_as: what the broker deduplicates it by. answered(None): it is confirmed; else why it may not be stored.
         Called on a thread of ours. PublishError, ClosedError: it was not accepted.
         """
-        _, data, extras = self._checked(topic, payload, key, headers, id, received=True)
+        _, data, extras = self.checked(topic, payload, key, headers, id, received=True)
         copy = (extras or NO_EXTRAS)._replace(id=CopyId.of(id, stored_as))
 
         def answer(result: Result) -> None:
@@ -197,7 +197,7 @@ class Publisher:
         PublishManyError carries each result, in order: what one that is refused has done, it has done to itself alone.
         """
         deadline = Deadline(timeout)
-        given = [self._checked_message(message) for message in messages]
+        given = [self.checked_message(message) for message in messages]
         batch = BatchWaiter()
         taken = self._accept_all(given, batch, deadline)
         records = [one for one in taken if not isinstance(one, PublishError)]
@@ -207,9 +207,7 @@ class Publisher:
         found = batch.results(self.pending.receipt_of)
         if len(found) < len(records):
             missing = [record for record in records if number_of(record) not in found]
-            overdue: dict[int, Result] = {
-                number_of(record): self._overdue(record, batch, timeout) for record in missing
-            }
+            overdue: dict[int, Result] = {number_of(record): self.overdue(record, batch, timeout) for record in missing}
             found = overdue | batch.results(self.pending.receipt_of)  # an answer may have come in this moment
         results = [one if isinstance(one, PublishError) else found[number_of(one)] for one in taken]
         receipts = [result for result in results if isinstance(result, Receipt)]
@@ -219,7 +217,7 @@ class Publisher:
         return receipts
 
     def _accept_all(
-        self, given: Iterable[_Parts | PublishRejectedError], batch: BatchWaiter, deadline: Deadline
+        self, given: Iterable[Parts | PublishRejectedError], batch: BatchWaiter, deadline: Deadline
     ) -> list[Record | PublishError]:
         """The records that were accepted, and why others were not."""
         taken: list[Record | PublishError] = []
@@ -255,7 +253,7 @@ class Publisher:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _checked(
+    def checked(
         self,
         topic: object,
         payload: object,
@@ -265,7 +263,8 @@ class Publisher:
         partition: object = None,
         timestamp: object = None,
         received: bool = False,
-    ) -> _Parts:
+    ) -> Parts:
+        """What it takes to publish this, in the form that a record has; raises what is wrong with it."""
         try:
             if type(topic) is not str or topic not in self.pending.inbox.topics:
                 topic = self._new_topic(topic)
@@ -307,15 +306,15 @@ class Publisher:
         """The id of a message that is refused at the door."""
         return given if isinstance(given, str) and given else self.pending.new_id()
 
-    def _checked_message(self, message: object) -> _Parts | PublishRejectedError:
+    def checked_message(self, message: object) -> Parts | PublishRejectedError:
         """What it takes to publish a message, or why nobody can carry it; TypeError."""
         if not isinstance(message, Message):
             raise TypeError(f"publish_many takes Message objects, not {type(message).__name__}")
         try:
             plain = plain_parts_of(message)
             if plain is not None:
-                return self._checked(*plain, None, None)
-            return self._checked(*parts_of(message), *place_of(message), received=isinstance(message, Delivery))
+                return self.checked(*plain, None, None)
+            return self.checked(*parts_of(message), *place_of(message), received=isinstance(message, Received))
         except PublishRejectedError as error:
             return error
         except UnsupportedError as error:
@@ -331,7 +330,8 @@ class Publisher:
         topics.add(checked)
         return checked
 
-    def _overdue(self, record: Record, waiter: Waiter, timeout: float) -> PublishError:
+    def overdue(self, record: Record, waiter: Waiter, timeout: float) -> PublishError:
+        """What to tell whoever has waited in vain: *not sent* if the record could be taken back, else *unknown*."""
         cause = self.pending.cause_of(record)
         if self.pending.withdraw(waiter, number_of(record)):
             text = f"{topic_of(record)}: {cause or 'no client could be given it'} within {timeout:g} s"
@@ -340,8 +340,12 @@ class Publisher:
         text = f"{topic_of(record)}: no answer within {timeout:g} s" + (f": {cause}" if cause else "")
         return PublishUnknownError(text, self.pending.id_of(record))
 
+    def report_failure(self, topic: str, error: PublishError) -> None:
+        """Tell the error callbacks of a failure that nobody waits for."""
+        self._report(ErrorEvent(source="publish", error=error, topic=topic))
+
     def _nowait_failed(self, record: Record, error: PublishError) -> None:
-        self._report(ErrorEvent(source="publish", error=error, topic=topic_of(record)))
+        self.report_failure(topic_of(record), error)
 
     def _callback_failed(self, error: BaseException) -> None:
         self._report(ErrorEvent(source="callback", error=error))

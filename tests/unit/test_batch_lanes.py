@@ -139,7 +139,8 @@ def test_a_handler_that_names_what_is_not_there_has_failed_whole(make: Any) -> N
             raise BatchError({7: ValueError("which one?")})
 
     for lane in rig.lanes._lanes:
-        lane._batch_handler = handler
+        lane._batch_handler.handler = handler
+        lane._batch_handler._links = None
     rig.put(1, 2)
     wait_until(lambda: rig.acknowledged == [1, 2])
     assert seen == [2, 1, 1]

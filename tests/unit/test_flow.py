@@ -122,13 +122,13 @@ def test_whether_a_thread_runs_a_handler_is_known_by_what_it_does(make: Make) ->
 
     def handler(message: Message) -> None:
         threading.current_thread().name = "nothing to see here"
-        seen.append((handling.current(), bus._consumers.is_handling(), other._consumers.is_handling()))
+        seen.append((handling.current_subscription(), bus._consumers.is_handling(), other._consumers.is_handling()))
 
     sub = bus.subscribe("t", handler, group="g")
     bus.publish("t", "x")
     wait_until(lambda: seen)
     assert seen == [(sub, True, False)]
-    assert handling.current() is None
+    assert handling.current_subscription() is None
     assert not bus._consumers.is_handling()
 
 
