@@ -40,9 +40,11 @@ from .errors import (
     PublishNotSentError,
     PublishRejectedError,
     PublishUnknownError,
+    PurgeError,
     ReadError,
     ReconnectExhaustedError,
     Reject,
+    ReplayError,
     RetryLater,
     SubscribeError,
     UnsupportedError,
@@ -50,6 +52,7 @@ from .errors import (
 from .globals import close_global, get_global, initialize_from_config
 from .kafka_token import KafkaToken
 from .message import TOMBSTONE, Message, Receipt, Tombstone
+from .reports import DeadLetterTopic, ReplayReport
 from .state import (
     CloseReport,
     ConnectionState,
@@ -76,6 +79,7 @@ __all__ = [
     "ConfigError",
     "ConnectFailedError",
     "ConnectionState",
+    "DeadLetterTopic",
     "ErrorEvent",
     "EventBus",
     "EventBusConfig",
@@ -102,6 +106,7 @@ __all__ = [
     "PublishNotSentError",
     "PublishRejectedError",
     "PublishUnknownError",
+    "PurgeError",
     "ReadError",
     "Receipt",
     "ReconnectConfig",
@@ -109,6 +114,8 @@ __all__ = [
     "ReconnectExhaustedError",
     "ReconnectStatus",
     "Reject",
+    "ReplayError",
+    "ReplayReport",
     "RetryConfig",
     "RetryLater",
     "Statistics",

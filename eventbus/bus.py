@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from . import log
 from .backends import backend_for
+from .bus_dead_letters import DeadLetterCalls
 from .config import names_of
 from .config_delivery import RetryConfig
 from .config_sources import ConfigSource, load_config
@@ -35,7 +36,7 @@ from .threads import StopToken, seconds, yes_or_no
 _Handler = TypeVar("_Handler", bound=Handler | BatchHandler)
 
 
-class EventBus:
+class EventBus(DeadLetterCalls):
     """One bus over one broker. Every method may be called from any thread, handlers and callbacks included.
 
     `source`: a URL, a mapping, an EventBusConfig, or None for `EVENTBUS_URL`. Making one does no I/O.

@@ -182,13 +182,26 @@ class Publisher:
         stored_as: what the broker deduplicates it by. answered(None): it is confirmed; else why it may not be stored.
         Called on a thread of ours. PublishError, ClosedError: it was not accepted.
         """
-        _, data, extras = self._checked(topic, payload, key, headers, id, received=True)
-        copy = (extras or NO_EXTRAS)._replace(id=CopyId.of(id, stored_as))
 
         def answer(result: Result) -> None:
             answered(result if isinstance(result, PublishError) else None)
 
-        waiter = CallWaiter(next(self.pending.numbers), answer)
+        self.publish_again(topic, payload, key, headers, id, stored_as, answer)
+
+    def publish_again(
+        self,
+        topic: str,
+        payload: bytes,
+        key: bytes | None,
+        headers: RawHeaders,
+        id: str,
+        stored_as: str,
+        answered: Callable[[Result], object],
+    ) -> None:
+        """Publish a copy as `publish_copy` does, with the receipt or the PublishError for `answered`."""
+        _, data, extras = self._checked(topic, payload, key, headers, id, received=True)
+        copy = (extras or NO_EXTRAS)._replace(id=CopyId.of(id, stored_as))
+        waiter = CallWaiter(next(self.pending.numbers), answered)
         self.pending.accept(Record(waiter.number, topic, data, copy, waiter), 0.0)
 
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:

@@ -39,6 +39,7 @@ VOCABULARY = {
         "message",
         "names",
         "pem",
+        "reports",
         "secret_sources",
         "state",
         "threads",
@@ -52,7 +53,7 @@ MAY_IMPORT = {
     "consuming": {"vocabulary", "consuming"},
     "backends": UP_TO_BACKENDS,
     "recovery": UP_TO_BACKENDS | {"recovery"},
-    "bus": UP_TO_BACKENDS | {"recovery"},
+    "bus": UP_TO_BACKENDS | {"recovery", "bus"},
     "globals": {"vocabulary", "bus"},
     "package": {"vocabulary", "consuming", "bus", "globals"},
     "testing": UP_TO_BACKENDS | {"recovery", "bus", "globals", "package", "testing"},
@@ -96,7 +97,11 @@ def layer_of(module: str) -> str:
     parts = module.split(".")
     if len(parts) == 1:
         return "package"
-    return "vocabulary" if parts[1] in VOCABULARY else {"__main__": "cli"}.get(parts[1], parts[1])
+    return (
+        "vocabulary"
+        if parts[1] in VOCABULARY
+        else {"__main__": "cli", "bus_dead_letters": "bus"}.get(parts[1], parts[1])
+    )
 
 
 def nodes_of(text: str, typing_too: bool = False) -> Iterator[ast.AST]:
