@@ -17,11 +17,11 @@ def examples() -> list[str]:
 
 
 def test_the_readme_has_examples():
-    assert len(examples()) == 2
+    assert len(examples()) == 3
     assert len([line for line in examples()[0].splitlines() if line.strip()]) <= 20
 
 
-@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("number", range(3))
 def test_example_runs(number):
     command = [sys.executable, "-W", "error", "-c", examples()[number]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
