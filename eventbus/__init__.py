@@ -42,9 +42,11 @@ from .errors import (
     PublishNotSentError,
     PublishRejectedError,
     PublishUnknownError,
+    PurgeError,
     ReadError,
     ReconnectExhaustedError,
     Reject,
+    ReplayError,
     RetryLater,
     SubscribeError,
     UnsupportedError,
@@ -52,6 +54,7 @@ from .errors import (
 from .globals import close_global, get_global, initialize_from_config
 from .kafka_token import KafkaToken
 from .message import TOMBSTONE, Message, Receipt, Tombstone
+from .reports import DeadLetterTopic, ReplayReport
 from .state import (
     CloseReport,
     ConnectionState,
@@ -78,6 +81,7 @@ __all__ = [
     "ConfigError",
     "ConnectFailedError",
     "ConnectionState",
+    "DeadLetterTopic",
     "ErrorEvent",
     "EventBus",
     "EventBusConfig",
@@ -104,6 +108,7 @@ __all__ = [
     "PublishNotSentError",
     "PublishRejectedError",
     "PublishUnknownError",
+    "PurgeError",
     "ReadError",
     "Receipt",
     "ReconnectConfig",
@@ -111,6 +116,8 @@ __all__ = [
     "ReconnectExhaustedError",
     "ReconnectStatus",
     "Reject",
+    "ReplayError",
+    "ReplayReport",
     "RetryConfig",
     "RetryLater",
     "Statistics",

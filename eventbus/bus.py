@@ -11,10 +11,10 @@ from datetime import datetime
 from types import EllipsisType
 from typing import Any, TypeVar
 
-from attrs import asdict
-
 from . import log
 from .backends import backend_for
+from .bus_dead_letters import DeadLetterCalls
+from .bus_status import StatusCalls
 from .config import names_of
 from .config_delivery import RetryConfig
 from .config_sources import ConfigSource, load_config
@@ -31,15 +31,15 @@ from .publishing.chained import ChainedPublisher
 from .publishing.inbox import SMALL, Inbox
 from .publishing.publisher import Publisher
 from .publishing.records import Record
-from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
+from .recovery.callbacks import Callbacks
 from .recovery.lifecycle import Lifecycle
-from .state import CloseReport, ConnectionState, FlushReport, HealthStatus, ReconnectStatus, Statistics
+from .state import CloseReport, FlushReport
 from .threads import StopToken, seconds, yes_or_no
 
 _Handler = TypeVar("_Handler", bound=Handler | BatchHandler)
 
 
-class EventBus:
+class EventBus(StatusCalls, DeadLetterCalls):
     """One bus over one broker. Every method may be called from any thread, handlers and callbacks included.
 
     `source`: a URL, a mapping, an EventBusConfig, or None for `EVENTBUS_URL`. Making one does no I/O.
@@ -65,6 +65,7 @@ class EventBus:
             names=names_of(config.backend),
             places=features.places,
         )
+        self._copier = publisher
         self._pending = publisher.pending
         self._inbox = self._pending.inbox
         self._numbers = self._pending.numbers
@@ -341,60 +342,6 @@ class EventBus:
     def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the phase CONNECTED."""
         return self._supervisor.phases.wait_connected(seconds(timeout, self.config.connect_timeout))
-
-    def register_reconnect_callback(self, callback: ReconnectCallback) -> ReconnectCallback:
-        """Call `callback(ReconnectEvent)` after each reconnect, on the callback thread."""
-        self._callbacks.register("reconnect", callback)
-        return callback
-
-    def unregister_reconnect_callback(self, callback: ReconnectCallback) -> None:
-        """Undo `register_reconnect_callback`; an unknown one is fine."""
-        self._callbacks.unregister("reconnect", callback)
-
-    def register_error_callback(self, callback: ErrorCallback) -> ErrorCallback:
-        """Call `callback(ErrorEvent)` for what goes wrong outside of any call, on the callback thread."""
-        self._callbacks.register("error", callback)
-        return callback
-
-    def unregister_error_callback(self, callback: ErrorCallback) -> None:
-        """Undo `register_error_callback`; an unknown one is fine."""
-        self._callbacks.unregister("error", callback)
-
-    def register_state_callback(self, callback: StateCallback) -> StateCallback:
-        """Call `callback(ConnectionState)` after each change of phase, on the callback thread."""
-        self._callbacks.register("state", callback)
-        return callback
-
-    def unregister_state_callback(self, callback: StateCallback) -> None:
-        """Undo `register_state_callback`; an unknown one is fine."""
-        self._callbacks.unregister("state", callback)
-
-    # -- status ----------------------------------------------------------------------------------
-
-    def get_connection_state(self) -> ConnectionState:
-        """How the connection stands."""
-        return self._supervisor.phases.connection_state()
-
-    def get_health_status(self) -> HealthStatus:
-        """What the health check measured last."""
-        return self._life.health_status()
-
-    def get_reconnect_status(self) -> ReconnectStatus:
-        """How reconnecting stands."""
-        return self._supervisor.phases.reconnect_status(self._monitor.failures, self.config.reconnect)
-
-    def get_statistics(self) -> Statistics:
-        """The counters since the bus was made; up to 50 ms are given to what was published just before."""
-        counts, pending = asdict(self._consumers.counts()), self._pending
-        pending.catch_up(0.05)
-        return Statistics(
-            published=pending.published,
-            **vars(pending.counts),
-            **counts,
-            reconnects=self._supervisor.phases.connection_state().reconnect_count,
-            in_flight=pending.in_flight,
-            in_flight_bytes=pending.room.in_flight_bytes,
-        )
 
     def _patience(self, timeout: float | None) -> float:
         """Seconds that a publishing call may wait: none in a log handler of ours, for recovery would wait with it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .message import Receipt
+    from .reports import ReplayReport
 
 
 class EventBusError(Exception):
@@ -162,6 +163,21 @@ class RetryLater(EventBusError):
 
 class ReadError(EventBusError):
     """A topic cannot be read: an argument is wrong, the topic is not there, or the broker does not let us."""
+
+
+class PurgeError(EventBusError):
+    """Dead letters cannot be deleted: it is no topic of dead letters, or the broker does not let us."""
+
+
+class ReplayError(EventBusError):
+    """A replay of dead letters ended early; `report` says what it had done, and where to go on."""
+
+    def __init__(self, message: str, report: ReplayReport) -> None:
+        super().__init__(message, report)
+        self.report = report
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ReconnectExhaustedError(EventBusError):

@@ -152,6 +152,18 @@ class Session(Protocol):
         No group is joined, and nothing acknowledged. ReadError, NotConnectedError.
         """
 
+    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> Mapping[str, int]:
+        """The topics that a pattern covers and how many messages each holds, about; those that hold none may miss.
+
+        Within `timeout` seconds. ReadError: they may not be asked for. NotConnectedError, Stopped.
+        """
+
+    def purge(self, topic: str, stretches: Stretches, timeout: float, stop: StopToken) -> int:
+        """Delete all in front of the ends of these, within `timeout` seconds; how many, about.
+
+        PurgeError: the broker does not let us. NotConnectedError: they may be deleted or not. Stopped.
+        """
+
     def probe(self, timeout: float, stop: StopToken) -> str:
         """Broker round trip, consumer loops alive, progress; says what it found, raises what is wrong."""
 

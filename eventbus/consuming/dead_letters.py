@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from ..fields import RawHeaders
-from ..message import Delivery, matches
+from ..message import Delivery, Message, matches
 from ..names import NameRules
 
 PREFIX = "Eventbus-Dead-"
@@ -17,9 +17,12 @@ PREFIX = "Eventbus-Dead-"
 ERROR, REASON, ATTEMPTS, TOPIC, PARTITION, OFFSET, GROUP, TIME = (
     PREFIX + name for name in ("Error", "Reason", "Attempts", "Topic", "Partition", "Offset", "Group", "Time")
 )
+REPLAYS = PREFIX + "Replays"
+"""How often the message had been published again when it failed; a replayed message has this header alone of them."""
 LONGEST_REASON = 500
 """Characters of an error's text that are kept."""
 _DIGEST = 8
+_DIGITS = 9
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_-]+")
 _BLANK = re.compile(r"[\x00-\x20\x7f-\x9f]+")
@@ -40,8 +43,11 @@ class Letterbox(Protocol):
         id: str,
         stored_as: str,
         answered: Answered,
-    ) -> None:
-        """Publish, and say what became of it; never blocks. stored_as: what the broker deduplicates by."""
+    ) -> Callable[[], str]:
+        """Publish, and say what became of it; never blocks. stored_as: what the broker deduplicates by.
+
+        Returns what says why the broker takes it not for now, "" where it said no such thing.
+        """
 
 
 def default_topic(group: str, topic: str, names: NameRules) -> str:
@@ -77,21 +83,22 @@ class DeadLetters:
         """Where the dead letter of a message goes."""
         return self._given or default_topic(self._group, delivery.topic, self._names)
 
-    def send(self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered) -> None:
-        """Publish a message as it is, with the headers that say why; never blocks."""
+    def send(self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered) -> Callable[[], str]:
+        """Publish a message as it is, with the headers that say why; never blocks. Returns what the letterbox does."""
         id = delivery.id or f"{delivery.topic}/{delivery.partition}/{delivery.offset}"
-        kept = tuple([field for field in delivery.raw_headers if not field[0].startswith(PREFIX)])
-        self._publish(
+        replays = replays_of(delivery)
+        kept = without_reasons(delivery)
+        return self._publish(
             self.topic_of(delivery),
             delivery.payload,
             delivery.raw_key,
-            (*kept, *self._reasons(delivery, error, attempts)),
+            (*kept, *self._reasons(delivery, error, attempts, replays)),
             id,
-            f"{id}/dlq/{self._group}",
+            f"{id}/dlq/{self._group}" + (f"/{replays}" if replays else ""),
             answered,
         )
 
-    def _reasons(self, delivery: Delivery, error: BaseException, attempts: int) -> RawHeaders:
+    def _reasons(self, delivery: Delivery, error: BaseException, attempts: int, replays: int) -> RawHeaders:
         kind = type(error)
         text = _BLANK.sub(" ", str(error))[:LONGEST_REASON].strip()
         values = {
@@ -103,10 +110,22 @@ class DeadLetters:
             OFFSET: delivery.offset,
             GROUP: self._group,
             TIME: datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            REPLAYS: replays or None,
         }
         return tuple(
             (name, str(value).encode(errors="backslashreplace")) for name, value in values.items() if value is not None
         )
+
+
+def replays_of(message: Message) -> int:
+    """How often a message was published again from a dead letter; 0 where its header is no such number."""
+    value = message.headers.get(REPLAYS, "")
+    return int(value) if value.isascii() and value.isdecimal() and len(value) <= _DIGITS else 0
+
+
+def without_reasons(message: Message) -> RawHeaders:
+    """The headers that a message had before it was a dead letter."""
+    return tuple([field for field in message.raw_headers if not field[0].startswith(PREFIX)])
 
 
 def comes_back(pattern: str, group: str, names: NameRules, given: str | None) -> bool:

@@ -9,7 +9,7 @@ from attrs import Factory, frozen
 
 from .. import log
 from ..config_delivery import GuardConfig, RetryConfig
-from ..errors import EventBusError, HandlerTimeoutError, RetryLater
+from ..errors import EventBusError, HandlerTimeoutError, NotConnectedError, RetryLater
 from ..message import Delivery
 from ..state import ErrorEvent
 from .batch_lane import BatchLimits
@@ -69,11 +69,22 @@ class Failing:
         self.failures = self.dropped = self.stored = 0
         self._unsent: Exception | None = None
         """Why a dead letter could not be stored."""
+        self._waiting: dict[object, Callable[[], str]] = {}
+        """Dead letters without an answer: what says why."""
 
     @property
     def error(self) -> Exception | None:
         """What keeps messages that fail from leaving."""
         return self.guard.error or self._unsent
+
+    def look(self) -> None:
+        """Tell, once for each text, why the broker takes a dead letter not for now."""
+        for why in list(self._waiting.values())[:1]:
+            cause = why()
+            if cause and cause not in str(self._unsent):
+                self._unsent = error = NotConnectedError(f"dead letters wait, and their messages with them: {cause}")
+                logger.error("%r: %s", self._sub, error)
+                self._tell("subscription", error)
 
     def pause_after(self, failures: int) -> float:
         """Seconds until the next try of anything about a message that has failed so often."""
@@ -108,14 +119,21 @@ class Failing:
         """Have it stored as a dead letter; never blocks."""
         assert self._dead_letters is not None
 
+        letter = object()
+        self._waiting[letter] = str
+
         def told(trouble: Exception | None) -> None:
+            self._waiting.pop(letter, None)
             self._note(delivery, trouble)
             answered(trouble)
 
         try:
-            self._dead_letters.send(delivery, error, attempts, told)
+            why = self._dead_letters.send(delivery, error, attempts, told)
         except EventBusError as trouble:
             told(trouble)
+        else:
+            if letter in self._waiting:
+                self._waiting[letter] = why
 
     def overdue(self, delivery: Delivery, seconds: float, stack: str) -> None:
         """A handler runs for longer than it may."""

@@ -66,17 +66,18 @@ class Lanes:
         self._high_bytes = high_bytes
         self._budget = budget
         self._takes_back = takes_back
-        self._stands_still = False
-        if batch is None:
-            self._lanes = [Lane(self, handler, outcomes, middleware) for _ in range(concurrency)]
-        else:
-            self._lanes = [BatchLane(self, handler, outcomes, batch, middleware) for _ in range(concurrency)]
+        self._lanes = [
+            Lane(self, handler, outcomes, middleware)
+            if batch is None
+            else BatchLane(self, handler, outcomes, batch, middleware)
+            for _ in range(concurrency)
+        ]
         self._routing = Routing(concurrency)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._count = self._size = self._given_up = self._running = 0
         self._latest: float | None = None
-        self._full = self._is_watched = False
+        self._full = self._is_watched = self._stands_still = False
         self._start_again: float | None = None
         """When to ask for messages again after a thread could not be started."""
         self._finishing = self._closing = False

@@ -176,20 +176,37 @@ class Publisher:
         id: str,
         stored_as: str,
         answered: Callable[[Exception | None], object],
-    ) -> None:
+    ) -> Callable[[], str]:
         """Publish a received message to another topic under its own id, as a dead letter or a replay; never blocks.
 
         stored_as: what the broker deduplicates it by. answered(None): it is confirmed; else why it may not be stored.
-        Called on a thread of ours. PublishError, ClosedError: it was not accepted.
+        Called on a thread of ours. Returns what says why the broker takes it not for now, "" where it said no such
+        thing. PublishError, ClosedError: it was not accepted.
         """
-        _, data, extras = self.checked(topic, payload, key, headers, id, received=True)
-        copy = (extras or NO_EXTRAS)._replace(id=CopyId.of(id, stored_as))
 
         def answer(result: Result) -> None:
             answered(result if isinstance(result, PublishError) else None)
 
-        waiter = CallWaiter(next(self.pending.numbers), answer)
-        self.pending.accept(Record(waiter.number, topic, data, copy, waiter), 0.0)
+        record = self.publish_again(topic, payload, key, headers, id, stored_as, answer)
+        return lambda: self.pending.cause_of(record)
+
+    def publish_again(
+        self,
+        topic: str,
+        payload: bytes,
+        key: bytes | None,
+        headers: RawHeaders,
+        id: str,
+        stored_as: str,
+        answered: Callable[[Result], object],
+    ) -> Record:
+        """Publish a copy as `publish_copy` does, with the receipt or the PublishError for `answered`."""
+        _, data, extras = self.checked(topic, payload, key, headers, id, received=True)
+        copy = (extras or NO_EXTRAS)._replace(id=CopyId.of(id, stored_as))
+        waiter = CallWaiter(next(self.pending.numbers), answered)
+        record = Record(waiter.number, topic, data, copy, waiter)
+        self.pending.accept(record, 0.0)
+        return record
 
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
         """Publish all, pipelined, and wait up to `timeout` seconds for all answers.

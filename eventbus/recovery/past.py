@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from .. import log
 from ..backends.base import Session
@@ -11,11 +13,15 @@ from ..consuming.excerpts import Channel, Excerpt, Reading, Span, Stretches, fir
 from ..errands import Errand, Errands, NotInTime
 from ..errors import NotConnectedError, SessionRetired
 from ..gate import Gate
+from ..reports import DeadLetterTopic
 from ..state import Phase
 from ..threads import Deadline, Stopped, StopToken, join_all, spawn
 from .supervisor import Supervisor
+from .survey import Survey
 
 logger = log.get(__name__)
+
+T = TypeVar("T")
 
 AGAIN = 0.1
 """Seconds before the next try."""
@@ -39,23 +45,57 @@ class Past:
 
     def read(self, span: Span, timeout: float, asked: list[Errand[Excerpt]]) -> Excerpt:
         """See `EventBus.read`. asked: for the caller to leave if an exception comes as this returns."""
+        return self._run_errand(
+            "read", span.topic, lambda stop: self._begin(span, timeout, stop), timeout, asked, undo=Excerpt.close
+        )
+
+    def find(self, span: Span, timeout: float, asked: list[Errand[Stretches]]) -> Stretches:
+        """What there is to read of a topic now."""
+        return self._run_errand("find", span.topic, lambda stop: self._find(span, timeout, stop), timeout, asked)
+
+    def purge(self, topic: str, stretches: Stretches, timeout: float, asked: list[Errand[int]]) -> int:
+        """Delete what was found in a topic, which `stretches` are; see `Session.purge`."""
+        deadline = Deadline(timeout)
+
+        def purge(stop: StopToken) -> int:
+            return self._ask(
+                topic, lambda session: session.purge(topic, stretches, deadline.remaining(), stop), deadline, stop
+            )
+
+        return self._run_errand("purge", topic, purge, timeout, asked)
+
+    def survey(self, pattern: str, timeout: float, asked: list[Errand[list[DeadLetterTopic]]]) -> list[DeadLetterTopic]:
+        """The topics that a pattern covers, with the times of what they hold."""
+        deadline = Deadline(timeout)
+
+        def survey(stop: StopToken) -> list[DeadLetterTopic]:
+            return self._ask(pattern, lambda session: Survey(session, deadline, stop).look(pattern), deadline, stop)
+
+        return self._run_errand("list", pattern, survey, timeout, asked)
+
+    def _run_errand(
+        self,
+        what: str,
+        topic: str,
+        call: Callable[[StopToken], T],
+        timeout: float,
+        asked: list[Errand[T]],
+        undo: Callable[[T], object] | None = None,
+    ) -> T:
         self._gate.check()
         if self._supervisor.phases.phase is Phase.NEW:
             raise NotConnectedError("the bus is not open: call open() first")
         try:
-            return self._errands.run(
-                "read", lambda stop: self._begin(span, timeout, stop), timeout, undo=Excerpt.close, asked=asked
-            )
+            return self._errands.run(what, call, timeout, undo=undo, asked=asked)
         except (Stopped, NotConnectedError, NotInTime) as error:
             self._gate.check()  # closed meanwhile
             if isinstance(error, NotConnectedError):
                 raise
-            raise NotConnectedError(f"{span.topic}: the broker did not answer within {timeout:g} s") from error
+            raise NotConnectedError(f"{topic}: the broker did not answer within {timeout:g} s") from error
 
     def _begin(self, span: Span, timeout: float, stop: StopToken) -> Excerpt:
         """Find out what there is to read, and begin; on a thread of ours. ReadError, NotConnectedError, Stopped."""
-        with self._stop.interrupts(stop.set):
-            stretches = self._find(span, timeout, stop)
+        stretches = self._find(span, timeout, stop)
         own = self._stop.child()
         channel = Channel(own)
         if not stretches or span.limit == 0:
@@ -77,19 +117,27 @@ class Past:
         self._threads = []
 
     def _find(self, span: Span, timeout: float, stop: StopToken) -> Stretches:
-        deadline, cause = Deadline(timeout), None
-        while True:
-            stop.check()
-            session = _living(self._supervisor)
-            if session is not None:
-                try:
-                    return session.stretches_of(span, deadline.remaining(), stop)
-                except (NotConnectedError, SessionRetired, OSError) as error:
-                    cause = error
-            if deadline.over:
-                why = cause or self._supervisor.phases.connection_state().last_error or "there is no connection"
-                raise NotConnectedError(f"{span.topic} cannot be read now: {why}") from cause
-            stop.wait(min(AGAIN, deadline.remaining()))
+        deadline = Deadline(timeout)
+        return self._ask(
+            span.topic, lambda session: session.stretches_of(span, deadline.remaining(), stop), deadline, stop
+        )
+
+    def _ask(self, topic: str, question: Callable[[Session], T], deadline: Deadline, stop: StopToken) -> T:
+        """Have the current session answer, whichever that is; NotConnectedError: none did in time."""
+        cause: Exception | None = None
+        with self._stop.interrupts(stop.set):
+            while True:
+                stop.check()
+                session = _living(self._supervisor)
+                if session is not None:
+                    try:
+                        return question(session)
+                    except (NotConnectedError, SessionRetired, OSError) as error:
+                        cause = error
+                if deadline.over:
+                    why = cause or self._supervisor.phases.connection_state().last_error or "there is no connection"
+                    raise NotConnectedError(f"no answer about {topic} now: {why}") from cause
+                stop.wait(min(AGAIN, deadline.remaining()))
 
     def _run(self, passage: _Passage, own: StopToken) -> None:
         try:

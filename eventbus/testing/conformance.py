@@ -22,6 +22,7 @@ from ..message import Message
 from ..state import ErrorEvent, Phase
 from ._conformance import FOREIGN_TOPICS, Inbox
 from ._conformance_batches import BatchConformance
+from ._conformance_dead_letters import DeadLetterConformance
 from ._conformance_delivery import DeliveryConformance
 from ._conformance_reading import ReadingConformance
 from .wait import wait_until
@@ -36,7 +37,7 @@ BAD_GROUPS = ["", "a\r\nb", "a\x00", 7]
 FOREIGN_GROUPS = ["a b", ".a", "a" * 65, "*", "ä"]
 
 
-class BackendConformance(DeliveryConformance, BatchConformance, ReadingConformance):
+class BackendConformance(DeliveryConformance, DeadLetterConformance, BatchConformance, ReadingConformance):
     """Subclass it, give it a `config`, and pytest does the rest."""
 
     # -- consuming -------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ TREE = {
     "PublishManyError": "PublishError",
     "SubscribeError": "EventBusError",
     "ReadError": "EventBusError",
+    "PurgeError": "EventBusError",
+    "ReplayError": "EventBusError",
     "ReconnectExhaustedError": "EventBusError",
     "BatchError": "EventBusError",
     "HandlerTimeoutError": "EventBusError",
@@ -75,6 +77,8 @@ def made(kind: type[Exception]) -> Exception:
         return kind("wrong password", server_spoke=False)
     if kind is eventbus.BatchError:
         return kind({3: ValueError("no")})
+    if kind is eventbus.ReplayError:
+        return kind("what went wrong", eventbus.ReplayReport(replayed=3))
     if kind is eventbus.RetryLater:
         return kind(2.5, "busy")
     return kind("what went wrong")

@@ -40,6 +40,7 @@ VOCABULARY = {
         "middleware",
         "names",
         "pem",
+        "reports",
         "secret_sources",
         "state",
         "threads",
@@ -54,7 +55,7 @@ MAY_IMPORT = {
     "backends": UP_TO_BACKENDS,
     "deduplication": {"vocabulary", "consuming", "deduplication"},
     "recovery": UP_TO_BACKENDS | {"recovery"},
-    "bus": UP_TO_BACKENDS | {"recovery"},
+    "bus": UP_TO_BACKENDS | {"recovery", "bus"},
     "globals": {"vocabulary", "bus"},
     "package": {"vocabulary", "consuming", "deduplication", "bus", "globals"},
     "testing": UP_TO_BACKENDS | {"recovery", "bus", "globals", "package", "testing"},
@@ -98,7 +99,11 @@ def layer_of(module: str) -> str:
     parts = module.split(".")
     if len(parts) == 1:
         return "package"
-    return "vocabulary" if parts[1] in VOCABULARY else {"__main__": "cli"}.get(parts[1], parts[1])
+    return (
+        "vocabulary"
+        if parts[1] in VOCABULARY
+        else {"__main__": "cli", "bus_dead_letters": "bus", "bus_status": "bus"}.get(parts[1], parts[1])
+    )
 
 
 def nodes_of(text: str, typing_too: bool = False) -> Iterator[ast.AST]:

@@ -32,14 +32,17 @@ def _lines_of(name: str, value: object) -> list[str]:
         return [f"{name}{inspect.signature(value)}"]
     if not isinstance(value, type):
         return [f"{name}: {type(value).__name__}"]
-    bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+    hidden = [base for base in value.__bases__ if base.__module__.startswith("eventbus.bus_")]
+    bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object and base not in hidden)
     head = f"class {name}({bases})" if bases else f"class {name}"
     if issubclass(value, Enum):
         return [head, *(f"    {member.name} = {member.value!r}" for member in value)]
     if attrs.has(value):
         return [head, *(f"    {_field(field)}" for field in attrs.fields(value))]
     lines = [head]
-    for member, found in sorted(vars(value).items()):
+    for member, found in sorted(
+        {**vars(value), **{key: one for base in hidden for key, one in vars(base).items() if key[0] != "_"}}.items()
+    ):
         if member.startswith("_") and member != "__init__":
             continue
         if inspect.isfunction(found):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from math import ceil
 from typing import Any
@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition as Position
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from ... import log
-from ...errors import NotConnectedError
+from ...errors import NotConnectedError, PurgeError
 from ...threads import Deadline, StopToken
 from .clients.errors import HOPELESS, text_of
 from .names import TopicPartition
@@ -186,6 +186,23 @@ class Catalogue:
             for where, error in failed.items()
             if isinstance(error, KafkaException) and error.args[0].code() in _NO_LEADER
         }
+
+    def delete_records(self, ends: Mapping[TopicPartition, int], timeout: float) -> None:
+        """Have what is in front of these offsets deleted. PurgeError: refused; NotConnectedError: not known."""
+        asked = [Position(*where, end) for where, end in ends.items()]
+        deadline = Deadline(timeout + 0.5)
+        limit = max(0.1, timeout)
+        try:
+            futures = self._client().delete_records(asked, request_timeout=limit, operation_timeout=limit)
+            for future in futures.values():
+                future.result(max(0.01, deadline.remaining()))
+        except KafkaException as error:
+            cause: KafkaError = error.args[0]
+            if cause.code() < 0 or (cause.retriable() and cause.code() not in HOPELESS):
+                raise NotConnectedError(text_of(cause)) from error
+            raise PurgeError(f"{asked[0].topic} cannot be purged: {text_of(cause)}") from error
+        except FutureTimeout as error:
+            raise NotConnectedError("no answer from the cluster in time") from error
 
     def _offsets(self, places: Sequence[TopicPartition], spec: Any, timeout: float) -> dict[TopicPartition, int]:
         found, errors = self._asked_offsets(places, spec, timeout)

@@ -155,6 +155,23 @@ class KafkaSession:
         """Through a consumer that is made for it."""
         return self._past.read(topic, stretches)
 
+    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> dict[str, int]:
+        """Of those that we may know of, within `timeout` seconds; counted in offsets."""
+        found: dict[str, int] = self._past_call("list", partial(self._past.topics, pattern, timeout), timeout, stop)
+        return found
+
+    def purge(self, topic: str, stretches: Stretches, timeout: float, stop: StopToken) -> int:
+        """Have the records deleted, within `timeout` seconds; counted in offsets."""
+        work = partial(self._past.purge, topic, stretches, timeout)
+        purged: int = self._past_call("purge", work, timeout, stop)
+        return purged
+
+    def _past_call(self, what: str, call: Callable[[], Any], timeout: float, stop: StopToken) -> Any:
+        try:
+            return self._interruptibly(what, call, timeout + 0.5, stop)
+        except TimeoutError as error:
+            raise NotConnectedError(f"no answer within {timeout:g} s") from error
+
     # -- health ----------------------------------------------------------------------------------
 
     def probe(self, timeout: float, stop: StopToken) -> str:

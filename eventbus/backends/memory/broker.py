@@ -74,6 +74,10 @@ class MemoryBroker:
         """The topic of this name; None before anything is stored in it."""
         return self._topics.get(name)
 
+    def topics_of(self, pattern: str) -> list[Topic]:
+        """The topics that a pattern covers."""
+        return [topic for name, topic in sorted(self._topics.items()) if matches(pattern, name)]
+
     def group_of(self, sub: Subscription) -> Group:
         """The group that a subscription belongs to, made when it is not there."""
         if sub.group is None:

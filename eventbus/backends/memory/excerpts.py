@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import islice
 
 from ...consuming.excerpts import Span, Stretch, Stretches
-from ...errors import ReadError
+from ...errors import PurgeError, ReadError
 from ...message import Delivery
 from ...threads import Deadline, StopToken
 from .broker import MemoryBroker
@@ -30,6 +30,19 @@ def stretches_of(broker: MemoryBroker, span: Span) -> Stretches:
     begin = topic.base if span.start is None else max(topic.base, _place(topic, span.start))
     end = topic.end if span.until is None else min(topic.end, _place(topic, span.until))
     return Stretches({topic.identities: Stretch(begin, end)})
+
+
+def purge(broker: MemoryBroker, name: str, stretches: Stretches) -> int:
+    """Drop what is in front of where a topic ended; how many that was. Under the lock."""
+    if name in broker.refused_topics:
+        raise PurgeError(f"{name} cannot be purged: {broker.refused_topics[name]}")
+    topic = broker.topic(name)
+    stretch = None if topic is None else stretches.left.get(topic.identities)
+    if topic is None or stretch is None:
+        return 0
+    dropped = max(0, min(stretch.end, topic.end) - topic.base)
+    topic.drop_below(topic.base + dropped)
+    return dropped
 
 
 def _place(topic: Topic, place: int | datetime) -> int:

@@ -15,7 +15,7 @@ from ...threads import Deadline, StopToken, join_all, spawn
 from ..base import Prepared, SessionContext
 from .broker import Condition, MemoryBroker
 from .deliveries import MemoryDelivery
-from .excerpts import MemoryReading, stretches_of
+from .excerpts import MemoryReading, purge, stretches_of
 from .groups import Member
 from .waiting import notify, pause
 
@@ -185,6 +185,18 @@ class MemorySession:
     def read(self, topic: str, stretches: Stretches) -> MemoryReading:
         """Look into the topic, again and again."""
         return MemoryReading(self._broker, topic, stretches, self._wait_answer)
+
+    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> dict[str, int]:
+        """Those of the broker, with the messages that they keep."""
+        self._wait_answer(Deadline(timeout), stop)
+        with self._broker.lock:
+            return {topic.name: len(topic) for topic in self._broker.topics_of(pattern)}
+
+    def purge(self, topic: str, stretches: Stretches, timeout: float, stop: StopToken) -> int:
+        """Forget the oldest, also those that a group has not finished."""
+        self._wait_answer(Deadline(timeout), stop)
+        with self._broker.lock:
+            return purge(self._broker, topic, stretches)
 
     def probe(self, timeout: float, stop: StopToken) -> str:
         """A round trip to the broker."""

@@ -22,7 +22,7 @@ from ..clients.errors import HOPELESS, ClientErrors, is_fatal, text_of
 from ..clients.fork_safety import Consumer, keep
 from ..clients.options import ClientOptions
 from ..names import TopicPartition
-from ..topics import AGAIN, ROUND, UNKNOWN_FOR
+from ..topics import AGAIN, ROUND, UNKNOWN_FOR, Topics
 from .deliveries import KafkaDelivery
 
 logger = get(__name__)
@@ -71,6 +71,24 @@ class Past:
         """Through a consumer that is made for it."""
         options = self._options.consumer(self._instance, protocol="classic", start="earliest")
         return TopicReading({**options, **_OURS}, ClientErrors(f"{self._name}-read"), self._catalogue, topic, stretches)
+
+    def topics(self, pattern: str, timeout: float) -> dict[str, int]:
+        """How many offsets each topic holds that a pattern covers."""
+        deadline = Deadline(timeout)
+        found = Topics.among(self._catalogue.listing(None, max(0.05, deadline.remaining())).found, pattern)
+        places = [(topic, number) for topic, numbers in found.items() for number in numbers]
+        ends = self._asked(self._catalogue.ends, places, deadline)
+        begins = self._asked(self._catalogue.beginnings, places, deadline)
+        return {
+            topic: sum(ends[topic, number] - begins[topic, number] for number in numbers)
+            for topic, numbers in found.items()
+        }
+
+    def purge(self, topic: str, stretches: Stretches, timeout: float) -> int:
+        """Delete the records in front of these ends; how many offsets that were."""
+        ends = {(topic, _number(key)): one.end for key, one in stretches.left.items()}
+        self._catalogue.delete_records(ends, timeout)
+        return sum(one.end - one.begin for one in stretches.left.values())
 
     def _places(
         self, place: int | datetime, places: Sequence[TopicPartition], deadline: Deadline

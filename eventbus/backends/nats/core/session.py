@@ -128,6 +128,14 @@ class NatsSession:
         """None, as above."""
         raise UnsupportedError("core NATS keeps no messages to read")
 
+    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> Mapping[str, int]:
+        """None: core NATS does not know which there are."""
+        raise UnsupportedError("core NATS keeps no messages to list")
+
+    def purge(self, topic: str, stretches: Stretches, timeout: float, stop: StopToken) -> int:
+        """None, as above."""
+        raise UnsupportedError("core NATS keeps no messages to delete")
+
     def probe(self, timeout: float, stop: StopToken) -> str:
         """Ping the server, and see that no publish waits too long; says what it found. NotConnectedError, Stopped."""
         self._check_lost()

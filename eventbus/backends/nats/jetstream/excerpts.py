@@ -105,6 +105,29 @@ class Past:
         message = answer.get("message") or {}
         return Last(int(message.get("seq") or 0), _time_of(str(message.get("time"))))
 
+    def topics(self, pattern: str) -> Asking[dict[str, int]]:
+        """How many messages each topic holds that a pattern covers."""
+        found: dict[str, int] = {}
+        for stream in (yield from self._streams.find(pattern)):
+            seen = 0
+            while True:
+                asked = {"subjects_filter": pattern, "offset": seen}
+                answer = yield from self._api.call(f"STREAM.INFO.{stream}", asked)
+                page = (answer.get("state") or {}).get("subjects") or {}
+                found |= {str(topic): int(number) for topic, number in page.items()}
+                seen += len(page)
+                if not page or seen >= int(answer.get("total") or 0):
+                    break
+        return dict(sorted(found.items()))
+
+    def purge(self, topic: str, stretches: Stretches) -> Asking[int]:
+        """Delete a topic's messages in front of where it ended; how many that were."""
+        purged = 0
+        for stream, stretch in stretches.left.items():
+            answer = yield from self._api.call(f"STREAM.PURGE.{stream}", {"filter": topic, "seq": stretch.end})
+            purged += int(answer.get("purged") or 0)
+        return purged
+
     def make(self, stream: str, topic: str, name: str, stretch: Stretch) -> Asking[JsonObject]:
         """A consumer that begins where the stretch does, and that we may pull from."""
         where: JsonObject = {"deliver_policy": "by_start_sequence", "opt_start_seq": stretch.begin}
@@ -153,7 +176,7 @@ def told(question: Callable[[], Any], topic: str) -> Any:
             raise NotConnectedError(str(error)) from error
         why = "its stream is not there" if error.number == STREAM_NOT_FOUND else str(error)
         raise ReadError(f"{topic} cannot be read: {why}") from error
-    except (Forbidden, StreamRefused) as error:
+    except (Forbidden, NoResponders, StreamRefused) as error:
         raise ReadError(f"{topic} cannot be read: {error}") from error
 
 

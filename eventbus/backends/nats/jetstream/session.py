@@ -11,7 +11,7 @@ from ....config import NatsConfig
 from ....consuming.attachment import Attachment
 from ....consuming.excerpts import Span, Stretches
 from ....consuming.subscriptions import SubscriptionState
-from ....errors import NotConnectedError, PublishRejectedError, SubscribeError
+from ....errors import NotConnectedError, PublishRejectedError, PurgeError, SubscribeError
 from ....message import Delivery
 from ....threads import Deadline, StopToken
 from ....workers import Helpers
@@ -23,11 +23,11 @@ from ..link import wire
 from ..link.addresses import ServerPool
 from ..link.dialing import Link
 from ..link.interests import refused_subject
-from ..link.requests import Forbidden
+from ..link.requests import Forbidden, NoResponders
 from .api import JetStreamApi
 from .asking import ApiError
 from .durables import Durables, Target
-from .excerpts import Past, StreamReading, told
+from .excerpts import SERVER_FAULT, Past, StreamReading, told
 from .in_hand import in_hand_of
 from .ordered_durable import resets
 from .ordered_feed import OrderedFeed
@@ -166,6 +166,23 @@ class JetStreamSession(NatsSession):
         """Through a consumer that is made for it."""
         self._check_lost()
         return StreamReading(self._connection, self._api, self._past, topic, stretches)
+
+    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> dict[str, int]:
+        """Of all streams that take such topics, within `timeout` seconds."""
+        self._check_lost()
+        deadline = Deadline(timeout)
+        found: dict[str, int] = told(lambda: self._api.run(self._past.topics(pattern), deadline), pattern)
+        return found
+
+    def purge(self, topic: str, stretches: Stretches, timeout: float, stop: StopToken) -> int:
+        """Of the topic's stream this topic alone, within `timeout` seconds."""
+        self._check_lost()
+        try:
+            return self._api.run(self._past.purge(topic, stretches), Deadline(timeout))
+        except (ApiError, Forbidden, NoResponders) as error:
+            if isinstance(error, ApiError) and (error.passes or error.code >= SERVER_FAULT):
+                raise NotConnectedError(str(error)) from error
+            raise PurgeError(f"{topic} cannot be purged: {error}") from error
 
     def detach(self, attachment: Attachment, timeout: float) -> None:
         """Stop pulling, and wait up to `timeout` seconds for what was on its way; a broadcast's consumer is deleted."""

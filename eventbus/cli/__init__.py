@@ -1,0 +1,51 @@
+"""The command line: `eventbus dlq list`, `show`, `replay` and `purge`, or `python -m eventbus`.
+
+Exit codes: 0, done; 1, it failed or only part of it was done; 2, bad arguments or configuration; 130, interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import ConfigError, EventBusError
+from . import dlq
+from .output import Output, hidden
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """What may be said on the command line."""
+    made = argparse.ArgumentParser(
+        prog="eventbus",
+        description="Look after an event bus.",
+        epilog="Exit codes: 0 done, 1 failed or done in part, 2 bad arguments or configuration, 130 interrupted.",
+    )
+    dlq.add_to(made.add_subparsers(dest="area", required=True, metavar="AREA"))
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the arguments say (None: those of the process); the exit code."""
+    try:
+        options = parser().parse_args(argv)
+    except SystemExit as end:  # argparse has told what is wrong, or has helped
+        return int(end.code or 0)
+    output = Output(as_json=options.json)
+    try:
+        return int(options.run(options, output))
+    except KeyboardInterrupt:
+        output.note("interrupted")
+        return INTERRUPTED
+    except ConfigError as error:
+        output.note(f"eventbus: {hidden(str(error), options.url)}")
+        return USAGE
+    except EventBusError as error:
+        output.note(f"eventbus: {hidden(str(error), options.url)}")
+        return FAILED
+    except BrokenPipeError:  # whoever read it has enough; the interpreter would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED

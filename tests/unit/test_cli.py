@@ -1,0 +1,147 @@
+"""The command line for dead letters: what it prints, what it does, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from eventbus import EventBus, Message, Reject
+from eventbus.cli import main
+from eventbus.cli.output import hidden, visible
+from eventbus.testing import wait_until
+from eventbus.testing.memory import MemoryOutages
+
+URL = "memory://cli"
+TOPIC = "dlq.g.t"
+
+
+@pytest.fixture
+def bus() -> Iterator[EventBus]:
+    made = EventBus(URL)
+    made.open()
+    yield made
+    made.close(5.0)
+    MemoryOutages("cli").forget()
+
+
+@pytest.fixture
+def letters(bus: EventBus) -> list[str]:
+    """The ids of three dead letters."""
+
+    def refuse(message: Message) -> None:
+        raise Reject("\x1b[31mno such customer" if message.text() == "1" else "not in stock")
+
+    sub = bus.subscribe("t", refuse, group="g")
+    receipts = bus.publish_many([Message("t", str(number), key="k") for number in range(3)])
+    wait_until(lambda: bus.get_statistics().dead_lettered == 3)
+    wait_until(lambda: sub.status().in_hand == 0)
+    bus.unsubscribe(sub)
+    return [receipt.id for receipt in receipts]
+
+
+def dlq(*words: str) -> int:
+    return main(["dlq", *words, "--url", URL])
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[Any]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_list(letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert dlq("list") == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["TOPIC", "MESSAGES", "OLDEST", "NEWEST"]
+    assert row.split()[:2] == [TOPIC, "3"]
+    assert dlq("list", "--json") == 0
+    (found,) = lines(capsys)
+    assert (found["topic"], found["messages"]) == (TOPIC, 3)
+    assert found["oldest"] <= found["newest"]
+
+
+def test_show(letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert dlq("show", TOPIC) == 0
+    table = capsys.readouterr().out
+    assert [line.split()[0] for line in table.splitlines()] == ["ID", *letters]
+    assert "\x1b" not in table, "a reason may be anybody's text"
+    assert dlq("show", TOPIC, "--reason", "CUSTOMER", "--json", "--payload") == 0
+    (row,) = lines(capsys)
+    assert (row["id"], row["topic"], row["key"], row["attempts"], row["payload"]) == (letters[1], "t", "k", "1", "1")
+    assert row["error"] == "eventbus.errors.Reject"
+    assert dlq("show", TOPIC, "--limit", "2", "--json") == 0
+    assert len(lines(capsys)) == 2
+
+
+def test_replay(bus: EventBus, letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    handled: list[Message] = []
+    bus.subscribe("t", handled.append, group="g")
+    assert dlq("replay", TOPIC, "--dry-run", "--json") == 0
+    assert [row["id"] for row in lines(capsys)] == letters
+    assert not handled
+    assert dlq("replay", TOPIC, "--id", letters[2], "--json") == 0
+    (counts,) = lines(capsys)
+    assert (counts["replayed"], counts["skipped"], counts["failed"]) == (1, 2, 0)
+    wait_until(lambda: [message.id for message in handled] == [letters[2]])
+    assert dlq("replay", TOPIC) == 0
+    assert capsys.readouterr().out.startswith("3 replayed, 1 duplicates")
+    wait_until(lambda: len(handled) == 3)
+    bus.publish(TOPIC, "x", headers=[("Eventbus-Dead-Topic", b"no name")])
+    assert dlq("replay", TOPIC) == 1
+    assert "bad topic" in capsys.readouterr().err
+
+
+def test_an_interrupted_replay_says_what_it_has_done(
+    letters: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, progress: Any, **options: Any) -> None:
+        from eventbus import ReplayReport
+
+        progress(ReplayReport(replayed=2))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EventBus, "replay_dead_letters", interrupted)
+    assert dlq("replay", TOPIC) == 130
+    told = capsys.readouterr()
+    assert told.out.startswith("2 replayed")
+    assert "interrupted" in told.err
+
+
+def test_purge(bus: EventBus, letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert dlq("purge", TOPIC) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert dlq("purge", TOPIC, "--yes") == 0
+    assert capsys.readouterr().out == f"3 deleted from {TOPIC}\n"
+    assert list(bus.read(TOPIC)) == []
+    bus.publish("orders", "x")
+    assert dlq("purge", "orders", "--yes") == 1
+    assert "no dead letters" in capsys.readouterr().err
+
+
+def test_how_it_ends(bus: EventBus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main([]) == 2
+    assert main(["dlq", "show"]) == 2
+    assert main(["--help"]) == 0
+    assert dlq("show", "dlq.none") == 1
+    assert dlq("show", TOPIC, "--limit", "-1") == 2
+    assert main(["dlq", "list", "--url", "what://a"]) == 2
+    monkeypatch.delenv("EVENTBUS_URL", raising=False)
+    assert main(["dlq", "list"]) == 2
+    monkeypatch.setenv("EVENTBUS_URL", URL)
+    assert main(["dlq", "list"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_nobody_answers_and_no_secret_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dlq", "list", "--url", "nats://me:pa%24%24word@127.0.0.1:1?connect_timeout=0.2"]) == 1
+    told = capsys.readouterr()
+    assert "pa$$word" not in told.err + told.out
+    assert "pa%24%24word" not in told.err + told.out
+    for text in ("login me:s3cret failed", "s3cret"):
+        assert "s3cret" not in hidden(text, "kafka://me:s3cret@a:1,b:2?group=x")
+    assert hidden("the token abcd", "nats://a?token=abcd") == "the token ***"
+
+
+def test_what_is_shown_moves_no_cursor() -> None:
+    assert visible("a\x1b[2J\u202e\nb") == "a\\x1b[2J\\u202e\\nb"
