@@ -15,7 +15,7 @@ from kafka_operator import Operator
 from rounds import limit
 from world_support import fresh
 
-from eventbus import EventBus, EventBusConfig, Excerpt, KafkaConfig, Message, ReadError
+from eventbus import EventBus, EventBusConfig, Excerpt, KafkaConfig, Message, PurgeError, ReadError
 from eventbus.message import TOMBSTONE
 from eventbus.testing import KafkaServer, wait_until
 from eventbus.testing.plugin import skip_or_fail
@@ -157,9 +157,20 @@ def test_who_may_read_the_topic_needs_no_other_right() -> None:
             assert timed(bus.read(topic)) == [str(number) for number in range(10)]
             with pytest.raises(ReadError, match=f"{secret}.*(?i:authoriz)"):
                 bus.read(secret)
+            with pytest.raises(PurgeError, match=f"{topic}.*(?i:authoriz)"):
+                bus.purge_dead_letters(topic, force=True)
+            assert bus.list_dead_letters() == []
     finally:
         operator.close()
         server.close()
+
+
+def test_what_may_not_be_deleted_is_told_and_stays(bus: EventBus, operator: Operator) -> None:
+    topic = operator.create(f"dlq.{fresh('compacted')}", cleanup_policy="compact")
+    bus.publish(topic, "x", key="k")
+    with pytest.raises(PurgeError, match=topic):
+        bus.purge_dead_letters(topic)
+    assert texts(bus.read(topic)) == ["x"]
 
 
 def is_made(operator: Operator, topic: str) -> bool:
