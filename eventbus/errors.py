@@ -8,11 +8,16 @@ with the same id, and a broker that deduplicates stores it once).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .message import Receipt
     from .reports import ReplayReport
+
+
+LONGEST_WAIT = 365.0 * 86400
+"""Seconds: what waits for longer is forgotten by whoever has asked for it."""
 
 
 class EventBusError(Exception):
@@ -131,6 +136,9 @@ class BatchError(EventBusError):
     `errors` maps places to the exceptions; each message is tried again on its own, as its exception says.
     """
 
+    errors: Mapping[int, BaseException] = MappingProxyType({})
+    """Of a subclass that does not call this one's `__init__`."""
+
     def __init__(self, errors: Mapping[int, BaseException]) -> None:
         super().__init__(errors)
         if not isinstance(errors, Mapping) or not all(
@@ -151,10 +159,13 @@ class RetryLater(EventBusError):
     key with it.
     """
 
+    seconds: float = 1.0
+    """Of a subclass that does not call this one's `__init__`."""
+
     def __init__(self, seconds: float, why: str = "") -> None:
         super().__init__(seconds, why)
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
-            raise ValueError(f"RetryLater takes a number of seconds, 0 or more, not {seconds!r}")
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST_WAIT:
+            raise ValueError(f"RetryLater takes a number of seconds, 0 to {LONGEST_WAIT:.0f}, not {seconds!r}")
         self.seconds = float(seconds)
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ from attrs import frozen
 
 from ..callables import check_plain
 from ..config_delivery import RetryConfig
+from ..errors import LONGEST_WAIT
 from .batch_lane import BatchLimits
 from .excerpts import aware
 from .subscriptions import Handler
@@ -90,6 +91,6 @@ def _batch(given: object) -> BatchLimits | None:
     size, wait = given
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"batch: a number of messages must be an int of at least 1, not {size!r}")
-    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait < float("inf"):
-        raise ValueError(f"batch: it must wait for a number of seconds, 0 or more, not {wait!r}")
+    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait <= LONGEST_WAIT:
+        raise ValueError(f"batch: it must wait for a number of seconds, 0 to {LONGEST_WAIT:.0f}, not {wait!r}")
     return BatchLimits(size, float(wait))

@@ -14,7 +14,7 @@ from ..message import Delivery
 from ..middleware import Middleware, Wrapped
 from .batches import Batch, size_of
 from .entries import Entry, Owner
-from .lane import Lane
+from .lane import LONGEST_NAP, Lane
 from .outcomes import Outcomes
 from .parked import NEVER, lane_key
 
@@ -83,7 +83,7 @@ class BatchLane(Lane):
         wait = super()._patience()
         if not self._gathered or self._owner.halts:
             return wait
-        left = max(0.0, self._deadline - time.monotonic())
+        left = min(max(0.0, self._deadline - time.monotonic()), LONGEST_NAP)
         return left if wait is None else min(wait, left)
 
     @property
@@ -138,8 +138,16 @@ class BatchLane(Lane):
             return []
         if not (self._keys or entry.check):
             return [entry]
-        left = [one for one in entry.batch if self._lets(entry, one)]
-        return [evolve(entry, batch=left, size=size_of(left), check=False)] if left else []
+        left, gone = list[Delivery](), entry.size
+        for one in entry.batch:
+            parked = self.parked
+            if self._lets(entry, one):
+                left.append(one)
+            elif self.parked > parked:
+                gone -= len(one.payload)
+        size = size_of(left)
+        self._owner.settle(0, max(0, gone - size))  # what was finished already
+        return [evolve(entry, batch=left, size=size, check=False)] if left else []
 
     def _call(self, batch: Batch) -> Mapping[int, BaseException]:
         """Start the handler; the errors of those that failed, by their places."""
@@ -150,9 +158,7 @@ class BatchLane(Lane):
             if result is not None:
                 refuse_unawaited(result)
         except BatchError as error:
-            if all(0 <= place < len(batch) for place in error.errors):
-                return error.errors
-            return dict.fromkeys(range(len(batch)), ValueError(f"the batch has {len(batch)} messages: {error}"))
+            return _failed_of(error, len(batch))
         except BaseException as error:  # SystemExit too: it would end the lane, and nobody would see
             if self._forked:
                 raise
@@ -179,7 +185,10 @@ class BatchLane(Lane):
             done = place + 1
 
     def _fail_one(self, entry: Entry, delivery: Delivery, error: BaseException) -> None:
-        if self._keys and self._keys.behind(lane_key(delivery), (entry.lease, delivery, False)):
+        if entry.lease.ended:
+            self._outcomes.failed(delivery, error, 1, error is self._told)
+            self.drop((delivery,), entry.lease, len(delivery.payload))
+        elif self._keys and self._keys.behind(lane_key(delivery), (entry.lease, delivery, False)):
             self._note_parked(delivery)
         else:
             self._fail(entry, delivery, error, quiet=error is self._told)
@@ -190,10 +199,19 @@ class BatchLane(Lane):
         try:
             return self._batch_handler.now()(Batch([(delivery,)]))
         except BatchError as error:
-            if list(error.errors) == [0]:
-                raise error.errors[0] from error
-            raise
+            failed = _failed_of(error, 1)
+            if failed:
+                raise failed[0] from error
+            return None
 
     def _rest(self) -> Sequence[Entry]:
         gathered, self._gathered = self._gathered, []
         return [*gathered, *super()._rest()]
+
+
+def _failed_of(error: BatchError, size: int) -> Mapping[int, BaseException]:
+    """What has failed of a batch of that size, by places; all of it where the handler names what is not there."""
+    named = dict(error.errors)
+    if all(type(place) is int and 0 <= place < size and isinstance(one, BaseException) for place, one in named.items()):
+        return named
+    return dict.fromkeys(range(size), ValueError(f"the batch has {size} messages: {named!r:.200}"))

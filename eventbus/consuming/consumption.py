@@ -282,6 +282,7 @@ class Consumption:
 
     def dropped(self, deliveries: Sequence[Delivery], lease: Lease) -> None:
         """These will not be handled here."""
+        self._failing.forget(deliveries)
         if not self._replays:
             return
         newest = self.in_hand.drop(deliveries, lease)

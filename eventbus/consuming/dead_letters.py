@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from hashlib import sha256
 from typing import Protocol
 
-from ..fields import RawHeaders
+from ..fields import RawHeaders, show
 from ..message import Delivery, Message, matches
 from ..names import NameRules
 
@@ -19,6 +19,9 @@ ERROR, REASON, ATTEMPTS, TOPIC, PARTITION, OFFSET, GROUP, TIME = (
 )
 REPLAYS = PREFIX + "Replays"
 """How often the message had been published again when it failed; a replayed message has this header alone of them."""
+LEFT_OUT = PREFIX + "Left-Out"
+"""The header that names what a dead letter could not take with it."""
+MOST_NAMES, LONGEST_NAME = 10, 40
 LONGEST_REASON = 500
 """Characters of an error's text that are kept."""
 _DIGEST = 8
@@ -83,27 +86,34 @@ class DeadLetters:
         """Where the dead letter of a message goes."""
         return self._given or default_topic(self._group, delivery.topic, self._names)
 
-    def send(self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered) -> Callable[[], str]:
-        """Publish a message as it is, with the headers that say why; never blocks. Returns what the letterbox does."""
-        id = delivery.id or f"{delivery.topic}/{delivery.partition}/{delivery.offset}"
+    def send(
+        self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered, *, bare: bool = False
+    ) -> Callable[[], str]:
+        """Publish a message as it is, with the headers that say why; never blocks. Returns what the letterbox does.
+
+        bare: without what other programs have put beside the payload, for where a broker or a client refuses that.
+        """
+        place = f"{delivery.topic}/{delivery.partition}/{delivery.offset}"
+        id = (None if bare and not _is_plain(delivery.id) else delivery.id) or place
         replays = replays_of(delivery)
-        kept = without_reasons(delivery)
-        return self._publish(
-            self.topic_of(delivery),
-            delivery.payload,
-            delivery.raw_key,
-            (*kept, *self._reasons(delivery, error, attempts, replays)),
-            id,
-            f"{id}/dlq/{self._group}" + (f"/{replays}" if replays else ""),
-            answered,
-        )
+        key, kept = delivery.raw_key, without_reasons(delivery)
+        reasons = self._reasons(delivery, error, attempts, replays)
+        if bare:
+            left = [show(name, LONGEST_NAME) for name, _ in kept[:MOST_NAMES]]
+            if key is not None and not _is_plain_key(key):
+                left, key = [f"key {show(key, LONGEST_NAME)}", *left], None
+            shown, kept = ", ".join(left), ()
+            reasons = (*reasons, (LEFT_OUT, _cleaned(shown).encode(errors="backslashreplace")))
+        stamp = delivery.timestamp
+        once = f"{place}/{stamp.timestamp() if stamp is not None else ''}"
+        stored_as = f"{id}/dlq/{self._group}/{once}" + (f"/{replays}" if replays else "")
+        return self._publish(self.topic_of(delivery), delivery.payload, key, (*kept, *reasons), id, stored_as, answered)
 
     def _reasons(self, delivery: Delivery, error: BaseException, attempts: int, replays: int) -> RawHeaders:
         kind = type(error)
-        text = _BLANK.sub(" ", str(error))[:LONGEST_REASON].strip()
         values = {
-            ERROR: f"{kind.__module__}.{kind.__qualname__}",
-            REASON: text or kind.__name__,
+            ERROR: _cleaned(f"{kind.__module__}.{kind.__qualname__}"),
+            REASON: _cleaned(_text_of(error)) or _cleaned(kind.__name__),
             ATTEMPTS: attempts,
             TOPIC: delivery.topic,
             PARTITION: delivery.partition,
@@ -115,6 +125,31 @@ class DeadLetters:
         return tuple(
             (name, str(value).encode(errors="backslashreplace")) for name, value in values.items() if value is not None
         )
+
+
+def _text_of(error: BaseException) -> str:
+    """An error's text, whatever its class makes of that."""
+    try:
+        return str(error)
+    except Exception:  # of the user's class
+        return "an error whose text cannot be had"
+
+
+def _cleaned(text: str) -> str:
+    """On one line, and not too long."""
+    return _BLANK.sub(" ", text)[:LONGEST_REASON].strip()
+
+
+def _is_plain(id: str | None) -> bool:
+    return id is not None and id.isascii() and id.isprintable() and " " not in id
+
+
+def _is_plain_key(key: bytes) -> bool:
+    try:
+        text = key.decode()
+    except UnicodeDecodeError:
+        return False
+    return text.isprintable() and text == text.strip()
 
 
 def replays_of(message: Message) -> int:

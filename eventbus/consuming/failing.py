@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
 from attrs import Factory, frozen
 
 from .. import log
 from ..config_delivery import GuardConfig, RetryConfig
-from ..errors import EventBusError, HandlerTimeoutError, NotConnectedError, RetryLater
+from ..errors import HandlerTimeoutError, NotConnectedError, PublishRejectedError, RetryLater
 from ..message import Delivery
 from ..state import ErrorEvent
 from .batch_lane import BatchLimits
 from .dead_letters import Answered, DeadLetters
 from .guard import Guard
+from .in_hand import REMEMBERED, newest
 from .retries import Next, Retries, Verdict
 from .subscriptions import Subscription
 
 logger = log.get(__name__)
 
 BATCHES_IN_HAND = 4
+
+_WAITING = -1
+"""Stands for all dead letters that the broker does not take for now."""
 
 _THEN = {
     Next.AGAIN: "again in {pause:.1f} s",
@@ -67,24 +71,31 @@ class Failing:
         self._retries = Retries(plan.retry, self.guard, leaves=plan.dead_letters is not None, gives_back=gives_back)
         self._lock = threading.Lock()
         self.failures = self.dropped = self.stored = 0
-        self._unsent: Exception | None = None
-        """Why a dead letter could not be stored."""
         self._waiting: dict[object, Callable[[], str]] = {}
         """Dead letters without an answer: what says why."""
+        self._troubles: dict[int, Exception] = {}
+        """Why dead letters could not be stored, by their deliveries, which wait for that."""
+        self._put_off: dict[Hashable, int] = {}
+        """Failures of what was given back for a while: it may come again."""
+        self._logged: BaseException | None = None
+        """What was logged last: its traceback grows each time that the same one is raised."""
 
     @property
     def error(self) -> Exception | None:
         """What keeps messages that fail from leaving."""
-        return self.guard.error or self._unsent
+        return self.guard.error or next(iter(list(self._troubles.values())), None)
 
     def look(self) -> None:
         """Tell, once for each text, why the broker takes a dead letter not for now."""
         for why in list(self._waiting.values())[:1]:
             cause = why()
-            if cause and cause not in str(self._unsent):
-                self._unsent = error = NotConnectedError(f"dead letters wait, and their messages with them: {cause}")
+            if cause and _WAITING not in self._troubles:
+                error = NotConnectedError(f"dead letters wait, and their messages with them: {cause}")
+                self._troubles[_WAITING] = error
                 logger.error("%r: %s", self._sub, error)
                 self._tell("subscription", error)
+        if not self._waiting:
+            self._troubles.pop(_WAITING, None)
 
     def pause_after(self, failures: int) -> float:
         """Seconds until the next try of anything about a message that has failed so often."""
@@ -98,7 +109,12 @@ class Failing:
     def failed(self, delivery: Delivery, error: BaseException, failures: int, quiet: bool = False) -> Verdict:
         """A handler has failed; what is to become of the message. quiet: that error has been told of another one."""
         held = self.guard.error
+        failures += self._put_off.get(delivery.identity, 0)
         verdict = self._retries.judge(error, failures)
+        if verdict.next is Next.BACK:
+            self._put_off[delivery.identity] = failures - 1
+            if len(self._put_off) > 2 * REMEMBERED:
+                self._put_off = newest(self._put_off, REMEMBERED)
         with self._lock:
             self.failures += 1
             self.dropped += verdict.next is Next.DROP
@@ -108,7 +124,8 @@ class Failing:
             return verdict
         if quiet:
             return verdict
-        logger.warning("handler of %r failed on %r; %s", self._sub, delivery, then, exc_info=error)
+        known, self._logged = self._logged is error, error
+        logger.warning("handler of %r failed on %r; %s", self._sub, delivery, then, exc_info=None if known else error)
         self._tell("handler", error, delivery)
         if self.guard.error is not None and held is None:
             logger.error("%r: %s", self._sub, self.guard.error)
@@ -127,13 +144,20 @@ class Failing:
             self._note(delivery, trouble)
             answered(trouble)
 
+        bare = isinstance(self._troubles.get(id(delivery)), PublishRejectedError)
         try:
-            why = self._dead_letters.send(delivery, error, attempts, told)
-        except EventBusError as trouble:
+            why = self._dead_letters.send(delivery, error, attempts, told, bare=bare)
+        except Exception as trouble:  # whatever stands in another program's message, or in a user's error
             told(trouble)
         else:
             if letter in self._waiting:
                 self._waiting[letter] = why
+
+    def forget(self, deliveries: Sequence[Delivery]) -> None:
+        """These are not ours any more: what kept their dead letters is over."""
+        if self._troubles:
+            for one in deliveries:
+                self._troubles.pop(id(one), None)
 
     def overdue(self, delivery: Delivery, seconds: float, stack: str) -> None:
         """A handler runs for longer than it may."""
@@ -145,9 +169,12 @@ class Failing:
         """Count a dead letter that is stored; show one that is not, and tell it once for each text."""
         with self._lock:
             self.stored += trouble is None
-            news = trouble is not None and str(self._unsent) != str(trouble)
-            self._unsent = trouble
-        if news and trouble is not None:
+            if trouble is None:
+                self._troubles.pop(id(delivery), None)
+                return
+            news = str(trouble) not in map(str, self._troubles.values())
+            self._troubles[id(delivery)] = trouble
+        if news:
             logger.error("%r: the dead letter of %r is not stored, and tried again: %s", self._sub, delivery, trouble)
             self._tell("subscription", trouble, delivery)
 

@@ -18,9 +18,12 @@ from .lane_queue import LaneQueue
 from .lease import Lease
 from .outcomes import Outcomes
 from .parked import NEVER, ParkedKey, lane_key
-from .retries import Next
+from .retries import Next, Verdict
 
 logger = log.get(__name__)
+
+LONGEST_NAP = 3600.0
+"""Seconds: a queue takes no wait that is longer than some 290 years, and settings may be."""
 
 
 class Lane(LaneQueue):
@@ -135,7 +138,7 @@ class Lane(LaneQueue):
         owner, due = self._owner, self._keys.due
         if due == NEVER or owner.halts or not owner.retrying:
             return None
-        return max(0.0, due - time.monotonic())
+        return min(max(0.0, due - time.monotonic()), LONGEST_NAP)
 
     def _rest(self) -> Sequence[Entry]:
         """Take out all that no handler was started for. Under the lock."""
@@ -295,7 +298,11 @@ class Lane(LaneQueue):
         """The handler has failed on the first message of a parked key: see to what is to become of it."""
         lease, delivery, _ = parked.messages[0]
         parked.starts += 1
-        verdict = self._outcomes.failed(delivery, error, parked.failures + 1, quiet)
+        try:
+            verdict = self._outcomes.failed(delivery, error, parked.failures + 1, quiet)
+        except Exception:  # of the user's error, say: the lane has to go on, or its keys hang for ever
+            logger.exception("%s: judging a failure failed", threading.current_thread().name)
+            verdict = Verdict(Next.AGAIN, 1.0)
         parked.failures += verdict.counts
         parked.wait(verdict.pause)
         if not self._owner.retrying:  # a failure while closing decides nothing

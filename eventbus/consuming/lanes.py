@@ -59,11 +59,9 @@ class Lanes:
         middleware: Middleware | None = None,
     ) -> None:
         self._handler_timeout = handler_timeout
-        self._name = name
-        self._outcomes = outcomes
+        self._name, self._outcomes = name, outcomes
         self._acknowledgements = acknowledgements
-        self._high = high
-        self._high_bytes = high_bytes
+        self._high, self._high_bytes = high, high_bytes
         self._budget = budget
         self._takes_back = takes_back
         self._lanes = [

@@ -49,7 +49,7 @@ class Copier(Protocol):
         id: str,
         stored_as: str,
         answered: Callable[[Any], object],
-    ) -> None:
+    ) -> object:
         """Publish, and hand the receipt or the PublishError to `answered`, on any thread; never blocks."""
 
 

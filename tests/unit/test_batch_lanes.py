@@ -172,3 +172,41 @@ def test_wrong_limits_are_refused_at_the_door(given: object) -> None:
 def test_a_batch_error_takes_places_and_exceptions(given: Any) -> None:
     with pytest.raises(TypeError, match="places"):
         BatchError(given)
+
+
+class Odd(BatchError):
+    def __init__(self) -> None:
+        pass
+
+
+def test_a_batch_error_that_names_nothing_is_a_success_alone_as_in_a_batch(make: Any) -> None:
+    rig, _ = make(2, 0.01)
+    failed: list[int] = []
+
+    def handler(given: Batch) -> None:
+        if len(given) > 1 and not failed:
+            failed.append(1)
+            raise BatchError({0: ValueError("not yet")})
+        raise Odd if len(failed) % 2 else BatchError({})
+
+    for lane in rig.lanes._lanes:
+        lane._batch_handler.handler = handler
+        lane._batch_handler._links = None
+    rig.put(1, 2)
+    wait_until(lambda: sorted(rig.acknowledged) == [1, 2])
+
+
+def test_bytes_are_none_when_what_came_again_was_finished_already(make: Any) -> None:
+    rig, _ = make(4, 0.01)
+    rig.finished = {2, 3}
+    rig.put(1, 2, 3, 4, check=True)
+    wait_until(lambda: rig.acknowledged == [1, 4])
+    wait_until(lambda: rig.lanes.is_idle)
+    assert rig.lanes.size == 0
+
+
+def test_a_wait_without_end_ends_no_lane(make: Any) -> None:
+    rig, _ = make(2, 1e10)
+    rig.put(1)
+    rig.put(2)
+    wait_until(lambda: rig.acknowledged == [1, 2])

@@ -20,6 +20,7 @@ from eventbus import (
     MemoryConfig,
     Message,
     PublishNotSentError,
+    PublishRejectedError,
     Reject,
     RetryConfig,
     RetryLater,
@@ -297,3 +298,90 @@ def test_wrong_arguments_are_refused_at_the_door(make: Make) -> None:
 def test_retries_can_be_set_from_a_mapping() -> None:
     bus = EventBus({"url": "memory://", "retry": {"max_attempts": "3", "retry_on": "ValueError,TypeError"}})
     assert bus.config.retry == RetryConfig(max_attempts=3, retry_on=(ValueError, TypeError))
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class Bare(RetryLater):
+    def __init__(self) -> None:
+        pass
+
+
+Evil = type("Evil\r\nNats-Msg-Id: x", (Exception,), {})
+Long = type("L" * 100_000, (Exception,), {})
+
+
+@pytest.mark.parametrize("error", [Mute(), Evil("x\r\ny"), Long("l" * 100_000), Reject("a\x00\r\nb")])
+def test_no_error_is_too_odd_for_a_dead_letter_and_the_others_go_on(make: Make, error: BaseException) -> None:
+    bus, shop = make(retry=RetryConfig(max_attempts=1)), Shop(error=error)
+    bus.subscribe("t", shop, group="g")
+    for text in ("bad", *map(str, range(10))):
+        bus.publish("t", text)
+    (found,) = wait_for(letters(bus))
+    assert len(found.headers["Eventbus-Dead-Error"]) <= 500
+    assert found.headers["Eventbus-Dead-Reason"]
+    wait_until(lambda: bus.get_statistics().handled >= 10)
+
+
+def test_a_retry_later_that_says_nothing_waits_a_second_and_ends_no_lane(make: Make) -> None:
+    bus, shop = make(), Shop(error=Bare())
+    bus.subscribe("t", shop, group="g")
+    bus.publish("t", "bad")
+    bus.publish("t", "good")
+    wait_until(lambda: shop.attempts("good"))
+    wait_until(lambda: len(shop.attempts("bad")) == 2)
+
+
+def test_messages_of_two_topics_with_one_id_are_two_dead_letters(make: Make) -> None:
+    bus, shop = make(), Shop(error=Reject("no"))
+    found = letters(bus, "failed")
+    for topic in ("orders", "invoices"):
+        bus.subscribe(topic, shop, group="g", dead_letter="failed")
+        bus.publish(topic, "bad", id="42")
+    assert {one.headers["Eventbus-Dead-Topic"] for one in wait_for(found, 2)} == {"orders", "invoices"}
+    assert {one.id for one in found} == {"42"}
+
+
+def test_what_a_broker_does_not_carry_is_left_out_and_named(make: Make) -> None:
+    bus, shop = make(), Shop(error=Reject("no"))
+    store, refused = bus._publisher.publish_copy, list[Any]()
+
+    def choosy(topic: str, payload: bytes, key: Any, headers: Any, *rest: Any) -> Any:
+        if any(name == "odd" for name, _ in headers) or key == b"\xff":
+            refused.append(key)
+            raise PublishRejectedError("a header that nobody carries", "x")
+        return store(topic, payload, key, headers, *rest)
+
+    bus._consumers._letterbox = choosy
+    bus.subscribe("t", shop, group="g")
+    bus.publish("t", "bad", key=b"\xff", headers={"odd": "1"})
+    (found,) = wait_for(letters(bus))
+    assert len(refused) == 1
+    assert (found.key, found.text()) == (None, "bad")
+    assert "odd" in found.headers["Eventbus-Dead-Left-Out"]
+
+
+def test_an_error_is_shown_as_long_as_its_letter_waits_whatever_the_others_do(make: Make) -> None:
+    bus, shop, errors = make(), Shop(error=Reject("no")), list[ErrorEvent]()
+    shop.bad = "bad"
+    bus.register_error_callback(errors.append)
+    store = bus._publisher.publish_copy
+
+    def choosy(topic: str, payload: bytes, *rest: Any) -> Any:
+        if payload == b"bad 1":
+            raise PublishRejectedError("too large", "x")
+        return store(topic, payload, *rest)
+
+    def handler(message: Message) -> None:
+        raise Reject("no")
+
+    bus._consumers._letterbox = choosy
+    sub = bus.subscribe("t", handler, group="g")
+    for number in range(10):
+        bus.publish("t", f"bad {number}")
+    wait_until(lambda: bus.get_statistics().dead_lettered == 9)
+    assert str(sub.status().error) == "too large"
+    assert len([one for one in errors if str(one.error) == "too large"]) == 1
