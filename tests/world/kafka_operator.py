@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -19,10 +19,12 @@ from confluent_kafka.admin import (
     ConfigEntry,
     ConfigResource,
     NewTopic,
+    OffsetSpec,
     ResourcePatternType,
     ResourceType,
 )
 
+from eventbus.testing import wait_until
 from eventbus.testing.servers.kafka_wire import ask, string
 
 ANSWER = 10.0
@@ -53,7 +55,18 @@ class Operator:
         return topic
 
     def delete(self, topic: str) -> None:
+        """It is gone when this returns: the controller answers before its leaders know of it, which still store."""
         self.admin.delete_topics([topic])[topic].result(ANSWER)
+        wait_until(lambda: not self._is_led(topic))
+
+    def _is_led(self, topic: str) -> bool:
+        first = TopicPartition(topic, 0)
+        try:
+            self.admin.list_offsets({first: OffsetSpec.latest()}, request_timeout=ANSWER)[first].result(ANSWER)
+        except KafkaException as error:
+            assert error.args[0].code() in (KafkaError._NOENT, KafkaError.UNKNOWN_TOPIC_OR_PART)
+            return False
+        return True
 
     def configure(self, topic: str, **config: object) -> None:
         """Set these and nothing else."""
