@@ -601,7 +601,8 @@ class Translated:
                     statement = statement.replace("%s", "?") if style == "format" else statement % names
                 if style == "numeric":
                     for number in range(len(values), 0, -1):
-                        statement = statement.replace(f":{number}", f"?{number}")
+                        statement = statement.replace(f":{number}", f":number{number}")
+                values = {f"number{number}": value for number, value in enumerate(values, 1)}
                 made.execute(statement, values)
 
         return Cursor()
