@@ -602,7 +602,7 @@ class Translated:
                 if style == "numeric":
                     for number in range(len(values), 0, -1):
                         statement = statement.replace(f":{number}", f":number{number}")
-                values = {f"number{number}": value for number, value in enumerate(values, 1)}
+                    values = {f"number{number}": value for number, value in enumerate(values, 1)}
                 made.execute(statement, values)
 
         return Cursor()
