@@ -180,7 +180,7 @@ def test_a_retry_ends_when_its_partition_has_moved(make_bus: Make, operator: Ope
     first.open()
     for partition in (0, 1):
         first.publish(topic, f"poison {partition}", partition=partition)
-    first.subscribe(topic, fail, group="g")
+    first.subscribe(topic, fail, group="g", dead_letter=None)
     wait_until(lambda: {"poison 0", "poison 1"} <= set(tried), JOINED)
     second.subscribe(topic, inbox, group="g")
     second.open()

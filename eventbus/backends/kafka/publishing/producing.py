@@ -22,7 +22,8 @@ from .makers import Maker
 
 logger = log.get(__name__)
 
-_LAST_FLUSH = 0.15
+LAST_FLUSH = 0.15
+"""Seconds in which a broker that is at work answers something."""
 
 
 @frozen
@@ -159,10 +160,10 @@ class Producing:
         """Serve reports as long as they go on coming. serve(call): make a call that serves some."""
         left, before = self.queued, math.inf
         while 0 < left < before and not deadline.over:
-            serve(lambda: self.flush(min(_LAST_FLUSH, deadline.remaining())))
+            serve(lambda: self.flush(min(LAST_FLUSH, deadline.remaining())))
             before, left = left, self.queued
 
-    def flush(self, timeout: float = _LAST_FLUSH) -> None:
+    def flush(self, timeout: float = LAST_FLUSH) -> None:
         """Serve reports until all is answered, for `timeout` seconds at most."""
         self.quietly(self.producer, "flush", timeout)
 

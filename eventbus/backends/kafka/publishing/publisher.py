@@ -25,7 +25,7 @@ from ..clients.errors import is_fatal, text_of
 from .limits import Topic
 from .lines import Line
 from .makers import Maker
-from .producing import Producing
+from .producing import LAST_FLUSH, Producing
 from .serving import Turns, note
 from .verdicts import forbids
 
@@ -179,10 +179,10 @@ class KafkaPublisher:
 
     def retire(self, patience: float = 0.0) -> None:
         """Take nothing more, and empty the producer; a broker is at work as long as it answers within moments."""
+        answered, moments = self.answered, Deadline(LAST_FLUSH)  # the end of another one's turn included
         self._turns.end()
-        answered = self.answered
         if self.fatal is None and not self._over:
-            self._turns.serve(self._producing.flush)
+            self._turns.serve(lambda: self._producing.flush(moments.remaining()))
         at_work = self.answered > answered or not self._producing.queued
         with self._lock:
             if self._over:
