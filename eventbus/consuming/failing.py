@@ -9,7 +9,7 @@ from attrs import Factory, frozen
 
 from .. import log
 from ..config_delivery import GuardConfig, RetryConfig
-from ..errors import HandlerTimeoutError, NotConnectedError, PublishRejectedError, RetryLater
+from ..errors import EventBusError, HandlerTimeoutError, NotConnectedError, PublishRejectedError, RetryLater
 from ..message import Delivery
 from ..state import ErrorEvent
 from .batch_lane import BatchLimits
@@ -175,7 +175,11 @@ class Failing:
             news = str(trouble) not in map(str, self._troubles.values())
             self._troubles[id(delivery)] = trouble
         if news:
-            logger.error("%r: the dead letter of %r is not stored, and tried again: %s", self._sub, delivery, trouble)
+            cause = (
+                None if isinstance(trouble, EventBusError) else trouble
+            )  # a bug, ours or a user's: with its traceback
+            text = "%r: the dead letter of %r is not stored, and tried again: %s"
+            logger.error(text, self._sub, delivery, trouble, exc_info=cause)
             self._tell("subscription", trouble, delivery)
 
     def _tell(self, source: str, error: BaseException, message: Delivery | None = None) -> None:
