@@ -139,7 +139,7 @@ def test_members_that_close(nats_server: NatsServer, tmp_path: Path, rounds: int
         judge("a clean close of the active member", group, gaps, 0, AT_ONCE)
 
 
-@pytest.mark.skipif(not SOAK, reason="EVENTBUS_SOAK is not set: an election takes some seconds")
+@pytest.mark.skipif(not SOAK, reason="not applicable: only in the long form, an election takes some seconds")
 def test_a_killed_leader_of_a_cluster(nats_cluster: NatsCluster, tmp_path: Path) -> None:
     """Members are on other servers than the leader, or on it; a lease is waited for after the election."""
     gaps = []
