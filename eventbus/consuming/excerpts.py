@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Protocol
 
 from attrs import define, frozen
@@ -23,6 +23,9 @@ _LOOK = 1.0
 """Seconds between two looks whether the bus is still open."""
 _GOODBYE = 2.0
 """Seconds that `Excerpt.close` waits for what it holds on the broker."""
+_FIRST = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_LAST = datetime(2262, 1, 1, tzinfo=timezone.utc)
+"""nats-server counts nanoseconds in 63 bits, which end in that year."""
 
 
 @frozen(kw_only=True)
@@ -68,12 +71,16 @@ def _count(value: object, name: str) -> int:
 
 
 def aware(value: datetime, name: str) -> datetime:
-    """A moment; ValueError for a datetime without a time zone: it would mean another one on each machine."""
+    """A moment in UTC that every broker takes: one before 1970 or behind 2262 is there already.
+
+    Nothing is stored before or behind, and to brokers such times mean other things: a Kafka time of -1 is the end.
+    ValueError for a datetime without a time zone: it would mean another moment on each machine.
+    """
     if value.utcoffset() is None:
         raise ValueError(
             f"{name} is {value!r}, a datetime without a time zone: pass an aware one, datetime.now(timezone.utc) say"
         )
-    return value
+    return _FIRST if value < _FIRST else _LAST if value > _LAST else value.astimezone(timezone.utc)
 
 
 @define(eq=False)
