@@ -6,8 +6,6 @@ Exit codes: 0, done; 1, it failed or only part of it was done; 2, bad arguments 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 
 from .. import ConfigError, EventBusError
@@ -46,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EventBusError as error:
         output.note(f"eventbus: {hidden(str(error), options.url)}")
         return FAILED
-    except BrokenPipeError:  # whoever read it has enough; the interpreter would complain at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # stdout takes no more
+        if not isinstance(error, BrokenPipeError):  # else whoever read it has enough
+            output.note(f"eventbus: {error}")
+        output.give_up()
         return FAILED

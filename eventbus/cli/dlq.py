@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 from .. import EventBus, Message, ReplayError, ReplayReport
+from ..threads import seconds
 from .output import URL, Output, Row, hidden
 
 DEAD = "Eventbus-Dead-"
@@ -27,6 +29,13 @@ def add_to(areas: Any) -> None:
     shown.add_argument("--payload", action="store_true", help="with the payload")
     replayed = _verb(verbs, "replay", "publish dead letters again where they came from", replay, topic=True)
     replayed.add_argument("--limit", type=_count, help="so many at most")
+    replayed.add_argument(
+        "--start",
+        type=_place,
+        nargs="+",
+        metavar="PARTITION:OFFSET",
+        help="go on where an earlier replay ended, which has told it",
+    )
     replayed.add_argument("--dry-run", action="store_true", help="say which, and publish nothing")
     for one in (shown, replayed):
         one.add_argument("--id", nargs="+", metavar="ID", help="only these messages")
@@ -75,6 +84,7 @@ def replay(options: argparse.Namespace, output: Output) -> int:
         try:
             bus.replay_dead_letters(
                 options.topic,
+                start=dict(options.start) if options.start else "earliest",
                 limit=options.limit,
                 filter=_chosen(options),
                 timeout=options.timeout,
@@ -110,16 +120,29 @@ def _verb(
     if topic:
         made.add_argument("topic", metavar="TOPIC", help="a topic of dead letters, dlq.<group>.<topic>")
     made.add_argument("--url", help=f"where the broker is; {URL} without it")
-    made.add_argument("--timeout", type=float, help="seconds to wait for the broker")
+    made.add_argument("--timeout", type=_seconds, help="seconds to wait for the broker")
     made.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     return made
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError("negative")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return min(int(text), sys.maxsize)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return seconds(float(text), 0.0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+
+
+def _place(text: str) -> tuple[int | str, int]:
+    partition, _, offset = text.rpartition(":")
+    if not partition or not offset.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no PARTITION:OFFSET, as 0:120")
+    return int(partition) if partition.isdecimal() else partition, int(offset)
 
 
 def _open(options: argparse.Namespace) -> EventBus:
@@ -162,4 +185,7 @@ def _tell(report: ReplayReport, output: Output, url: str | None) -> None:
         output.note(f"failed: {hidden(str(cause), url)}")
     names = ("replayed", "duplicates", "skipped", "foreign", "failed", "unanswered")
     counts = {name: getattr(report, name) for name in names}
-    output.summary(counts, ", ".join(f"{count} {name}" for name, count in counts.items()))
+    text = ", ".join(f"{count} {name}" for name, count in counts.items())
+    output.summary({**counts, "next": dict(report.next)}, text)
+    if report.next:
+        output.note("to go on behind it: --start " + " ".join(f"{one}:{offset}" for one, offset in report.next.items()))

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from io import TextIOWrapper
+from typing import TextIO
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..config_fields import is_secret_option
@@ -22,11 +24,14 @@ Row = Mapping[str, object]
 
 
 class Output:
-    """as_json: one JSON object for each row, else a table."""
+    """as_json: one JSON object for each row, else a table. What an encoding does not have is printed as escapes."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._told_at = time.monotonic()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
 
     def rows(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
         """Print these columns of all rows."""
@@ -41,16 +46,23 @@ class Output:
             widths = [max(len(line[number]) for line in table) for number in range(len(columns))]
             for line in table:
                 print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-        sys.stdout.flush()
+        print(end="", flush=True)
 
     def summary(self, row: Row, text: str) -> None:
         """What was done: one JSON object on stdout, or a sentence."""
-        print(json.dumps({name: _plain(value) for name, value in row.items()}) if self._as_json else visible(text))
-        sys.stdout.flush()
+        told = json.dumps({name: _plain(value) for name, value in row.items()}) if self._as_json else visible(text)
+        print(told, flush=True)
 
     def note(self, text: str) -> None:
-        """Something beside the result, on stderr."""
-        print(visible(text), file=sys.stderr, flush=True)
+        """Something beside the result, on stderr; what is done goes on where nobody reads that."""
+        try:
+            print(visible(text), file=sys.stderr, flush=True)
+        except OSError:
+            _silence(sys.stderr)
+
+    def give_up(self) -> None:
+        """Print no more on stdout: the interpreter would fail to at its end, too."""
+        _silence(sys.stdout)
 
     def progress(self, text: str) -> None:
         """Say on stderr how far it is, once a second at most, and not within the first."""
@@ -58,6 +70,10 @@ class Output:
         if now - self._told_at >= EVERY:
             self._told_at = now
             self.note(text)
+
+
+def _silence(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def visible(value: object) -> str:
