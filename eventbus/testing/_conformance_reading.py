@@ -17,7 +17,6 @@ from ..message import Message
 from ._conformance import BAD_TOPICS, Inbox, PublishingConformance
 from .wait import wait_until
 
-
 BEFORE_ALL = [
     datetime(1969, 12, 31, 23, 59, 59, 999_000, tzinfo=timezone.utc),
     datetime(1677, 1, 1, tzinfo=timezone.utc),
@@ -102,7 +101,7 @@ class ReadingConformance(PublishingConformance):
         self._publish(bus, range(20, 40))
         other = self._now()
         self._publish(bus, range(40, 60))
-        for start, until, expected in (
+        cases: list[tuple[Any, datetime | None, range]] = [
             (one, None, range(20, 60)),
             (one, other, range(20, 40)),
             (other.astimezone(timezone(timedelta(hours=5))), None, range(40, 60)),
@@ -115,7 +114,8 @@ class ReadingConformance(PublishingConformance):
             *(("earliest", moment, range(0)) for moment in BEFORE_ALL),
             *((moment, None, range(0)) for moment in BEHIND_ALL),
             *(("earliest", moment, range(60)) for moment in BEHIND_ALL),
-        ):
+        ]
+        for start, until, expected in cases:
             assert numbers(bus.read(self.topic, start=start, until=until)) == list(expected), (start, until)
         middle = next(message for message in bus.read(self.topic) if message.text() == "20")
         assert middle.timestamp is not None
