@@ -192,3 +192,17 @@ def delete_below(operator: Operator, topic: str, offset: int) -> None:
 
 def groups(operator: Operator) -> set[str]:
     return {one.group_id for one in operator.admin.list_consumer_groups().result(10.0).valid}
+
+
+def test_many_topics_of_dead_letters_are_listed_from_afar() -> None:
+    topics = sorted(f"dlq.g.t{number}" for number in range(30))
+    with skip_or_fail():
+        server = KafkaServer(proxied=True).start()
+    with server:
+        with EventBus(server.url) as near:
+            near.publish_many([Message(topic, "x") for topic in topics for _ in range(2)], timeout=30.0)
+        server.proxy.delay(0.03)
+        with EventBus(server.url) as bus:
+            found = bus.list_dead_letters(timeout=5.0)
+    assert [(one.topic, one.messages) for one in found] == [(topic, 2) for topic in topics]
+    assert all(one.oldest and one.newest and one.oldest <= one.newest for one in found)

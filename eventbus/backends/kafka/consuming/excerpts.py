@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,7 @@ from ....consuming.excerpts import Span, Stretch, Stretches
 from ....errors import NotConnectedError, ReadError
 from ....log import get
 from ....message import Delivery
+from ....reports import DeadLetterTopic
 from ....threads import Deadline, StopToken
 from ..catalogue import Catalogue
 from ..clients.connecting import new_client
@@ -23,7 +24,7 @@ from ..clients.fork_safety import Consumer, keep
 from ..clients.options import ClientOptions
 from ..names import TopicPartition
 from ..topics import AGAIN, ROUND, UNKNOWN_FOR, Topics
-from .deliveries import KafkaDelivery
+from .deliveries import KafkaDelivery, moment_of
 
 logger = get(__name__)
 
@@ -72,17 +73,27 @@ class Past:
         options = self._options.consumer(self._instance, protocol="classic", start="earliest")
         return TopicReading({**options, **_OURS}, ClientErrors(f"{self._name}-read"), self._catalogue, topic, stretches)
 
-    def topics(self, pattern: str, timeout: float) -> dict[str, int]:
-        """How many offsets each topic holds that a pattern covers."""
+    def topics(self, pattern: str, timeout: float) -> list[DeadLetterTopic]:
+        """What each topic holds that a pattern covers; a partition that cannot say it now is not counted."""
         deadline = Deadline(timeout)
         found = Topics.among(self._catalogue.listing(None, max(0.05, deadline.remaining())).found, pattern)
         places = [(topic, number) for topic, numbers in found.items() for number in numbers]
-        ends = self._asked(self._catalogue.ends, places, deadline)
-        begins = self._asked(self._catalogue.beginnings, places, deadline)
-        return {
-            topic: sum(ends[topic, number] - begins[topic, number] for number in numbers)
+        ends, begins = (
+            question(places, max(0.1, deadline.remaining()))
+            for question in (self._catalogue.ends, self._catalogue.beginnings)
+        )
+        counts = {where: ends[where] - begins[where] for where in places if where in ends and where in begins}
+        filled = [where for where, count in counts.items() if count > 0]
+        firsts, lasts = self._catalogue.times(filled, max(0.1, deadline.remaining()))
+        return [
+            DeadLetterTopic(
+                topic=topic,
+                messages=sum(counts.get((topic, number), 0) for number in numbers),
+                oldest=_moment(min, firsts, topic, numbers),
+                newest=_moment(max, lasts, topic, numbers),
+            )
             for topic, numbers in found.items()
-        }
+        ]
 
     def purge(self, topic: str, stretches: Stretches, timeout: float) -> int:
         """Delete the records in front of these ends; how many offsets that were."""
@@ -251,6 +262,14 @@ class TopicReading:
                 logger.info("%s [%d] ends at %d now", *where, end)
                 self._stretches.finish(where)
                 del self._silent[where]
+
+
+def _moment(
+    choose: Callable[[Iterable[int]], int], times: Mapping[TopicPartition, int], topic: str, numbers: Sequence[int]
+) -> datetime | None:
+    """The least or the greatest of the times of a topic's partitions; None without any."""
+    known = [times[topic, number] for number in numbers if (topic, number) in times]
+    return moment_of(choose(known)) if known else None
 
 
 def _number(key: Hashable) -> int:
