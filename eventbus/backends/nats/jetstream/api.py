@@ -61,16 +61,20 @@ class JetStreamApi:
         return answer
 
     def see_consumer(self, stream: str, consumer: str) -> Asking[None]:
-        """See that there is a consumer that we may pull from, where we may not ask for it; ApiError, Forbidden.
-
-        By a request that is no request: it is answered, and takes no message.
-        """
+        """See that there is a consumer that we may pull from, where we may not ask for it; ApiError, Forbidden."""
         try:
-            yield Call(f"{self.prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}", b"{", is_json=False)
+            yield from self.see_right(f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
         except NoResponders as error:
             raise ApiError(
                 404, CONSUMER_NOT_FOUND, f"consumer {consumer!r} not found, and it may not be made"
             ) from error
+
+    def see_right(self, operation: str) -> Asking[None]:
+        """See that a call is ours to make; Forbidden, NoResponders.
+
+        By a request that is no request: it is answered, and nothing is done.
+        """
+        yield Call(f"{self.prefix}.{operation}", b"{", is_json=False)
 
     def names(self, subject: str) -> Asking[list[str]]:
         """The streams with a subject that overlaps this one."""
