@@ -28,7 +28,7 @@ MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 VOCABULARY = {
-    *("callables", "config", "config_delivery", "config_environment", "config_fields", "config_sources"),
+    *("callables", "copies", "config", "config_delivery", "config_environment", "config_fields", "config_sources"),
     *(
         "errands",
         "errors",
