@@ -97,9 +97,13 @@ class Stretch:
 
 
 class Stretches:
-    """What is left to read of a topic, by slice: a partition, a stream. It outlives sessions; for one thread."""
+    """What is left to read of a topic, by slice: a partition, a stream. It outlives sessions; for one thread.
 
-    def __init__(self, found: Mapping[Hashable, Stretch]) -> None:
+    identity: tells the topic from another one of that name, which holds nothing of this; None where nobody says it.
+    """
+
+    def __init__(self, found: Mapping[Hashable, Stretch], identity: str | None = None) -> None:
+        self.identity = identity
         self.left = {key: one for key, one in found.items() if one.begin < one.end}
 
     def __bool__(self) -> bool:

@@ -98,7 +98,8 @@ class Past:
         if last.is_before(since):
             return Stretches({})
         before = span.until if isinstance(span.until, datetime) else None
-        return Stretches({stream.name: Stretch(max(1, begin), end, since, before)})
+        identity = stream.incarnation if stream.is_known else None
+        return Stretches({stream.name: Stretch(max(1, begin), end, since, before)}, identity)
 
     def last(self, stream: str, topic: str) -> Asking[Last | None]:
         """A topic's last message; None where that is not for us to ask."""
@@ -152,8 +153,11 @@ class Past:
             purged += int(answer.get("purged") or 0)
         return purged
 
-    def make(self, stream: str, topic: str, name: str, stretch: Stretch) -> Asking[JsonObject]:
-        """A consumer that begins where the stretch does, and that we may pull from."""
+    def make(self, stream: str, topic: str, name: str, stretch: Stretch, identity: str | None) -> Asking[JsonObject]:
+        """A consumer that begins where the stretch does, and that we may pull from; ReadError for another stream."""
+        now = yield from self._streams.look_at(stream, topic)
+        if now.is_known and identity not in (None, now.incarnation):
+            raise ReadError(f"{topic} cannot be read on: its stream was made anew")
         where: JsonObject = {"deliver_policy": "by_start_sequence", "opt_start_seq": stretch.begin}
         if stretch.since is not None and stretch.begin == 1:
             where = by_start_time(stretch.since)
@@ -225,7 +229,10 @@ class StreamReading:
         self._failure: Exception | None = None
         self._heard = self._looked = time.monotonic()
         made = told(
-            lambda: api.run(past.make(str(self._stream), topic, self._name, self._stretch), Deadline(ANSWER)), topic
+            lambda: api.run(
+                past.make(str(self._stream), topic, self._name, self._stretch, stretches.identity), Deadline(ANSWER)
+            ),
+            topic,
         )
         self._is_empty = made.get("num_pending") == 0
         """Whether the server has said that nothing is left, before anything came."""
