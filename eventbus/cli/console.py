@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import select
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ class Console:
         self._alarm = Alarm()
         self._ended = self._broken = False
         self._shown = ""
+        self._drawn_at = -REDRAWN
         self._process = os.getpid()
         self._thread = spawn("eventbus.console", self._run)
 
@@ -68,13 +70,22 @@ class Console:
         dropped, self._dropped = self._dropped, 0
         if dropped:
             lines.insert(0, f"({dropped} lines were dropped: nobody read them in time)")
-        draw = self.draw
-        line = self._fitted(draw()) if self.live and draw is not None else ""
+        line = self._line()
         if not lines and line == self._shown:
             return
         before = ERASE if self._shown else ""
         self._shown = line
         self._write(before + "".join(f"{one}\n" for one in lines) + line)
+
+    def _line(self) -> str:
+        """The last line: a new one, or the same if it was drawn just now."""
+        draw, now = self.draw, time.monotonic()
+        if not self.live or draw is None:
+            return ""
+        if now - self._drawn_at < REDRAWN:
+            return self._shown
+        self._drawn_at = now
+        return self._fitted(draw())
 
     def _fitted(self, text: str) -> str:
         try:
