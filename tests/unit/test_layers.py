@@ -28,7 +28,16 @@ MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 VOCABULARY = {
-    *("callables", "config", "config_delivery", "config_environment", "config_fields", "config_sources"),
+    *(
+        "callables",
+        "config",
+        "config_delivery",
+        "config_environment",
+        "config_fields",
+        "config_kafka",
+        "config_sources",
+        "config_tls",
+    ),
     *(
         "errands",
         "errors",

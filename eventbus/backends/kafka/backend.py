@@ -6,7 +6,7 @@ import os
 import socket
 from functools import partial
 
-from ...config import KafkaConfig
+from ...config_kafka import KafkaConfig
 from ...errors import ConnectFailedError
 from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
