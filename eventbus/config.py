@@ -214,6 +214,8 @@ class EventBusConfig:
     of payload that one subscription has in hand, about, before no more are fetched for it. max_prefetch_bytes: the same
     for all subscriptions together.
     on_outage: "wait" holds publishes while there is no connection, "raise" fails them at once as not sent.
+    on_fork: what a forked child does with its copy of an open bus: "reopen" connects anew at its first use there, with
+    those subscriptions that are made `in_children`; "raise" has its calls raise ForkedError.
     retry: how messages are tried again whose handler has failed. guard: when dead letters are held. handler_timeout:
     seconds after which a handler that still runs is reported, with where it stands; None: never.
     """
@@ -232,6 +234,7 @@ class EventBusConfig:
     prefetch_bytes: int = integer(32 * 1024 * 1024)
     max_prefetch_bytes: int = integer(256 * 1024 * 1024)
     on_outage: str = choice("wait", "wait", "raise")
+    on_fork: str = choice("reopen", "reopen", "raise")
     retry: RetryConfig = field(factory=RetryConfig, validator=is_a(RetryConfig))
     guard: GuardConfig = field(factory=GuardConfig, validator=is_a(GuardConfig))
     handler_timeout: float | None = optional_number(None)

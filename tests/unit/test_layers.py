@@ -37,11 +37,10 @@ VOCABULARY = {
         "config_kafka",
         "config_sources",
         "config_tls",
-    ),
-    *(
         "errands",
         "errors",
         "fields",
+        "forks",
         "gate",
         "kafka_token",
         "log",
@@ -111,7 +110,9 @@ def layer_of(module: str) -> str:
     return (
         "vocabulary"
         if parts[1] in VOCABULARY
-        else {"__main__": "cli", "bus_dead_letters": "bus", "bus_status": "bus"}.get(parts[1], parts[1])
+        else {"__main__": "cli", "bus_dead_letters": "bus", "bus_status": "bus", "wiring": "bus"}.get(
+            parts[1], parts[1]
+        )
     )
 
 
