@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from . import log
 from .config import EventBusConfig
-from .errors import NotConnectedError
+from .errors import ClosedError, NotConnectedError
 from .recovery.lifecycle import Lifecycle
-from .recovery.supervisor import Supervisor
 from .state import CloseReport, Phase
 from .stop_signals import StopSignals
 from .threads import Deadline, yes_or_no
@@ -22,7 +23,6 @@ class WaitCalls:
 
     config: EventBusConfig
     _life: Lifecycle
-    _supervisor: Supervisor
 
     def wait(self, signals: bool | StopSignals = True) -> CloseReport:
         """Block until SIGTERM, SIGINT or `close()`, then close the bus; what that had to leave.
@@ -43,7 +43,10 @@ class WaitCalls:
             return self._wait(caught)
 
     def _wait(self, caught: StopSignals) -> CloseReport:
-        phases = self._supervisor.phases
+        life = self._life  # of this process: a child that a signal handler forks has another one
+        phases = life.phases
+        with suppress(ClosedError):  # then its report is there, or about to be
+            life.gate.check()
 
         def ended() -> bool:
             return caught.asked.is_set() or phases.phase is Phase.NEW or phases.phase.is_final
@@ -51,12 +54,12 @@ class WaitCalls:
         with caught.asked.interrupts(phases.wake):
             while not phases.wait_for(ended, Deadline(LOOK)):
                 pass
-        if self._life.gate.is_forked:
-            self._life.gate.check()
+        if life.gate.is_forked:
+            raise life.gate.error()
         if phases.phase is Phase.NEW:
             raise NotConnectedError("the bus is not open: call open() first")
         timeout = self.config.close_timeout
         if caught.asked.is_set() and phases.phase is not Phase.CLOSED:
             why = caught.name or "a stop was asked for"
             logger.info("%s: %s: closing within %g s, at once when asked again", self.config.name, why, timeout)
-        return self._life.close(timeout, caught.again)
+        return life.close(timeout, caught.again)

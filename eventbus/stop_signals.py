@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -10,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from .errors import UnsupportedError
+from .forks import let_go_in_child
 from .threads import StopToken
 
 TWIN = 0.25
@@ -87,10 +87,8 @@ class StopSignals:
             self.again.set()
 
 
-def _after_fork_in_child() -> None:
+@let_go_in_child
+def _give_back() -> None:
     for one in list(_entered):
         one._restore()
     _entered.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
