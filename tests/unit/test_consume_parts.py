@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -301,6 +302,13 @@ def test_bad_arguments_are_named(words: list[str], told: str, capfd: pytest.Capt
     err = capfd.readouterr().err
     assert told in err
     assert "Traceback" not in err
+
+
+def test_the_page_names_each_option_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "consumer.rst").read_text(encoding="utf-8")
+    assert main(["consume", "--help"]) == 0 and main(["status", "--help"]) == 0
+    offered = set(re.findall(r"--[a-z][a-z-]+", capfd.readouterr().out))
+    assert set(re.findall(r"--[a-z][a-z-]+", page)) == offered - {"--help"}
 
 
 # -- running -------------------------------------------------------------------------------------
