@@ -291,3 +291,45 @@ def test_batches_and_reports(program: Program, url: str) -> None:
         assert {"time", "level", "rate", "in_hand", "lag", "phase", "healthy", "not_served"} <= report.keys()
         process.send()
         assert process.end() == 0, process.text
+
+
+def test_threads_of_the_program_do_not_hold_up_the_end(program: Program, url: str) -> None:
+    """Python waits at its end for threads that are no daemons: not where the time to close was used up."""
+    program.write(
+        """
+        def hold_too(message):
+            threading.Thread(target=hold, args=(message,), daemon=False).start()
+            hold(message)
+        """
+    )
+    publish(url, "1")
+    with consume(program, "hold_too", url, "--close-timeout", "0.5") as process:
+        wait_until(lambda: program.seen() == ["begins 1"] * 2, START)
+        process.send()
+        assert process.end(10.0) == 1, process.text
+
+
+def test_a_handler_that_sends_the_signal_itself(program: Program, url: str) -> None:
+    """To its own thread, so that nothing wakes the main one."""
+    program.write(
+        """
+        import signal
+        def last(message):
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            note(message.text())
+        """
+    )
+    publish(url, "1")
+    with consume(program, "last", url) as process:
+        assert process.end(START) == 0, process.text
+    assert program.handled() == {"1": 1}
+
+
+def test_the_program_ends_by_itself_or_cannot_be_loaded(program: Program, url: str) -> None:
+    program.write("import not_there_at_all\n")
+    with consume(program, "handle", url) as process:
+        assert process.end(START) == 1
+        assert "No module named 'not_there_at_all'" in process.text
+    program.write("raise SystemExit(7)\n")
+    with consume(program, "handle", url) as process:
+        assert process.end(START) == 7
