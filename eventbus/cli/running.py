@@ -100,6 +100,7 @@ def _run_reloading(
     make: Callable[[], EventBus], options: RunOptions, console: Console, signals: StopSignals
 ) -> tuple[bool, CloseReport]:
     """Run until a file changes, too; whether one has. What cannot be started waits for a change of its files."""
+    sys.dont_write_bytecode = True  # it is told from a newer source by whole seconds and the size alone
     try:
         bus = _made(make, signals)
     except Exception as error:
