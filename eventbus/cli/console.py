@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any, TextIO
 
 from ..threads import Alarm, join_all, spawn
 from .output import visible
@@ -60,7 +61,7 @@ class Console:
 
     def _run(self) -> None:
         while not self._ended:
-            self._alarm.wait(REDRAWN)
+            self._alarm.wait(REDRAWN if self.live else threading.TIMEOUT_MAX)
             self._refresh()
         self.draw = None
         self._refresh()
@@ -105,17 +106,19 @@ class Console:
                 self._broken = True
 
 
-class Lines(io.TextIOBase):
-    """A text file of which each line goes to a console: so that what handlers print does not tear its last line."""
+class Lines:
+    """A text file of which each line goes to a console: so that what handlers print does not tear its last line.
 
-    def __init__(self, console: Console) -> None:
-        super().__init__()
+    In all else it is the file that it stands for.
+    """
+
+    def __init__(self, console: Console, file: TextIO) -> None:
         self._console = console
+        self._file = file
         self._begun = ""
 
-    def writable(self) -> bool:
-        """It is."""
-        return True
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
     def write(self, text: str) -> int:
         """Say the lines that are complete."""

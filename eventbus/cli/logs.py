@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timezone
-from typing import TextIO
+from typing import TextIO, cast
 
 from .console import Console, Lines
 from .output import visible
@@ -30,7 +30,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        fields |= {name: value for name, value in vars(record).items() if name not in _ALWAYS}
+        fields |= {name: value for name, value in vars(record).items() if name not in _ALWAYS | fields.keys()}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, default=str)
@@ -77,12 +77,21 @@ def logging_to(console: Console, level: str, hide: Callable[[str], str]) -> Iter
     before = logging.root.level
     logging.root.addHandler(handler)
     logging.root.setLevel(level.upper())
-    lines = Lines(console)
-    printed: TextIO = lines if console.live and sys.stdout.isatty() else sys.stdout  # type: ignore[assignment]
     try:
-        with redirect_stdout(printed):
+        with _printing_to(console):
             yield
     finally:
-        lines.finish()
         logging.root.removeHandler(handler)
         logging.root.setLevel(before)
+
+
+@contextmanager
+def _printing_to(console: Console) -> Iterator[None]:
+    printed = sys.stdout
+    if not (console.live and printed is not None and printed.isatty()):
+        yield
+        return
+    lines = Lines(console, printed)
+    with redirect_stdout(cast(TextIO, lines)):
+        yield
+    lines.finish()

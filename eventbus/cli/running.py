@@ -17,7 +17,7 @@ from ..threads import StopToken, join_all, spawn
 from .console import Console
 from .figures import Figures
 from .logs import LEVELS, logging_to
-from .output import flush_printed, hidden
+from .output import flush_printed, hidden, positive_seconds
 from .reloading import Watch, files_of, start_again
 
 logger = log.get(__name__)
@@ -53,20 +53,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add what `RunOptions` needs to a command line: `--json`, `--interval`, `--log-level` and `--reload`."""
     parser.add_argument("--json", action="store_true", help="JSON lines on a terminal, too, instead of a live line")
     parser.add_argument(
-        "--interval", type=_positive, default=INTERVAL, help=f"seconds between two reports ({INTERVAL:g})"
+        "--interval", type=positive_seconds, default=INTERVAL, help=f"seconds between two reports ({INTERVAL:g})"
     )
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="what is logged (info)")
     parser.add_argument("--reload", action="store_true", help="start again when a file of the program has changed")
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"a number of seconds, more than 0, not {text!r}")
-    return number
 
 
 def run(make: Callable[[], EventBus], options: RunOptions) -> int:
@@ -77,8 +67,7 @@ def run(make: Callable[[], EventBus], options: RunOptions) -> int:
     signal's number. The first signal after that drains, a second one leaves at once, as `EventBus.wait` says. On the
     main thread; it is the last thing that a process does: where handlers are left running it ends within a second.
     """
-    live = not options.as_json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    console = Console(sys.stderr.fileno(), live)
+    console = _console(options)
     again = False
     try:
         with StopSignals() as signals, logging_to(console, options.level, partial(hidden, url=options.url)):
@@ -94,6 +83,13 @@ def run(make: Callable[[], EventBus], options: RunOptions) -> int:
         _end_in_time(UNFINISHED)
     flush_printed()
     return 0 if report == NOTHING else UNFINISHED
+
+
+def _console(options: RunOptions) -> Console:
+    if sys.stderr is None:  # it was closed before we began
+        return Console(os.open(os.devnull, os.O_WRONLY), live=False)
+    live = not options.as_json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return Console(sys.stderr.fileno(), live)
 
 
 def _run_reloading(

@@ -333,3 +333,11 @@ def test_the_program_ends_by_itself_or_cannot_be_loaded(program: Program, url: s
     program.write("raise SystemExit(7)\n")
     with consume(program, "handle", url) as process:
         assert process.end(START) == 7
+
+
+def test_without_an_output_at_all(program: Program, url: str) -> None:
+    publish(url, "1")
+    with consume(program, "show", url, before=["sh", "-c", 'exec "$@" >&- 2>&-', "sh"]) as process:
+        wait_until(lambda: program.handled() == {"1": 1}, START)
+        process.send()
+        assert process.end() == 0

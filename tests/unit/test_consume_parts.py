@@ -139,13 +139,13 @@ def test_a_descriptor_that_somebody_made_not_to_block_is_waited_for(pipe: Pipe) 
 
 def test_what_is_printed_goes_by_lines(pipe: Pipe) -> None:
     console = Console(pipe.into, live=False)
-    lines = Lines(console)
+    lines = Lines(console, sys.__stdout__)
     print("one", "two", file=lines)
     print("half", end="", file=lines, flush=True)
     print(" whole\nlast", end="", file=lines)
     lines.finish()
     console.close()
-    assert lines.writable()
+    assert lines.encoding == sys.__stdout__.encoding, "in all else it is what it stands for"
     assert pipe.read().splitlines() == ["one two", "half whole", "last"]
 
 
@@ -159,7 +159,7 @@ def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
 
 
 def test_a_json_line_has_the_fields_that_were_given() -> None:
-    line = JsonFormatter().format(record("no %s\nleft", "stock", topic="orders", when=Path("x")))
+    line = JsonFormatter().format(record("no %s\nleft", "stock", topic="orders", when=Path("x"), level="mine"))
     assert "\n" not in line
     found = json.loads(line)
     assert found.pop("time").endswith("+00:00")
@@ -294,7 +294,7 @@ def test_a_module_that_is_not_there_is_told_from_one_that_cannot_be_imported(her
         (["json:dumps", "--topic", "a", "--start", "soon"], "earliest"),
         (["json:dumps", "--topic", "a", "--interval", "0"], "more than 0"),
         (["json:dumps", "--topic", "a", "--dead-letter", "x", "--no-dead-letter"], "not allowed"),
-        (["json:dumps", "--topic", "a", "--close-timeout", "-1"], "close_timeout"),
+        (["json:dumps", "--topic", "a", "--close-timeout", "-1"], "more than 0"),
     ],
 )
 def test_bad_arguments_are_named(words: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
