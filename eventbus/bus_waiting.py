@@ -9,13 +9,10 @@ from .config import EventBusConfig
 from .errors import ClosedError, NotConnectedError
 from .recovery.lifecycle import Lifecycle
 from .state import CloseReport, Phase
-from .stop_signals import StopSignals
+from .stop_signals import LOOK, StopSignals
 from .threads import Deadline, yes_or_no
 
 logger = log.get(__name__)
-
-LOOK = 1.0
-"""Seconds between two looks: a signal that the system gave to another thread wakes nobody."""
 
 
 class WaitCalls:
@@ -33,7 +30,7 @@ class WaitCalls:
         call only; pass a `StopSignals` that was entered before to hear those that came while the program started.
         signals=False leaves them alone: it returns once somebody else has closed the bus, and any thread may call it.
         Raises UnsupportedError when signals are wanted on another thread than the main one, NotConnectedError when the
-        bus is not open, ForkedError in a forked child.
+        bus is not open, ForkedError in a forked child where `on_fork` is "raise".
         """
         if isinstance(signals, StopSignals):
             return self._wait(signals)

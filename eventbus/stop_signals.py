@@ -15,6 +15,8 @@ from .threads import StopToken
 TWIN = 0.25
 """Seconds within which the same signal again is the same wish: `timeout` and shells send theirs to a process, and then
 to the group that it is in."""
+LOOK = 1.0
+"""Seconds between two looks of a main thread that waits: a signal that the system gave to another one wakes nobody."""
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 _entered: dict[StopSignals, None] = {}
@@ -51,18 +53,18 @@ class StopSignals:
             raise UnsupportedError(
                 "only the main thread gets signals: wait there, or call wait(signals=False) and close() to end it"
             )
+        _entered[self] = None
         try:
             for number in _STOPPING:
                 self._take(number)
         except BaseException:  # Ctrl-C, between the two
-            self._restore()
+            self.__exit__()
             raise
-        _entered[self] = None
         return self
 
     def __exit__(self, *raised: object) -> None:
-        _entered.pop(self, None)
         self._restore()
+        _entered.pop(self, None)
 
     def _take(self, number: int) -> None:
         before = signal.getsignal(number)

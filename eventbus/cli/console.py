@@ -25,14 +25,15 @@ ERASE = "\r\x1b[K"
 class Console:
     """Writes lines to a descriptor, on a thread of its own: a slow, stuck or vanished reader holds up nobody else.
 
-    live: it is a terminal, and below the lines there is one more, which `draw` is asked for. What cannot be written
-    because nobody reads any more is dropped.
+    live: it is a terminal, and below the lines there is one more, which `draw` is asked for. hide: takes secrets out of
+    a text. What cannot be written because nobody reads any more is dropped.
     """
 
-    def __init__(self, descriptor: int, live: bool) -> None:
+    def __init__(self, descriptor: int, live: bool, hide: Callable[[str], str] = str) -> None:
         self.live = live
         self.draw: Callable[[], str] | None = None
         self._descriptor = descriptor
+        self._hide = hide
         self._lines: deque[str] = deque()
         self._dropped = 0
         self._alarm = Alarm()
@@ -96,7 +97,7 @@ class Console:
         return visible(text)[: columns - 1]
 
     def _write(self, text: str) -> None:
-        data = text.encode("utf-8", "backslashreplace")
+        data = self._hide(text).encode("utf-8", "backslashreplace")
         while data and not self._broken:
             try:
                 data = data[os.write(self._descriptor, data) :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timezone
 from typing import TextIO, cast
@@ -48,23 +48,22 @@ class TextFormatter(logging.Formatter):
 
 
 class ConsoleHandler(logging.Handler):
-    """Gives records to a console; never blocks. hide: takes secrets out of a text."""
+    """Gives records to a console; never blocks."""
 
-    def __init__(self, console: Console, hide: Callable[[str], str]) -> None:
+    def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
-        self._hide = hide
 
     def emit(self, record: logging.LogRecord) -> None:
         """Have it written."""
         try:
-            self._console.say(self._hide(self.format(record)))
+            self._console.say(self.format(record))
         except Exception:  # somebody's arguments that do not fit their text: as every handler of logging does
             self.handleError(record)
 
 
 @contextmanager
-def logging_to(console: Console, level: str, hide: Callable[[str], str]) -> Iterator[None]:
+def logging_to(console: Console, level: str) -> Iterator[None]:
     """Within the block log records go to a console, unless the program has set up its logging itself.
 
     So do the lines that are printed, where they would tear the console's last line.
@@ -72,7 +71,7 @@ def logging_to(console: Console, level: str, hide: Callable[[str], str]) -> Iter
     if logging.root.handlers:
         yield
         return
-    handler = ConsoleHandler(console, hide)
+    handler = ConsoleHandler(console)
     handler.setFormatter(TextFormatter() if console.live else JsonFormatter())
     before = logging.root.level
     logging.root.addHandler(handler)

@@ -13,6 +13,7 @@ from functools import partial
 from attrs import frozen
 
 from .. import CloseReport, EventBus, StopSignals, log
+from ..stop_signals import LOOK
 from ..threads import StopToken, join_all, spawn
 from .console import Console
 from .figures import Figures
@@ -26,8 +27,6 @@ INTERVAL = 10.0
 """Seconds between two reports where none are given."""
 LEAVE = 1.0
 """Seconds that a process has for its end once its time to close is used up: what still runs may hold that up."""
-LOOK = 1.0
-"""Seconds between two looks whether to stop: a signal that the system gave to another thread wakes nobody."""
 UNFINISHED = 1
 """The exit code where something was left unfinished."""
 NOTHING = CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
@@ -67,10 +66,10 @@ def run(make: Callable[[], EventBus], options: RunOptions) -> int:
     signal's number. The first signal after that drains, a second one leaves at once, as `EventBus.wait` says. On the
     main thread; it is the last thing that a process does: where handlers are left running it ends within a second.
     """
-    console = _console(options)
+    console = _console(options, partial(hidden, url=options.url))
     again = False
     try:
-        with StopSignals() as signals, logging_to(console, options.level, partial(hidden, url=options.url)):
+        with StopSignals() as signals, logging_to(console, options.level):
             if options.reload:
                 again, report = _run_reloading(make, options, console, signals)
             else:
@@ -85,11 +84,11 @@ def run(make: Callable[[], EventBus], options: RunOptions) -> int:
     return 0 if report == NOTHING else UNFINISHED
 
 
-def _console(options: RunOptions) -> Console:
+def _console(options: RunOptions, hide: Callable[[str], str]) -> Console:
     if sys.stderr is None:  # it was closed before we began
         return Console(os.open(os.devnull, os.O_WRONLY), live=False)
     live = not options.as_json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    return Console(sys.stderr.fileno(), live)
+    return Console(sys.stderr.fileno(), live, hide)
 
 
 def _run_reloading(

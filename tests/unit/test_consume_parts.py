@@ -188,9 +188,10 @@ def no_handlers() -> Iterator[None]:
 
 
 def test_records_go_to_the_console_without_secrets_and_only_for_a_time(pipe: Pipe) -> None:
-    console, level = Console(pipe.into, live=False), logging.root.level
+    console = Console(pipe.into, live=False, hide=lambda text: text.replace("s3cret", "***"))
+    level = logging.root.level
     with no_handlers():
-        with logging_to(console, "warning", lambda text: text.replace("s3cret", "***")):
+        with logging_to(console, "warning"):
             logging.getLogger("shop").warning("the password is %s", "s3cret")
             logging.getLogger("shop").info("not told")
         assert logging.root.handlers == []
@@ -204,7 +205,7 @@ def test_a_program_that_has_set_up_its_logging_keeps_it(pipe: Pipe) -> None:
     console, own = Console(pipe.into, live=False), logging.NullHandler()
     with no_handlers():
         logging.root.addHandler(own)
-        with logging_to(console, "debug", str):
+        with logging_to(console, "debug"):
             assert logging.root.handlers == [own]
     console.close()
 
