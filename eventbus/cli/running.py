@@ -133,7 +133,7 @@ def _run(bus: EventBus, options: RunOptions, console: Console, signals: StopSign
         report = bus.wait(signals)
     left = {name: getattr(report, name) for name in ("unanswered", "unhandled", "unfinished_threads")}
     if report == NOTHING:
-        logger.info("closed, with nothing left", extra={**figures.fields(), **left})
+        logger.info("closed: all that was in hand is handled", extra={**figures.fields(), **left})
     else:
         logger.error(
             "closed; left are %d messages in hand, %d publishes without an answer, and these threads: %s",
