@@ -176,6 +176,11 @@ class Consumption:
         return self._in_hand_now + self._lanes.given_up
 
     @property
+    def at_work(self) -> tuple[str, ...]:
+        """Names of the lanes that have something in hand."""
+        return self._lanes.at_work
+
+    @property
     def _in_hand_now(self) -> int:
         """Messages, each once: of one that came again under a new lease the lanes may have more than one copy."""
         backlog = self._lanes.backlog
