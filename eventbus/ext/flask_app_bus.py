@@ -65,7 +65,8 @@ class AppBus:
         self._subs: dict[Registered, Subscription | None] = {}
         """None: it is not subscribed in this process, or not yet."""
         self._complete = settings.handle_in_web
-        """Whether all are subscribed. Read without the lock, so that a request does not take it."""
+        """Whether all are subscribed. This and `_open` are read without the lock, so that no request has to take it."""
+        self._open = False
         self._again_at = 0.0
 
         def in_context(message: Any, call_next: Callable[[Any], object]) -> object:
@@ -90,8 +91,7 @@ class AppBus:
 
     def used(self) -> EventBus:
         """The bus, open. If nobody has opened it before, this process publishes only, until it serves a request."""
-        if self.bus.get_connection_state().phase is Phase.NEW:
-            self.open(handle=False)
+        self.open(handle=False)
         return self.bus
 
     def serve(self) -> None:
@@ -100,14 +100,14 @@ class AppBus:
 
     def open(self, handle: bool) -> None:
         """Open the bus unless it is, without waiting for the broker. handle: subscribe what is not subscribed yet."""
-        if (self._complete or not handle) and self.bus.get_connection_state().phase is not Phase.NEW:
+        if self._open and (self._complete or not handle):
             return
         with self._lock:
             if self.bus.get_connection_state().phase is Phase.NEW:  # so subscribing is local, and cannot be refused
                 self._subscribe_all() if handle else self._unsubscribe_all()
                 self.bus.open(wait=False)
-                return
-            if self._complete or time.monotonic() < self._again_at:
+            self._open = True  # not before: whoever is let through publishes
+            if self._complete or not handle or time.monotonic() < self._again_at:
                 return
             self._again_at = time.monotonic() + self.bus.config.health_check.interval
         self._subscribe_late()
@@ -130,6 +130,7 @@ class AppBus:
     def inherited(self) -> None:
         """This is a forked child's copy. What it subscribed after all is seen at the next `open`."""
         self._lock = threading.Lock()
+        self._open = False
         self._again_at = 0.0
         there = self.bus.get_subscriptions()
         self._subs = {one: sub if sub in there else None for one, sub in self._subs.items()}
