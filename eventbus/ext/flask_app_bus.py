@@ -114,10 +114,10 @@ class AppBus:
 
     def end_with_process(self) -> None:
         """Close what is open: the process ends. Waits for handlers and answers only while the broker is there."""
-        phase = self.bus.get_connection_state().phase
+        phase, health = self.bus.get_connection_state().phase, self.bus.get_health_status()
         if phase is Phase.NEW or phase.is_final:
             return
-        well = phase is Phase.CONNECTED and self.bus.get_health_status().is_running
+        well = health.is_healthy and health.is_running
         timeout = self.bus.config.close_timeout
         report = self.bus.close(timeout if well else min(AT_EXIT, timeout))
         if report.unanswered:
