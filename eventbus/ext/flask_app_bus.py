@@ -25,6 +25,7 @@ from .. import (
     log,
 )
 from ..config_sources import settings_named
+from ..forks import begin_in_child
 
 logger = log.get(__name__)
 
@@ -103,8 +104,11 @@ class AppBus:
         if self._open and (self._complete or not handle):
             return
         with self._lock:
-            if self.bus.get_connection_state().phase is Phase.NEW:  # so subscribing is local, and cannot be refused
+            phase = self.bus.get_connection_state().phase
+            if phase is Phase.NEW:  # so subscribing is local, and cannot be refused
                 self._subscribe_all() if handle else self._unsubscribe_all()
+                self.bus.open(wait=False)
+            elif phase is Phase.FORKED and self.bus.config.on_fork == "reopen":
                 self.bus.open(wait=False)
             self._open = True  # not before: whoever is let through publishes
             if self._complete or not handle or time.monotonic() < self._again_at:
@@ -128,7 +132,7 @@ class AppBus:
             )
 
     def inherited(self) -> None:
-        """This is a forked child's copy. What it subscribed after all is seen at the next `open`."""
+        """This is a forked child's copy; of the subscriptions some may be the parent's alone."""
         self._lock = threading.Lock()
         self._open = False
         self._again_at = 0.0
@@ -190,10 +194,10 @@ def _end_all() -> None:
             logger.exception("%s: could not be closed at the end of the process", own.bus.config.name)
 
 
-def _after_fork_in_child() -> None:
+@begin_in_child
+def _inherit_all() -> None:
     for own in list(_all):
         own.inherited()
 
 
 atexit.register(_end_all)  # behind the library's own, so it runs before that would say that nobody has closed the bus
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -303,21 +303,64 @@ def test_requests_that_come_at_once_subscribe_once(apps: Apps) -> None:
     assert {sub.state for sub in bus_of(app).get_subscriptions()} == {SubscriptionState.ACTIVE}
 
 
-def test_a_child_that_is_forked_before_the_first_use_works(apps: Apps) -> None:
-    """A worker of `gunicorn --preload`."""
-    app = apps.make()
-    lock = app_bus(app)._lock
-    lock.acquire()  # another thread of the master may have it at that moment
+def in_child(call: Callable[[], bool]) -> bool:
+    """What it returns in a forked child."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            status = 0 if app.test_client().post("/orders/1").status_code == 200 else 2
+            status = 0 if call() else 2
         finally:
             os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def handling(apps: Apps, **config: Any) -> tuple[Flask, threading.Event]:
+    """An application with a handler that says when it was called."""
+    events, seen = FlaskEventBus(), threading.Event()
+    events.subscribe("orders.*", lambda message: seen.set(), group="billing")
+    return apps.make(events, **config), seen
+
+
+def test_a_child_that_is_forked_before_the_first_use_works(apps: Apps) -> None:
+    """A worker of `gunicorn --preload`."""
+    app, seen = handling(apps)
+    lock = app_bus(app)._lock
+    lock.acquire()  # as another thread of the master may at that moment
+    assert in_child(lambda: app.test_client().post("/orders/1").status_code == 200 and seen.wait(10))
     lock.release()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert phase(app) is Phase.NEW
+
+
+@pytest.mark.parametrize("serves", [False, True])
+def test_a_child_that_is_forked_after_the_first_use_works(apps: Apps, serves: bool) -> None:
+    """The master has published while it loaded the application, or even served a request."""
+    app, seen = handling(apps)
+    with app.app_context():
+        app_bus().used().wait_connected(10)
+    if serves:
+        app.test_client().get("/healthz/ready")
+
+    def serve() -> bool:
+        client = app.test_client()
+        wait_until(lambda: client.get("/healthz/ready").status_code == 200)
+        return client.post("/orders/1").status_code == 200 and seen.wait(10)
+
+    assert in_child(serve)
+    assert phase(app) is Phase.CONNECTED
+    assert not seen.is_set()
+
+
+def test_where_forks_are_to_raise_requests_that_publish_nothing_go_on(apps: Apps) -> None:
+    app, _ = handling(apps, ON_FORK="raise")
+    app.test_client().get("/healthz/ready")
+
+    def serve() -> bool:
+        client = app.test_client()
+        codes = [client.get(path).status_code for path in ("/healthz/live", "/healthz/ready", "/no/such/page")]
+        return codes == [200, 503, 404] and client.post("/orders/1").status_code == 500
+
+    assert in_child(serve)
 
 
 # -- what a request is told of an outage ---------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 
 from eventbus import EventBus, GuardConfig, Message, SubscribeError
 from eventbus.backends.base import Prepared
+from eventbus.backends.memory.backend import MemoryBackend
 from eventbus.ext.health import HealthReport, live, ready
 from eventbus.testing import MockKafka, NatsServer, wait_until
 from eventbus.testing.memory import MemoryOutages
@@ -136,19 +137,19 @@ def test_a_refused_subscription_is_failed(make_bus: MakeBus, name: str) -> None:
 
 
 def test_one_that_the_broker_did_not_take_yet_is_pending(make_bus: MakeBus, name: str) -> None:
-    bus, ready_now = make_bus(f"memory://{name}"), threading.Event()
-    connect = bus._backend.connect
+    bus, takes_it = make_bus(f"memory://{name}"), threading.Event()
+    connect = MemoryBackend.connect
 
-    def connect_late(context: Any) -> Any:
-        session = connect(context)
-        session.prepare = lambda attachments, timeout: Prepared(pending=() if ready_now.is_set() else attachments)
+    def connect_to_a_slow_one(backend: MemoryBackend, context: Any) -> Any:
+        session = connect(backend, context)
+        session.prepare = lambda attachments, timeout: Prepared(pending=() if takes_it.is_set() else attachments)
         return session
 
-    with mock.patch.object(type(bus._backend), "connect", lambda backend, context: connect_late(context)):
+    with mock.patch.object(MemoryBackend, "connect", connect_to_a_slow_one):
         bus.subscribe("orders", print, group="billing")
         bus.open()
         assert check_trouble(bus, "pending")["reason"] == "waits for the broker"
-        ready_now.set()
+        takes_it.set()
         wait_status(bus, "ready")
 
 
