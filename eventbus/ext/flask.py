@@ -98,7 +98,7 @@ class FlaskEventBus:
 
         RuntimeError outside of an application context, NotInitializedError without `init_app`.
         """
-        return app_bus().used()
+        return app_bus().opened()
 
     def subscribe(self, topic: str, handler: Handler | BatchHandler, **options: Any) -> None:
         """Have all applications subscribe a handler, those to come included; with the options of `EventBus.subscribe`.

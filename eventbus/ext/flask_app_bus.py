@@ -90,7 +90,7 @@ class AppBus:
             sub = None
         self._subs[one] = sub
 
-    def used(self) -> EventBus:
+    def opened(self) -> EventBus:
         """The bus, open. If nobody has opened it before, this process publishes only, until it serves a request."""
         self.open(handle=False)
         return self.bus

@@ -337,7 +337,7 @@ def test_a_child_that_is_forked_after_the_first_use_works(apps: Apps, serves: bo
     """The master has published while it loaded the application, or even served a request."""
     app, seen = handling(apps)
     with app.app_context():
-        app_bus().used().wait_connected(10)
+        app_bus().opened().wait_connected(10)
     if serves:
         app.test_client().get("/healthz/ready")
 
