@@ -210,6 +210,7 @@ class Consumption:
     def status(self) -> SubscriptionStatus:
         """How it stands, now."""
         attachment, oldest = self.attachment, self._lanes.oldest
+        pending = self.sub.state is SubscriptionState.PENDING
         return SubscriptionStatus(
             state=self.sub.state,
             error=self.sub.error or self._failing.error,
@@ -219,6 +220,8 @@ class Consumption:
             lag=None if attachment is None else attachment.session.lag(attachment),
             paused=self.paused,
             partitions=() if attachment is None else attachment.session.partitions(attachment),
+            not_served=self.reason_for_nothing,
+            is_joining=pending and attachment is not None and attachment.attached,
         )
 
     def pause(self) -> None:
