@@ -11,7 +11,7 @@ from datetime import datetime
 from types import EllipsisType
 from typing import Any, TypeVar
 
-from . import log
+from . import greenlets, log
 from .backends import backend_for
 from .bus_dead_letters import DeadLetterCalls
 from .bus_status import StatusCalls
@@ -90,8 +90,10 @@ class EventBus(StatusCalls, DeadLetterCalls):
 
         wait=True: within `timeout` seconds or ConnectFailedError, AuthenticationError; the bus is then as
         new. wait=False: returns at once and keeps trying without limit; publishes wait. Either way a
-        subscription that the broker refuses is FAILED, and does not hold the others back.
+        subscription that the broker refuses is FAILED, and does not hold the others back. UnsupportedError: gevent
+        has patched threads, and the bus could not run on that; the text says what to do.
         """
+        greenlets.check(self.config.name, self._backend.name, self._backend.waits_in_c)
         asked: list[Errand[StopToken | None]] = []
         # Here, as in `__enter__` and `subscribe`: an exception may come as the call inside returns.
         try:
@@ -108,6 +110,7 @@ class EventBus(StatusCalls, DeadLetterCalls):
         return self._life.close(seconds(timeout, self.config.close_timeout))
 
     def __enter__(self) -> EventBus:
+        greenlets.check(self.config.name, self._backend.name, self._backend.waits_in_c)
         asked: list[Errand[StopToken | None]] = []
         try:
             self._life.open(self.config.connect_timeout, True, asked)

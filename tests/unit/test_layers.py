@@ -34,6 +34,7 @@ VOCABULARY = {
         "errors",
         "fields",
         "gate",
+        "greenlets",
         "kafka_token",
         "log",
         "message",
