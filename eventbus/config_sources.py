@@ -26,19 +26,12 @@ from urllib.parse import parse_qsl, unquote
 
 import attrs
 
-from .config import (
-    BackendConfig,
-    EventBusConfig,
-    HealthCheckConfig,
-    KafkaConfig,
-    MemoryConfig,
-    NatsConfig,
-    ReconnectConfig,
-    TlsConfig,
-)
+from .config import BackendConfig, EventBusConfig, HealthCheckConfig, MemoryConfig, NatsConfig, ReconnectConfig
 from .config_delivery import GuardConfig, RetryConfig
 from .config_environment import settings_from, variables_behind
 from .config_fields import texts
+from .config_kafka import KafkaConfig
+from .config_tls import TlsConfig
 from .errors import ConfigError
 
 ENVIRONMENT_VARIABLE = "EVENTBUS_URL"

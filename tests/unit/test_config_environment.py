@@ -41,6 +41,7 @@ def set_all(environment: Environment, **variables: str) -> None:
 VALUES: dict[str, tuple[str, object]] = {
     "rebuild": ("always", "always"),
     "on_outage": ("raise", "raise"),
+    "on_fork": ("raise", "raise"),
     "max_attempts": ("none", None),
     "retry_interval": ("0.5", 0.5),
     "sasl_mechanism": ("SCRAM-SHA-256", "SCRAM-SHA-256"),

@@ -28,11 +28,19 @@ MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 VOCABULARY = {
-    *("callables", "config", "config_delivery", "config_environment", "config_fields", "config_sources"),
     *(
+        "callables",
+        "config",
+        "config_delivery",
+        "config_environment",
+        "config_fields",
+        "config_kafka",
+        "config_sources",
+        "config_tls",
         "errands",
         "errors",
         "fields",
+        "forks",
         "gate",
         "greenlets",
         "kafka_token",
@@ -103,7 +111,9 @@ def layer_of(module: str) -> str:
     return (
         "vocabulary"
         if parts[1] in VOCABULARY
-        else {"__main__": "cli", "bus_dead_letters": "bus", "bus_status": "bus"}.get(parts[1], parts[1])
+        else {"__main__": "cli", "bus_dead_letters": "bus", "bus_status": "bus", "wiring": "bus"}.get(
+            parts[1], parts[1]
+        )
     )
 
 

@@ -84,7 +84,7 @@ class Traffic:
 
 def test_forked_at_random_moments_of_a_busy_bus(make_bus: MakeBus, chance: random.Random) -> None:
     """Whatever lock another thread holds at that moment is held for ever in the child."""
-    bus, topic = make_bus(), fresh("forked")
+    bus, topic = make_bus(on_fork="raise"), fresh("forked")
     bus.open()
     with Traffic(bus, topic) as traffic:
         for number in range(rounds(6, 170)):
@@ -97,7 +97,7 @@ def test_forked_at_random_moments_of_a_busy_bus(make_bus: MakeBus, chance: rando
 
 def test_forked_at_random_instructions_of_a_call(memory_bus: MakeBus, chance: random.Random) -> None:
     """As a signal handler that forks does: the child's main thread stands in the middle of a call of the bus."""
-    bus, topic = memory_bus(), fresh("forked")
+    bus, topic = memory_bus(on_fork="raise"), fresh("forked")
     bus.open()
     kept = bus.subscribe(topic, lambda message: None, group="kept")
     calls: dict[str, Callable[[], object]] = {
@@ -148,7 +148,7 @@ def test_a_bus_forked_on_one_of_its_own_threads_raises_there_too(
     make_bus: MakeBus, place: Callable[[EventBus, Callable[[], None]], None]
 ) -> None:
     """A handler that uses multiprocessing: the child's copy must not take itself for the parent's handler."""
-    bus = make_bus()
+    bus = make_bus(on_fork="raise")
     bus.open()
     found: list[object] = []
 
