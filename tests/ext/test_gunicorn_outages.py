@@ -36,7 +36,8 @@ AT_ONCE = {"sync": 4, "gthread": 16, "gevent": 4000}
 """Requests that the four workers take at once; the others wait in front of them."""
 
 Broker = NatsServer | KafkaServer
-PRELOADS = pytest.mark.parametrize("preload", [False, True], ids=["no-preload", "preload"])
+PRELOADS = pytest.mark.parametrize("preload", ["no", "opened", *["yes"] * SOAK])
+"""opened: the application is loaded in the master, and opens the bus there; so it is forked with its connection."""
 
 
 class Rounds:
@@ -93,11 +94,12 @@ def _go_on(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def check_cell(broker: Broker, worker: str, preload: bool, conf: str = HOOKS) -> None:
+def check_cell(broker: Broker, worker: str, preload: str, conf: str = HOOKS) -> None:
     """Four workers under load, through all rounds, and what they answered against what was handled."""
-    topic = f"web.{worker}-{preload}".lower()
+    topic = f"web.{worker}-{preload}"
     settings = {"url": broker.url, "publish_timeout": PUBLISH_TIMEOUT}
-    gunicorn = Gunicorn(settings, *["--preload"] * preload, worker=worker, topic=topic, conf=conf)
+    options = [] if preload == "no" else ["--preload"]
+    gunicorn = Gunicorn(settings, *options, worker=worker, topic=topic, conf=conf, open_at_import=preload == "opened")
     with Consumer(broker.url, topic) as consumer, gunicorn:
         gunicorn.wait_serving()
         load = Load(gunicorn, RATE, CLIENTS)
@@ -119,18 +121,18 @@ def check_cell(broker: Broker, worker: str, preload: bool, conf: str = HOOKS) ->
 @pytest.mark.nats
 @PRELOADS
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
-def test_on_jetstream_no_answer_is_a_lie(web_nats: NatsServer, worker: str, preload: bool) -> None:
+def test_on_jetstream_no_answer_is_a_lie(web_nats: NatsServer, worker: str, preload: str) -> None:
     check_cell(web_nats, worker, preload)
 
 
 @pytest.mark.nats
 def test_on_jetstream_under_gevent_no_answer_is_a_lie(web_nats: NatsServer) -> None:
     pytest.importorskip("gevent")
-    check_cell(web_nats, "gevent", False, PATCHED + HOOKS)
+    check_cell(web_nats, "gevent", "no", PATCHED + HOOKS)
 
 
 @pytest.mark.kafka
 @PRELOADS
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
-def test_on_kafka_no_answer_is_a_lie(web_kafka: KafkaServer, worker: str, preload: bool) -> None:
+def test_on_kafka_no_answer_is_a_lie(web_kafka: KafkaServer, worker: str, preload: str) -> None:
     check_cell(web_kafka, worker, preload)

@@ -68,7 +68,7 @@ def up(broker: Broker) -> Iterator[None]:
 def test_boots_without_a_broker_answers_503_in_time_and_recovers(broker: Broker) -> None:
     topic, patience = "web.boot", 1.0
     settings = {"url": broker.url, "publish_timeout": patience}
-    with killed(broker), Gunicorn(settings, workers=2, topic=topic) as gunicorn:
+    with killed(broker), Gunicorn(settings, "--preload", workers=2, topic=topic) as gunicorn:
         gunicorn.wait_serving()
         workers = gunicorn.pids()
         refused = gunicorn.ask("/publish", "too early")
