@@ -167,7 +167,7 @@ def test_a_bus_that_cannot_be_opened_ends_gunicorn_with_the_reason() -> None:
         (
             "kafka://127.0.0.1:1",
             PATCHED + HOOKS,
-            "UnsupportedError: bus: gevent has patched threading, and kafka's client waits",
+            "UnsupportedError: bus: gevent has patched the standard library, and kafka's client waits",
         ),
         (
             "nats://127.0.0.1:1",
