@@ -41,8 +41,8 @@ def check(bus: str, backend: str, waits_in_c: bool) -> None:
         )
     if left:
         raise UnsupportedError(
-            f"{bus}: gevent has patched {', '.join(sorted(patched))}, but not {', '.join(sorted(left))}; a bus waits in "
-            "all of them, and would hang: call gevent.monkey.patch_all() without exceptions, or not at all"
+            f"{bus}: gevent has patched {', '.join(sorted(patched))}, but not {', '.join(sorted(left))}; a bus waits "
+            "in all of them, and would hang: call gevent.monkey.patch_all() without exceptions, or not at all"
         )
     if _patched_at_import != _WAITS:
         raise UnsupportedError(
