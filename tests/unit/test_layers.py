@@ -42,6 +42,7 @@ VOCABULARY = {
         "fields",
         "forks",
         "gate",
+        "greenlets",
         "kafka_token",
         "log",
         "message",
