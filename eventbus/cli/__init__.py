@@ -1,6 +1,7 @@
-"""The command line: `eventbus dlq list`, `show`, `replay` and `purge`, or `python -m eventbus`.
+"""The command line: `eventbus consume`, `status` and `dlq`, or `python -m eventbus`.
 
-Exit codes: 0, done; 1, it failed or only part of it was done; 2, bad arguments or configuration; 130, interrupted.
+Exit codes: 0, done; 1, it failed or only part of it was done; 2, bad arguments or configuration; 130, interrupted (143
+where SIGTERM ended `consume` before it had begun).
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import argparse
 from collections.abc import Sequence
 
 from .. import ConfigError, EventBusError
-from . import dlq
-from .output import Output, hidden
+from . import consume, dlq, status
+from .output import NotPrinted, Output, flush_printed, hidden
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -22,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
         description="Look after an event bus.",
         epilog="Exit codes: 0 done, 1 failed or done in part, 2 bad arguments or configuration, 130 interrupted.",
     )
-    dlq.add_to(made.add_subparsers(dest="area", required=True, metavar="AREA"))
+    areas = made.add_subparsers(dest="area", required=True, metavar="AREA")
+    for area in (consume, status, dlq):
+        area.add_to(areas)
     return made
 
 
@@ -44,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EventBusError as error:
         output.note(f"eventbus: {hidden(str(error), options.url)}")
         return FAILED
-    except OSError as error:  # stdout takes no more
-        if not isinstance(error, BrokenPipeError):  # else whoever read it has enough
+    except (NotPrinted, BrokenPipeError) as error:
+        if not isinstance(error.__cause__ or error, BrokenPipeError):  # else whoever read it has enough
             output.note(f"eventbus: {error}")
-        output.give_up()
+        flush_printed()
         return FAILED

@@ -10,8 +10,7 @@ from itertools import islice
 from typing import Any
 
 from .. import EventBus, Message, ReplayError, ReplayReport
-from ..threads import seconds
-from .output import URL, Output, Row, hidden
+from .output import Output, Row, add_broker, hidden, positive_seconds
 
 DEAD = "Eventbus-Dead-"
 SHOWN = 100
@@ -119,8 +118,8 @@ def _verb(
     made.set_defaults(run=run)
     if topic:
         made.add_argument("topic", metavar="TOPIC", help="a topic of dead letters, dlq.<group>.<topic>")
-    made.add_argument("--url", help=f"where the broker is; {URL} without it")
-    made.add_argument("--timeout", type=_seconds, help="seconds to wait for the broker")
+    add_broker(made)
+    made.add_argument("--timeout", type=positive_seconds, help="seconds to wait for the broker")
     made.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     return made
 
@@ -129,13 +128,6 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
     return min(int(text), sys.maxsize)
-
-
-def _seconds(text: str) -> float:
-    try:
-        return seconds(float(text), 0.0)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
 
 
 def _place(text: str) -> tuple[int | str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -23,6 +24,26 @@ EVERY = 1.0
 Row = Mapping[str, object]
 
 
+def add_broker(parser: argparse.ArgumentParser) -> None:
+    """Add `--url` to a command line."""
+    parser.add_argument("--url", help=f"where the broker is; {URL} without it")
+
+
+def positive_seconds(text: str) -> float:
+    """A number of seconds on a command line, more than 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of seconds, more than 0, not {text!r}")
+    return number
+
+
+class NotPrinted(Exception):
+    """Internal: stdout takes no more; its cause says why."""
+
+
 class Output:
     """as_json: one JSON object for each row, else a table. What an encoding does not have is printed as escapes."""
 
@@ -37,7 +58,7 @@ class Output:
         """Print these columns of all rows."""
         if self._as_json:
             for row in rows:
-                print(json.dumps({name: _plain(row.get(name)) for name in columns}))
+                self._print(json.dumps({name: _plain(row.get(name)) for name in columns}))
         elif rows:
             table = [[name.upper() for name in columns]] + [
                 [_short(visible(row.get(name)), number == len(columns) - 1) for number, name in enumerate(columns)]
@@ -45,13 +66,23 @@ class Output:
             ]
             widths = [max(len(line[number]) for line in table) for number in range(len(columns))]
             for line in table:
-                print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-        print(end="", flush=True)
+                self._print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        self._print(end="", flush=True)
+
+    def record(self, row: Row) -> None:
+        """Print one row: a JSON object, or a line for each field."""
+        if self._as_json:
+            self._print(json.dumps({name: _plain(value) for name, value in row.items()}), flush=True)
+        else:
+            width = max(map(len, row))
+            for name, value in row.items():
+                text = ", ".join(map(str, value)) if isinstance(value, list) else value
+                self._print(f"{name.ljust(width)}  {visible(text)}", flush=True)
 
     def summary(self, row: Row, text: str) -> None:
         """What was done: one JSON object on stdout, or a sentence."""
         told = json.dumps({name: _plain(value) for name, value in row.items()}) if self._as_json else visible(text)
-        print(told, flush=True)
+        self._print(told, flush=True)
 
     def note(self, text: str) -> None:
         """Something beside the result, on stderr; what is done goes on where nobody reads that."""
@@ -60,9 +91,11 @@ class Output:
         except OSError:
             _silence(sys.stderr)
 
-    def give_up(self) -> None:
-        """Print no more on stdout: the interpreter would fail to at its end, too."""
-        _silence(sys.stdout)
+    def _print(self, text: str = "", end: str = "\n", flush: bool = False) -> None:
+        try:
+            print(text, end=end, flush=flush)
+        except OSError as error:
+            raise NotPrinted(str(error)) from error
 
     def progress(self, text: str) -> None:
         """Say on stderr how far it is, once a second at most, and not within the first."""
@@ -70,6 +103,16 @@ class Output:
         if now - self._told_at >= EVERY:
             self._told_at = now
             self.note(text)
+
+
+def flush_printed() -> None:
+    """Have on stdout what was printed; if nobody reads it any more, the interpreter does not complain at its end."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence(sys.stdout)
 
 
 def _silence(stream: TextIO) -> None:

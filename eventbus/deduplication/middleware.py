@@ -15,7 +15,7 @@ from ..errors import RetryLater
 from ..message import Message
 from ..middleware import Consume
 from ..threads import seconds
-from .forks import Renewed
+from .renewed import Renewed
 from .stores import Claim, MemoryStore, Store
 
 logger = log.get(__name__)

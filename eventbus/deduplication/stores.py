@@ -7,7 +7,7 @@ from collections import OrderedDict
 from enum import Enum
 from typing import Protocol
 
-from .forks import Renewed
+from .renewed import Renewed
 
 KEPT = 100_000
 """Marks that a `MemoryStore` keeps: as many as messages may be in flight."""

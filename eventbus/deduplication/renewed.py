@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from weakref import WeakSet
+
+from ..forks import let_go_in_child
 
 _all: WeakSet[Renewed] = WeakSet()
 
@@ -19,9 +20,7 @@ class Renewed:
         raise NotImplementedError
 
 
+@let_go_in_child
 def _after_fork_in_child() -> None:
     for one in list(_all):
         one._renew()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
