@@ -104,13 +104,13 @@ class Lifecycle:
             self.gate.check()
             raise NotConnectedError(f"{self._config.name}: not connected within {timeout:g} s")
 
-    def close(self, timeout: float) -> CloseReport:
-        """See `EventBus.close`."""
+    def close(self, timeout: float, leave: StopToken | None = None) -> CloseReport:
+        """See `EventBus.close`. leave: when it is set the caller waits no longer."""
         if self.gate.is_forked:
             return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
         self.gate.shut()
         self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
-        return self._closing.close(timeout)
+        return self._closing.close(timeout, leave)
 
     def _open(self, timeout: float, wait: bool, stop: StopToken) -> StopToken | None:
         """Open; None when somebody else has, else whose bus it is."""

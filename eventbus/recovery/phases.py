@@ -118,6 +118,10 @@ class Phases:
         """Wait for something that comes with a move; whether it holds. The condition takes no lock."""
         return self._changed.wait_for(condition, deadline)
 
+    def wake(self) -> None:
+        """Have those that wait look at their condition again; a signal handler may."""
+        self._changed.ring()
+
     def connection_state(self) -> ConnectionState:
         """A snapshot."""
         return self._state

@@ -43,6 +43,7 @@ VOCABULARY = {
         "reports",
         "secret_sources",
         "state",
+        "stop_signals",
         "threads",
         "workers",
     ),
@@ -102,7 +103,9 @@ def layer_of(module: str) -> str:
     return (
         "vocabulary"
         if parts[1] in VOCABULARY
-        else {"__main__": "cli", "bus_dead_letters": "bus", "bus_status": "bus"}.get(parts[1], parts[1])
+        else {"__main__": "cli", "bus_dead_letters": "bus", "bus_status": "bus", "bus_waiting": "bus"}.get(
+            parts[1], parts[1]
+        )
     )
 
 

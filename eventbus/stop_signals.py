@@ -1,0 +1,96 @@
+"""SIGTERM and SIGINT as a wish to stop: noted, told to whoever waits, and nothing else done in the signal handler."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from .errors import UnsupportedError
+from .threads import StopToken
+
+TWIN = 0.25
+"""Seconds within which the same signal again is the same wish: `timeout` and shells send theirs to a process, and then
+to the group that it is in."""
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+_entered: dict[StopSignals, None] = {}
+
+
+class StopSignals:
+    """Within its `with` block SIGTERM and SIGINT ask for a stop; afterwards the handlers are there that were before.
+
+    Enter it on the main thread: UnsupportedError on another one, which gets no signals. `EventBus.wait` does so by
+    itself; a program that is to hear signals while it still starts enters one early, and passes it to `wait`.
+
+    The first signal sets `asked`, the next one `again`; the same within 0.25 s is taken for the first one's twin. A
+    SIGINT that is ignored (a job in the background of a shell) stays so. Children that are forked inside have the
+    handlers that were there before. Single use.
+    """
+
+    def __init__(self) -> None:
+        self.asked = StopToken()
+        self.again = StopToken()
+        self._first: tuple[int, float] | None = None
+        self._before: dict[int, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The signal that came first, "SIGTERM" say; "" before, or where `ask` was called."""
+        return "" if self._first is None else signal.Signals(self._first[0]).name
+
+    def ask(self) -> None:
+        """Ask for a stop as a first signal does; from any thread."""
+        self.asked.set()
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            raise UnsupportedError(
+                "only the main thread gets signals: wait there, or call wait(signals=False) and close() to end it"
+            )
+        try:
+            for number in _STOPPING:
+                self._take(number)
+        except BaseException:  # Ctrl-C, between the two
+            self._restore()
+            raise
+        _entered[self] = None
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        _entered.pop(self, None)
+        self._restore()
+
+    def _take(self, number: int) -> None:
+        before = signal.getsignal(number)
+        if before is None:
+            raise UnsupportedError(f"{signal.Signals(number).name} belongs to the program that embeds Python")
+        if number == signal.SIGINT and before is signal.SIG_IGN:
+            return
+        self._before[number] = before
+        signal.signal(number, self._note)
+
+    def _restore(self) -> None:
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self._note:  # else somebody has set his own meanwhile
+                signal.signal(number, before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now, first = time.monotonic(), self._first
+        if first is None:
+            self._first = number, now
+        elif first[0] == number and now - first[1] < TWIN:
+            return
+        (self.again if self.asked.is_set() else self.asked).set()
+
+
+def _after_fork_in_child() -> None:
+    for one in list(_entered):
+        one._restore()
+    _entered.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
