@@ -1,0 +1,82 @@
+"""The one bus of a Django process: made from the settings when it is used first."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from contextlib import suppress
+
+from django.conf import settings
+
+from ... import EventBus, NotInitializedError, close_global, get_global, initialize_from_config, log
+from ...config_sources import ConfigSource
+from .connections import with_fresh_connections
+
+logger = log.get(__name__)
+
+_turn = threading.Lock()
+"""Of those who use the bus first; outermost of all locks."""
+_prepared: EventBus | None = None
+
+
+def config_source() -> ConfigSource:
+    """What the settings say: `EVENTBUS`, a URL, a mapping or an EventBusConfig; None without it: the environment."""
+    source: ConfigSource = getattr(settings, "EVENTBUS", None)
+    return source
+
+
+def get_bus() -> EventBus:
+    """The bus of this process, opened at the first call without waiting for the broker: it connects by itself.
+
+    It is the global one, `eventbus.get_global()`; a project may make that itself. Any thread. Around each handler it
+    has `with_fresh_connections`. Call it where it is used, not while modules are imported: a server that forks its
+    workers later would share it with them. ConfigError: the settings are wrong, `manage.py check` says so, too.
+    """
+    with suppress(NotInitializedError):
+        bus = get_global()
+        if bus is _prepared:
+            return bus
+    return _prepare()
+
+
+def _prepare() -> EventBus:
+    global _prepared  # noqa: PLW0603
+    with _turn:
+        try:
+            bus = get_global()
+        except NotInitializedError:
+            bus = initialize_from_config(config_source(), wait=False)
+        if bus is not _prepared:
+            bus.use(consume=with_fresh_connections)
+            _prepared = bus
+        return bus
+
+
+def setting_changed(setting: str, **kwargs: object) -> None:
+    """A test has overridden a setting: the bus that was made from it is closed, and the next use makes another."""
+    if setting == "EVENTBUS":
+        close_global()
+
+
+def _close_at_exit() -> None:
+    """Nothing else ends the bus of a web process.
+
+    Where it is not well, the library's own end of forgotten buses takes less time, and tells what was left.
+    """
+    with suppress(NotInitializedError):
+        bus = get_global()
+        health = bus.get_health_status()
+        if bus is _prepared and health.is_running and health.is_healthy:
+            report = close_global()
+            if report is not None and (report.unanswered or report.unhandled):
+                logger.warning("%s: closed at the end of the process: %s", bus.config.name, report)
+
+
+def _after_fork_in_child() -> None:
+    global _turn  # noqa: PLW0603
+    _turn = threading.Lock()
+
+
+atexit.register(_close_at_exit)
+os.register_at_fork(after_in_child=_after_fork_in_child)
