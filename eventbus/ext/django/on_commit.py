@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future
 from secrets import token_hex
 
 from attrs import frozen
-from django.db import close_old_connections, transaction
+from django.db import connections, transaction
 
 from ... import ErrorEvent, EventBus, EventBusError, Message, PublishRejectedError, Receipt, UnsupportedError, log
 from ...config import names_of
@@ -40,7 +40,7 @@ def publish_on_commit(
     After the commit it does not wait for the broker: during an outage the message stays in this process, and is sent,
     in order, when the broker is back. *If the process ends before the broker has confirmed, the message is lost*,
     although the transaction is committed: when it is killed or crashes in the moment after the commit, or during an
-    outage. An orderly end (gunicorn's TERM) has up to `close_timeout` seconds to send the rest. Where that is not good
+    outage. An orderly end (gunicorn's TERM) waits for it, up to half of `close_timeout`. Where that is not good
     enough, write the message into a table in the same transaction, and publish from there.
 
     What fails after the commit breaks neither the response nor what else waits for the commit: it is logged as an
@@ -74,11 +74,10 @@ class _Committed:
         try:
             future.result(0.0)
         except (EventBusError, CancelledError) as error:
-            close_old_connections()
             try:
                 self._failed(error)
             finally:
-                close_old_connections()
+                connections.close_all()
 
     def _failed(self, error: BaseException) -> None:
         message = self.message
