@@ -43,7 +43,7 @@ class StopSignals:
         return "" if self._first is None else signal.Signals(self._first[0]).name
 
     def ask(self) -> None:
-        """Ask for a stop as a first signal does; from any thread."""
+        """Ask for a stop, without a signal; from any thread. The first signal that follows changes nothing."""
         self.asked.set()
 
     def __enter__(self) -> StopSignals:
@@ -82,9 +82,9 @@ class StopSignals:
         now, first = time.monotonic(), self._first
         if first is None:
             self._first = number, now
-        elif first[0] == number and now - first[1] < TWIN:
-            return
-        (self.again if self.asked.is_set() else self.asked).set()
+            self.asked.set()
+        elif first[0] != number or now - first[1] >= TWIN:
+            self.again.set()
 
 
 def _after_fork_in_child() -> None:

@@ -65,7 +65,8 @@ class Phases:
         self._changed.ring()
         level = logging.WARNING if to in (Phase.RECONNECTING, Phase.DISCONNECTED) else logging.INFO
         why = "" if cause is None else f" ({cause})"
-        logger.log(level, "%s: %s -> %s%s", self._bus, before.name, to.name, why)
+        told = {"bus": self._bus, "phase": to.value}
+        logger.log(level, "%s: %s -> %s%s", self._bus, before.name, to.name, why, extra=told)
         return True
 
     def take_back(self, cause: BaseException | None) -> None:
