@@ -33,6 +33,8 @@ from eventbus.ext.django import get_bus, publish_on_commit, subscriber, subscrib
 from eventbus.testing import wait_until  # noqa: E402
 from eventbus.testing.memory import MemoryOutages  # noqa: E402
 
+connection.settings_dict["CONN_MAX_AGE"] = 0  # else those of lanes end with their threads, and psycopg warns
+
 SCENARIOS: dict[str, Callable[[], None]] = {}
 NEEDS_DATABASE: set[str] = set()
 
@@ -266,7 +268,6 @@ def connections_are_looked_after_around_each_message() -> None:
         Order.objects.create(customer=message.text(), total=1)
         connections.append(id(connection.connection))
 
-    connection.settings_dict["CONN_MAX_AGE"] = 0
     get_bus().subscribe("orders", handle, retry=eventbus.RetryConfig(max_attempts=1))
     for number in range(3):
         get_bus().publish("orders", f"customer {number}")

@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "globals": {"vocabulary", "bus"},
     "package": {"vocabulary", "consuming", "deduplication", "bus", "globals"},
     "testing": UP_TO_BACKENDS | {"recovery", "bus", "globals", "package", "testing"},
-    "ext": {"vocabulary", "consuming", "bus", "globals", "package", "ext"},
+    "ext": {"vocabulary", "consuming", "bus", "globals", "package", "ext", "cli"},
     "cli": {"vocabulary", "bus", "globals", "package", "cli"},
 }
 """Design section 4. "package" is `eventbus/__init__.py`."""

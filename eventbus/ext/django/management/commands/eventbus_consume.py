@@ -67,9 +67,7 @@ def _chosen(
     _check_known("topic", topics, {one.topic for one in found})
     _check_known("group", groups, {group for one in found if isinstance(group := group_of(one), str)})
     chosen = tuple(
-        one
-        for one in found
-        if (topics is None or one.topic in topics) and (groups is None or group_of(one) in groups)
+        one for one in found if (topics is None or one.topic in topics) and (groups is None or group_of(one) in groups)
     )
     if not chosen:
         raise CommandError(
