@@ -66,7 +66,7 @@ class StatusCalls:
         return self._supervisor.phases.reconnect_status(self._monitor.failures, self.config.reconnect)
 
     def get_subscriptions(self) -> tuple[Subscription, ...]:
-        """The subscriptions that were not ended, in the order in which they were made. Takes no lock."""
+        """Those that there are, in the order in which they were made."""
         return tuple(self._consumers.subscriptions)
 
     def get_statistics(self) -> Statistics:

@@ -98,6 +98,11 @@ class Consumption:
             around.middleware,
         )
 
+    @property
+    def paused(self) -> bool:
+        """Whether the user has paused it. Takes no lock."""
+        return self._lanes.paused
+
     # -- sessions --------------------------------------------------------------------------------
 
     def attachment_to(self, session: Link) -> Attachment:
@@ -213,7 +218,7 @@ class Consumption:
             in_hand=self._in_hand_now,
             oldest_in_hand=None if oldest is None else time.monotonic() - oldest,
             lag=None if attachment is None else attachment.session.lag(attachment),
-            paused=self._lanes.paused,
+            paused=self.paused,
             partitions=() if attachment is None else attachment.session.partitions(attachment),
             not_served=self.reason_for_nothing,
             is_joining=pending and attachment is not None and attachment.attached,

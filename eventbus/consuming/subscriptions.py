@@ -107,8 +107,9 @@ class Subscription:
     """A handler on a topic or pattern. Made by `EventBus.subscribe`; it outlives every connection.
 
     topic: the topic or pattern. group: None is a broadcast copy. concurrency: how many handlers run at once.
-    start: where a new group begins. ordered: whether order per key is kept inside the group whatever dies. state: how
-    it stands. error: why it is FAILED, or what the broker does not let an ACTIVE one do (acknowledge, say).
+    start: where a new group begins. ordered: whether order per key is kept inside the group whatever dies. in_children:
+    whether a forked child has it, too. state: how it stands. error: why it is FAILED, or what the broker does not let
+    an ACTIVE one do (acknowledge, say).
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Subscription:
         concurrency: int,
         start: str | datetime,
         ordered: bool = False,
+        in_children: bool = False,
         owner: object = None,
     ) -> None:
         self._number = next(_numbers)
@@ -129,6 +131,7 @@ class Subscription:
         self.concurrency = concurrency
         self.start = start
         self.ordered = ordered
+        self.in_children = in_children
         self.state = SubscriptionState.PENDING
         self.error: Exception | None = None
 

@@ -79,6 +79,7 @@ def ready(bus: EventBus, *, needs_subscriptions: bool = False, stalled_after: fl
         "attempt": bus.get_reconnect_status().attempt,
         "reconnect_count": connection.reconnect_count,
         "last_connected_time": _time(connection.last_connected_time),
+        "last_error": None if connection.last_error is None else str(connection.last_error),
         "subscriptions": found,
     }
     return _report(status, well, body)

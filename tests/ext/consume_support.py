@@ -81,19 +81,20 @@ class Program:
 
 
 class Process:
-    """One `python -m eventbus`; what it says on stderr is read all the time, unless `stderr` is given."""
+    """One `python -m eventbus`, or another module; its stderr is read all the time, unless `stderr` is given."""
 
     def __init__(
         self,
         program: Program,
         *words: str,
+        module: str = "eventbus",
         before: Sequence[str] = (),
         stdin: int | None = subprocess.DEVNULL,
         stdout: int | None = subprocess.PIPE,
         stderr: int | None = None,
         **options: Any,
     ) -> None:
-        command = [*before, sys.executable, "-m", "eventbus", *words]
+        command = [*before, sys.executable, "-m", module, *words]
         self.process = subprocess.Popen(
             command,
             cwd=program.folder,

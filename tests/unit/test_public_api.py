@@ -134,11 +134,6 @@ def test_the_design_s_verbs_are_there() -> None:
     assert missing == []
 
 
-def test_what_comes_later_is_absent_not_ignored() -> None:
-    parameters = inspect.signature(eventbus.EventBus.subscribe).parameters
-    assert not {"in_children"} & set(parameters)
-
-
 IMPORTED = """
 import sys, threading
 before = threading.active_count()

@@ -11,6 +11,8 @@ from contextlib import suppress
 from typing import Protocol
 from weakref import WeakSet
 
+from ....forks import let_go_in_child
+
 RECEIVE = 256 * 1024
 _SLICE = 64 * 1024
 _NONBLOCKING = socket.MSG_DONTWAIT
@@ -165,10 +167,8 @@ def _shut(sock: socket.socket) -> None:
         return  # the peer was first
 
 
+@let_go_in_child
 def _after_fork_in_child() -> None:
     for sock in list(_sockets):
         with suppress(OSError):
             os.close(sock.detach())  # the bare descriptor: no goodbye, no TLS alert, for the link is the parent's
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
