@@ -77,6 +77,7 @@ class Undone(Exception):
 @scenario
 def nothing_is_made_before_the_first_use() -> None:
     call_command("check")
+    assert Client().get("/healthz/live").status_code == 200
     with raises(eventbus.NotInitializedError):
         eventbus.get_global()
     assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
@@ -125,6 +126,12 @@ def a_forked_child_makes_its_own() -> None:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
     assert get_bus().publish("orders", 1).confirmed
+
+
+@scenario
+def one_that_was_opened_before_a_fork_works_in_the_child() -> None:
+    assert get_bus().publish("orders", 1).confirmed
+    a_forked_child_makes_its_own()
 
 
 @scenario

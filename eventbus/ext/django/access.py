@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 from contextlib import suppress
 
@@ -11,6 +10,7 @@ from django.conf import settings
 
 from ... import EventBus, NotInitializedError, close_global, get_global, initialize_from_config, log
 from ...config_sources import ConfigSource
+from ...forks import let_go_in_child
 from ...threads import Deadline
 from .connections import with_fresh_connections
 
@@ -31,8 +31,8 @@ def get_bus() -> EventBus:
     """The bus of this process, opened at the first call without waiting for the broker: it connects by itself.
 
     It is the global one, `eventbus.get_global()`; a project may make that itself. Any thread. Around each handler it
-    has `with_fresh_connections`. Call it where it is used, not while modules are imported: a server that forks its
-    workers later would share it with them. ConfigError: the settings are wrong, `manage.py check` says so, too.
+    has `with_fresh_connections`. After it was closed the next call makes another one. ConfigError: the settings are
+    wrong; `manage.py check` says so, too.
     """
     with suppress(NotInitializedError):
         bus = get_global()
@@ -75,10 +75,10 @@ def _close_at_exit() -> None:
                 logger.warning("%s: closed at the end of the process: %s", bus.config.name, report)
 
 
+@let_go_in_child
 def _after_fork_in_child() -> None:
     global _turn  # noqa: PLW0603
     _turn = threading.Lock()
 
 
 atexit.register(_close_at_exit)
-os.register_at_fork(after_in_child=_after_fork_in_child)
