@@ -29,7 +29,7 @@ from django.test import Client, override_settings  # noqa: E402
 from shop.models import Bill, Order  # noqa: E402
 
 import eventbus  # noqa: E402
-from eventbus.ext.django import get_bus, publish_on_commit, subscriber, subscribers  # noqa: E402
+from eventbus.ext.django import bus_made, get_bus, publish_on_commit, subscriber, subscribers  # noqa: E402
 from eventbus.testing import wait_until  # noqa: E402
 from eventbus.testing.memory import MemoryOutages  # noqa: E402
 
@@ -102,6 +102,20 @@ def a_global_bus_that_the_project_made_is_used() -> None:
     assert get_bus() is made
     eventbus.close_global()
     assert get_bus() is not made
+
+
+@scenario
+def who_wants_to_be_told_when_it_is_made_is_told_once() -> None:
+    seen: list[str] = []
+
+    def made(bus: eventbus.EventBus, **kwargs: object) -> None:
+        assert get_bus() is bus
+        bus.use(publish=lambda message, call_next: (seen.append(message.topic), call_next(message))[1])
+
+    bus_made.connect(made)
+    for _ in range(2):
+        get_bus().publish("orders", 1)
+    assert seen == ["orders", "orders"]
 
 
 @scenario

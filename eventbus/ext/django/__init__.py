@@ -5,8 +5,8 @@ functions in the `events.py` of an app, under `@subscriber("orders.*", group="bi
 runs them, in processes of its own. Nothing connects before the bus is used. See docs/django.rst.
 """
 
-from .access import get_bus
+from .access import bus_made, get_bus
 from .on_commit import publish_on_commit
 from .subscribers import subscriber, subscribers
 
-__all__ = ["get_bus", "publish_on_commit", "subscriber", "subscribers"]
+__all__ = ["bus_made", "get_bus", "publish_on_commit", "subscriber", "subscribers"]

@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 
 from django.conf import settings
+from django.dispatch import Signal
 
 from ... import EventBus, NotInitializedError, close_global, get_global, initialize_from_config, log
 from ...config_sources import ConfigSource
@@ -16,9 +17,12 @@ from .connections import with_fresh_connections
 
 logger = log.get(__name__)
 
-_turn = threading.Lock()
-"""Of those who use the bus first; outermost of all locks."""
+_turn = threading.RLock()
+"""Of those who use the bus first, outermost of all locks; a signal handler on top of one is told, and not held up."""
 _prepared: EventBus | None = None
+
+bus_made = Signal()
+"""Sent with `bus`, on the thread that uses it first: the place for middleware and callbacks of one's own."""
 
 
 def config_source() -> ConfigSource:
@@ -48,10 +52,12 @@ def _prepare() -> EventBus:
             bus = get_global()
         except NotInitializedError:
             bus = initialize_from_config(config_source(), wait=False)
-        if bus is not _prepared:
-            bus.use(consume=with_fresh_connections)
-            _prepared = bus
-        return bus
+        if bus is _prepared:
+            return bus
+        bus.use(consume=with_fresh_connections)
+        _prepared = bus
+    bus_made.send(sender=type(bus), bus=bus)
+    return bus
 
 
 def setting_changed(setting: str, **kwargs: object) -> None:
@@ -78,7 +84,7 @@ def _close_at_exit() -> None:
 @let_go_in_child
 def _after_fork_in_child() -> None:
     global _turn  # noqa: PLW0603
-    _turn = threading.Lock()
+    _turn = threading.RLock()
 
 
 atexit.register(_close_at_exit)
