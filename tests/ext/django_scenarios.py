@@ -24,7 +24,7 @@ django.setup()
 
 from django.core.checks import run_checks  # noqa: E402
 from django.core.management import CommandError, call_command  # noqa: E402
-from django.db import OperationalError, connection, transaction  # noqa: E402
+from django.db import OperationalError, connection, connections, transaction  # noqa: E402
 from django.test import Client, override_settings  # noqa: E402
 from shop.models import Bill, Order  # noqa: E402
 
@@ -187,6 +187,18 @@ def what_is_rolled_back_is_not_published() -> None:
 
 
 @with_database
+def each_database_has_transactions_of_its_own() -> None:
+    connections.databases["other"] = connections.databases["default"]
+    with raises(Undone), transaction.atomic(using="other"):
+        publish_on_commit("orders", "rolled back", using="other")
+        publish_on_commit("orders", "of the default one")
+        raise Undone
+    connections["other"].close()
+    get_bus().flush()
+    assert [message.text() for message in get_bus().read("orders")] == ["of the default one"]
+
+
+@with_database
 def what_is_committed_is_published_once_in_order_as_it_was() -> None:
     with transaction.atomic():
         order = {"number": 1}
@@ -282,18 +294,15 @@ def a_failure_after_the_commit_is_told_and_breaks_nothing_else() -> None:
 
 @with_database
 def connections_are_looked_after_around_each_message() -> None:
-    connections: list[int] = []
-
     def handle(message: eventbus.Message) -> None:
         assert connection.connection is None, "the one of the message before is closed"
         Order.objects.create(customer=message.text(), total=1)
-        connections.append(id(connection.connection))
 
     get_bus().subscribe("orders", handle, retry=eventbus.RetryConfig(max_attempts=1))
     for number in range(3):
         get_bus().publish("orders", f"customer {number}")
     wait_until(lambda: get_bus().get_statistics().handled == 3)
-    assert len(connections) == 3
+    assert Order.objects.count() == 3
 
 
 @with_database
@@ -309,6 +318,24 @@ def a_failure_in_a_database_that_is_there_is_a_failure() -> None:
     get_bus().publish("orders", 1)
     wait_until(lambda: get_bus().get_statistics().dead_lettered == 1)
     assert attempts == [1, 2]
+
+
+@scenario
+def while_the_database_is_away_no_message_is_used_up() -> None:
+    seen: list[int] = []
+
+    def handle(batch: eventbus.Batch) -> None:
+        seen.append(len(batch))
+        if len(seen) <= 8:
+            connection.ensure_connection()  # the path of its file does not exist
+        get_bus().publish("done", sorted(batch.payloads)[0])
+
+    get_bus().subscribe("orders", handle, batch=(2, 0.1), retry=eventbus.RetryConfig(initial_backoff=0.01))
+    for number in range(2):
+        get_bus().publish("orders", number)
+    wait_until(lambda: get_bus().get_statistics().handled > 0)
+    assert get_bus().get_statistics().dead_lettered == 0
+    assert len(seen) > 8
 
 
 @scenario
@@ -387,6 +414,17 @@ def a_broker_inside_of_the_process_is_a_warning_for_a_deployment() -> None:
         assert checked(include_deployment_checks=True) == []
 
 
+@scenario
+def loggers_that_nobody_hears_are_a_warning_for_a_deployment() -> None:
+    os.environ["EVENTBUS_URL"] = "nats://127.0.0.1:4222"
+    handlers, logging.root.handlers[:] = logging.root.handlers[:], []
+    with override_settings(EVENTBUS=None):
+        ((id, told),) = checked(include_deployment_checks=True)
+    logging.root.handlers[:] = handlers
+    assert id == "eventbus.W003"
+    assert "LOGGING" in told
+
+
 # -- health views --------------------------------------------------------------------------------
 
 
@@ -399,6 +437,7 @@ def the_health_views_follow_an_outage() -> None:
         assert "no-store" in answer["Cache-Control"]
         return answer.status_code, json.loads(answer.content)["status"]
 
+    assert asked("/healthz/ready")[0] == 200, "also for the first question"
     wait_until(lambda: asked("/healthz/ready") == (200, "ready"))
     broker.refuse()
     wait_until(lambda: asked("/healthz/ready") == (503, "reconnecting"))
@@ -406,6 +445,15 @@ def the_health_views_follow_an_outage() -> None:
     broker.restore()
     wait_until(lambda: asked("/healthz/ready") == (200, "ready"))
     assert client.post("/healthz/live").status_code == 405
+
+
+@scenario
+def a_worker_that_boots_without_its_broker_is_not_ready() -> None:
+    broker, client = MemoryOutages("shop"), Client()
+    broker.refuse()
+    assert client.get("/healthz/ready").status_code == 503
+    broker.restore()
+    wait_until(lambda: client.get("/healthz/ready").status_code == 200)
 
 
 # -- commands ------------------------------------------------------------------------------------

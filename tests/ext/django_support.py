@@ -22,6 +22,8 @@ SHOP = ROOT / "scripts" / "examples" / "django_shop"
 HOST = "127.0.0.1"
 PATIENCE = 50.0
 """Seconds that a command may take: less than the watchdog of a test."""
+GRACEFUL = 20.0
+"""Seconds that gunicorn gives its workers to end."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -66,7 +68,14 @@ class Shop:
 
     def web(self, *options: str) -> ManagedProcess:
         """Start gunicorn with two workers, and wait until it answers."""
-        settings = ("--chdir", str(self._project), "--bind", f"{HOST}:{self._port}", "--graceful-timeout", "20")
+        settings = (
+            "--chdir",
+            str(self._project),
+            "--bind",
+            f"{HOST}:{self._port}",
+            "--graceful-timeout",
+            f"{GRACEFUL:.0f}",
+        )
         web = self._start("web", "-m", "gunicorn", "--workers", "2", "--threads", "4", *settings, *options, "shop.wsgi")
         wait_until(lambda: self.asked("/healthz/live")[0] == 200, PATIENCE, message=web.log)
         return web
@@ -74,8 +83,8 @@ class Shop:
     def consumer(self, *options: str) -> ManagedProcess:
         """Start `manage.py eventbus_consume`, and wait until it consumes."""
         manage = str(self._project / "manage.py")
-        consumer = self._start("consumer", manage, "eventbus_consume", "--interval", "0.1", *options)
-        wait_until(lambda: '"phase": "connected"' in consumer.log(), PATIENCE, message=consumer.log)
+        consumer = self._start("consumer", manage, "eventbus_consume", *options)
+        wait_until(lambda: "-> CONNECTED" in consumer.log(), PATIENCE, message=consumer.log)
         return consumer
 
     def asked(self, path: str, body: object = None) -> tuple[int, Any]:

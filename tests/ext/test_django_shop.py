@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from django_support import SHOP, Shop, ended
+from django_support import GRACEFUL, SHOP, Shop, ended
 
 from eventbus import EventBus
 from eventbus.testing import NatsServer, PostgresServer, wait_until
@@ -55,6 +55,17 @@ def test_orders_are_billed_through_an_outage_of_the_broker(
     assert ended(web) == 0
     assert ended(consumer) == 0
     assert "without bus.close()" not in web.log()
+
+
+def test_a_web_process_that_ends_in_an_outage_tells_what_it_could_not_publish(
+    shop: Shop, nats_server: NatsServer
+) -> None:
+    web = shop.web("--workers", "1")
+    wait_until(lambda: shop.asked("/healthz/ready")[0] == 200)
+    nats_server.kill()
+    assert order(shop, 1)[0] == 201
+    assert ended(web, GRACEFUL) == 0
+    assert "was not published after the commit" in web.log()
 
 
 @pytest.mark.postgres

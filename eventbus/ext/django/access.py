@@ -9,7 +9,7 @@ from contextlib import suppress
 from django.conf import settings
 from django.dispatch import Signal
 
-from ... import EventBus, NotInitializedError, close_global, get_global, initialize_from_config, log
+from ... import ClosedError, EventBus, NotInitializedError, close_global, get_global, initialize_from_config, log
 from ...config_sources import ConfigSource
 from ...forks import let_go_in_child
 from ...threads import Deadline
@@ -71,7 +71,7 @@ def _close_at_exit() -> None:
 
     After `stop_health_check()` the library's own end of forgotten buses takes less.
     """
-    with suppress(NotInitializedError):
+    with suppress(NotInitializedError, ClosedError):
         bus = get_global()
         if bus is _prepared and bus.get_health_status().is_running:
             deadline = Deadline(bus.config.close_timeout)

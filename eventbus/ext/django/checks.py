@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Warning
@@ -29,15 +30,25 @@ def check_settings(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_deployment(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """Whether the broker is one that several processes share."""
-    try:
-        config = load_config(config_source())
-    except ConfigError:
-        return []  # the other check tells
-    if not isinstance(config.backend, MemoryConfig):
-        return []
-    text = "settings.EVENTBUS: memory:// is inside of one process: eventbus_consume gets nothing from web processes"
-    return [Warning(text, hint=EXAMPLE, id="eventbus.W002")]
+    """Whether the broker is one that several processes share, and whether anybody hears what is logged."""
+    found: list[CheckMessage] = []
+    with suppress(ConfigError):  # the other check tells
+        if isinstance(load_config(config_source()).backend, MemoryConfig):
+            text = "settings.EVENTBUS: memory:// does not leave its process: consumers get nothing of web processes"
+            found.append(Warning(text, hint=EXAMPLE, id="eventbus.W002"))
+    if not _is_heard("eventbus"):
+        text = "settings.LOGGING: nobody hears the logger 'eventbus', which tells of outages and of lost messages"
+        found.append(Warning(text, hint='"root": {"handlers": ["console"]}, say', id="eventbus.W003"))
+    return found
+
+
+def _is_heard(name: str) -> bool:
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
 
 
 def _wrong_subscribers(bus: EventBus) -> Iterator[CheckMessage]:

@@ -15,6 +15,14 @@ USE_TZ = True
 INSTALLED_APPS = ["shop", "eventbus.ext.django"]
 EVENTBUS = {"url": os.environ.get("EVENTBUS_URL", "nats://127.0.0.1:4222"), "group": "shop"}
 
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+}
+
 
 def _database(url: str) -> dict[str, object]:
     parts = urlsplit(url)
