@@ -495,7 +495,9 @@ def test_a_closed_bus_is_closed_in_the_child_too() -> None:
         bus.open()
         bus.subscribe("t", print, group="g", in_children=True)
         bus.close()
-        print(in_child(lambda: (error_of(lambda: bus.publish("t", b"x")), bus.close(), bus.get_connection_state().phase)))
+        def work():
+            return error_of(lambda: bus.publish("t", b"x")), bus.close(), bus.get_connection_state().phase
+        print(in_child(work))
         """
     )
     assert lines == [
