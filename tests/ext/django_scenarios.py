@@ -29,7 +29,8 @@ from django.test import Client, override_settings  # noqa: E402
 from shop.models import Bill, Order  # noqa: E402
 
 import eventbus  # noqa: E402
-from eventbus.ext.django import bus_made, get_bus, publish_on_commit, subscriber, subscribers  # noqa: E402
+from eventbus.ext.django import bus_made, get_bus, publish_on_commit, subscriber  # noqa: E402
+from eventbus.ext.django.subscribers import subscribers  # noqa: E402
 from eventbus.testing import wait_until  # noqa: E402
 from eventbus.testing.memory import MemoryOutages  # noqa: E402
 

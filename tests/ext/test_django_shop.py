@@ -126,8 +126,11 @@ def test_a_consumer_with_reload_runs_what_was_edited(nats_server: NatsServer, tm
         consumer = shop.consumer("--reload")
         bus.publish("orders.created", {"order": 1, "total": 1})
         wait_until(lambda: shop.bills() == [1], CALM, message=consumer.log)
-        events.write_text(events.read_text().replace('order=order["order"]', 'order=order["order"] + 1000'))
-        wait_until(lambda: "events.py has changed" in consumer.log(), CALM, message=consumer.log)
+        right = events.read_text()
+        events.write_text(right.replace("concurrency=4", "concurrency=0"))
+        wait_until(lambda: "eventbus.E003" in consumer.log(), CALM, message=consumer.log)
+        events.write_text(right.replace('order=order["order"]', 'order=order["order"] + 1000'))
+        wait_until(lambda: consumer.log().count("events.py has changed") == 2, CALM, message=consumer.log)
         bus.publish("orders.created", {"order": 2, "total": 1})
         wait_until(lambda: shop.bills() == [1, 1002], CALM, message=consumer.log)
         assert ended(consumer) == 0

@@ -7,6 +7,6 @@ runs them, in processes of its own. Nothing connects before the bus is used. See
 
 from .access import bus_made, get_bus
 from .on_commit import publish_on_commit
-from .subscribers import subscriber, subscribers
+from .subscribers import subscriber
 
-__all__ = ["bus_made", "get_bus", "publish_on_commit", "subscriber", "subscribers"]
+__all__ = ["bus_made", "get_bus", "publish_on_commit", "subscriber"]

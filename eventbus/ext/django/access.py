@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 from contextlib import suppress
+from functools import partial
 
 from django.conf import settings
 from django.dispatch import Signal
@@ -54,7 +55,7 @@ def _prepare() -> EventBus:
             bus = initialize_from_config(config_source(), wait=False)
         if bus is _prepared:
             return bus
-        bus.use(consume=with_fresh_connections)
+        bus.use(consume=partial(with_fresh_connections, bus.config.retry))
         _prepared = bus
     bus_made.send(sender=type(bus), bus=bus)
     return bus

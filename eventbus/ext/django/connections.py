@@ -6,17 +6,17 @@ from typing import Any
 
 from django.db import Error, InterfaceError, OperationalError, close_old_connections, connections
 
-from ... import RetryLater, get_global, log
+from ... import RetryConfig, RetryLater, log
 from ...middleware import Consume
 
 logger = log.get(__name__)
 
 
-def with_fresh_connections(message: Any, call_next: Consume) -> object:
-    """Consume middleware: before and after each message connections that are old or broken are closed.
+def with_fresh_connections(retry: RetryConfig, message: Any, call_next: Consume) -> object:
+    """Consume middleware, but for `retry`: before and after each message connections that are old or broken are closed.
 
     A handler that fails because its database is away has not failed: its message is put off (`RetryLater`, after
-    pauses as the bus's `retry` has them) for as long as that lasts, and makes no dead letter. On the lane's thread.
+    pauses as `retry` has them) for as long as that lasts, and makes no dead letter. On the lane's thread.
     """
     close_old_connections()
     try:
@@ -25,7 +25,7 @@ def with_fresh_connections(message: Any, call_next: Consume) -> object:
         away = [connection.alias for connection in connections.all(initialized_only=True) if _is_away(connection)]
         if not away:
             raise
-        seconds = get_global().config.retry.pause_after(getattr(message, "attempt", 1))
+        seconds = retry.pause_after(getattr(message, "attempt", 1))
         why = f"no connection to database {', '.join(away)}"
         logger.warning("%s: %s, again in %g s: %s", message, why, seconds, error)
         raise RetryLater(seconds, why) from error

@@ -38,10 +38,11 @@ def publish_on_commit(
     still be rolled back: PublishRejectedError, UnsupportedError, TypeError for a payload of None.
 
     After the commit it does not wait for the broker: during an outage the message stays in this process, and is sent,
-    in order, when the broker is back. *If the process ends before the broker has confirmed, the message is lost*,
-    although the transaction is committed: when it is killed or crashes in the moment after the commit, or during an
-    outage. An orderly end (gunicorn's TERM) waits for it, up to half of `close_timeout`. Where that is not good
-    enough, write the message into a table in the same transaction, and publish from there.
+    in order, when the broker is back (`on_outage="raise"`: it fails). *If the process ends before the broker has
+    confirmed, the message is lost*, although the transaction is committed: when it is killed or crashes in the moment
+    after the commit, or during an outage. An orderly end (gunicorn's TERM) waits for it, up to half of
+    `close_timeout`. Where that is not good enough, write the message into a table in the same transaction, and publish
+    from there.
 
     What fails after the commit breaks neither the response nor what else waits for the commit: it is logged as an
     error, with the id, and `on_error(event)` is called, which gets the error and the message: on a thread of the bus,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -22,6 +22,8 @@ class Command(BaseCommand):  # type: ignore[misc]
         "fetched, and handlers finish what they have. A second signal leaves at once. "
         "Exit codes: 0 everything was finished, 1 something was left, and is told."
     )
+    requires_system_checks: ClassVar[list[str]] = []
+    """They are made where --reload waits for a change after they have failed."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         """`--topics`, `--group`, and how to tell what is done."""
@@ -31,7 +33,11 @@ class Command(BaseCommand):  # type: ignore[misc]
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Consume, and exit with the code that says whether something was left."""
-        chosen = _chosen(subscribers(), options["topics"], options["group"])
+
+        def make() -> EventBus:
+            self.check()
+            return _subscribed(_chosen(subscribers(), options["topics"], options["group"]))
+
         told = RunOptions(
             as_json=options["json"],
             interval=options["interval"],
@@ -39,7 +45,7 @@ class Command(BaseCommand):  # type: ignore[misc]
             reload=options["reload"],
             source=config_source(),
         )
-        code = run(lambda: _subscribed(chosen), told)
+        code = run(make, told)
         if code:
             raise SystemExit(code)
 
