@@ -98,7 +98,7 @@ class FlaskEventBus:
 
         RuntimeError outside of an application context, NotInitializedError without `init_app`.
         """
-        return app_bus().used()
+        return app_bus().opened()
 
     def subscribe(self, topic: str, handler: Handler | BatchHandler, **options: Any) -> None:
         """Have all applications subscribe a handler, those to come included; with the options of `EventBus.subscribe`.
@@ -137,7 +137,7 @@ def unavailable(error: PublishError) -> ResponseReturnValue:
     if not all(isinstance(one, (PublishNotSentError, PublishUnknownError)) for one in failed):
         raise error
     bus = app_bus().bus
-    logger.warning("%s: %s %s is answered with 503: %s", bus.config.name, request.method, request.path, error)
+    logger.warning("%s: %s %r is answered with 503: %s", bus.config.name, request.method, request.path, error)
     known = isinstance(error, PublishNotSentError)
     answer = ServiceUnavailable(
         f"{'Nothing was published' if known else 'It is not known what was published'}. Please try again later.",

@@ -84,13 +84,13 @@ class AppBus:
 
     def register(self, one: Registered) -> None:
         """Take a handler over. SubscribeError: its options are wrong, or the broker of an open bus refuses it."""
-        sub: Subscription | None = self.bus.subscribe(one.topic, one.handler, **one.options)
-        if sub is not None and not self._complete:
-            self.bus.unsubscribe(sub)  # it was only to be checked
-            sub = None
-        self._subs[one] = sub
+        self._subs[one] = None
+        if self._complete:
+            self._subs[one] = self.bus.subscribe(one.topic, one.handler, **one.options)
+        elif self.bus.get_connection_state().phase is Phase.NEW:
+            self.bus.unsubscribe(self.bus.subscribe(one.topic, one.handler, **one.options))  # to have it checked
 
-    def used(self) -> EventBus:
+    def opened(self) -> EventBus:
         """The bus, open. If nobody has opened it before, this process publishes only, until it serves a request."""
         self.open(handle=False)
         return self.bus
@@ -119,7 +119,7 @@ class AppBus:
     def end_with_process(self) -> None:
         """Close what is open: the process ends. Waits for handlers and answers only while the broker is there."""
         phase, health = self.bus.get_connection_state().phase, self.bus.get_health_status()
-        if phase is Phase.NEW or phase.is_final:
+        if phase in (Phase.NEW, Phase.FORKED, Phase.CLOSED):
             return
         well = health.is_healthy and health.is_running
         timeout = self.bus.config.close_timeout

@@ -213,6 +213,16 @@ def test_each_call_of_a_handler_has_a_context_of_its_own(apps: Apps) -> None:
     assert not has_app_context()
 
 
+def test_a_batch_has_a_context_too(apps: Apps) -> None:
+    events, seen = FlaskEventBus(), list[tuple[str, int]]()
+    events.subscribe("orders.*", lambda batch: seen.append((current_app.name, len(batch))), group="g", batch=(2, 30.0))
+    app = apps.make(events)
+    client = app.test_client()
+    for number in (1, 2):
+        client.post(f"/orders/{number}")
+    wait_until(lambda: seen == [(app.name, 2)], message=lambda: str(seen))
+
+
 def test_a_handler_publishes_as_a_view_does(apps: Apps) -> None:
     events, seen = FlaskEventBus(), threading.Event()
     events.subscribe("orders.*", lambda message: events.bus.publish("bills", message.payload), group="billing")
@@ -337,7 +347,7 @@ def test_a_child_that_is_forked_after_the_first_use_works(apps: Apps, serves: bo
     """The master has published while it loaded the application, or even served a request."""
     app, seen = handling(apps)
     with app.app_context():
-        app_bus().used().wait_connected(10)
+        app_bus().opened().wait_connected(10)
     if serves:
         app.test_client().get("/healthz/ready")
 

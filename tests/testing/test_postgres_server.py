@@ -141,8 +141,7 @@ def test_frozen_it_is_gone_with_all_its_processes_when_its_parent_is_killed() ->
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         *pids, directory = parent.stdout.readline().split()
-        assert len(pids) > 1
-        assert all(Path(f"/proc/{pid}/exe").exists() for pid in pids)
+        assert sum(Path(f"/proc/{pid}/exe").exists() for pid in pids) > 1  # one may have ended as it was frozen
         os.kill(parent.pid, signal.SIGKILL)
     wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), message="all are gone")
     wait_until(lambda: not Path(directory).exists(), message=f"{directory} is removed")

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Error, Warning
 
-from ... import BROADCAST, ConfigError, EventBus, MemoryConfig, SubscribeError, UnsupportedError, load_config
+from ... import BROADCAST, ConfigError, EventBus, MemoryConfig, SubscribeError, UnsupportedError, load_config, log
 from .access import config_source
 from .subscribers import subscribers
 
@@ -43,7 +43,7 @@ def check_deployment(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 
 
 def _is_heard(name: str) -> bool:
-    logger: logging.Logger | None = logging.getLogger(name)
+    logger: logging.Logger | None = log.get(name).logger
     while logger is not None:
         if any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
             return True
