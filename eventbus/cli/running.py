@@ -100,8 +100,8 @@ def _run_reloading(
     try:
         bus = _made(make, signals)
     except Exception as error:
-        logger.exception("this cannot be started; it is tried again when one of its files changes")
         watch, report = Watch(signals.ask, files_of(error)), NOTHING
+        logger.exception("this cannot be started; it is tried again when one of its files changes")
         while not signals.asked.wait(LOOK):
             pass
     else:
