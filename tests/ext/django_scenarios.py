@@ -253,6 +253,21 @@ def an_outage_holds_up_no_response_and_loses_nothing() -> None:
 
 
 @with_database
+def an_on_error_that_fails_breaks_nothing_either() -> None:
+    def failed(event: eventbus.ErrorEvent) -> None:
+        raise Undone
+
+    get_bus().close()
+    done: list[str] = []
+    with override_settings(EVENTBUS="memory://shop?on_outage=raise"):
+        MemoryOutages("shop").refuse()
+        with transaction.atomic():
+            publish_on_commit("orders", 1, on_error=failed)
+            transaction.on_commit(lambda: done.append("the next one"))
+    assert done == ["the next one"]
+
+
+@with_database
 def a_failure_after_the_commit_is_told_and_breaks_nothing_else() -> None:
     told: list[eventbus.ErrorEvent] = []
     threads: list[str] = []

@@ -108,7 +108,8 @@ class Shop:
     def _start(self, name: str, *words: str) -> ManagedProcess:
         process = ManagedProcess(name)
         self._stack.callback(_end, process)
-        variables = {**self._variables, "PYTHONPATH": environment()["PYTHONPATH"]}
+        home = str(process.directory)  # gunicorn leaves a socket there
+        variables = {**self._variables, "PYTHONPATH": environment()["PYTHONPATH"], "HOME": home}
         process.run(["env", *(f"{name}={value}" for name, value in variables.items()), sys.executable, *words])
         return process
 

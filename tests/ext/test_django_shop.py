@@ -12,6 +12,7 @@ from django_support import GRACEFUL, SHOP, Shop, ended
 
 from eventbus import EventBus
 from eventbus.testing import NatsServer, PostgresServer, wait_until
+from eventbus.testing.plugin import skip_or_fail
 
 pytest.importorskip("django")
 pytest.importorskip("gunicorn")
@@ -26,6 +27,15 @@ def shop(nats_server: NatsServer, tmp_path: Path) -> Iterator[Shop]:
     """On SQLite."""
     with Shop(nats_server.url, f"sqlite://{tmp_path}/shop.sqlite3") as made:
         yield made
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """One that may be killed, whatever else there is."""
+    with skip_or_fail():
+        server = PostgresServer().start()
+    with server:
+        yield server
 
 
 def order(shop: Shop, total: int) -> tuple[int, int | None]:
@@ -69,8 +79,8 @@ def test_a_web_process_that_ends_in_an_outage_tells_what_it_could_not_publish(
 
 
 @pytest.mark.postgres
-def test_handlers_survive_a_restart_of_their_database(nats_server: NatsServer, postgres_server: PostgresServer) -> None:
-    with Shop(nats_server.url, postgres_server.url) as shop, EventBus(f"{nats_server.url}?group=test") as bus:
+def test_handlers_survive_a_restart_of_their_database(nats_server: NatsServer, own_postgres: PostgresServer) -> None:
+    with Shop(nats_server.url, own_postgres.url) as shop, EventBus(f"{nats_server.url}?group=test") as bus:
         consumer = shop.consumer()
         numbers = iter(range(1, 1000))
 
@@ -80,12 +90,12 @@ def test_handlers_survive_a_restart_of_their_database(nats_server: NatsServer, p
                 bus.publish("orders.created", {"order": number, "total": number}, key=str(number % 10))
 
         publish(50)
-        postgres_server.restart()
+        own_postgres.restart()
         publish(50)
-        postgres_server.kill()
+        own_postgres.kill()
         publish(50)
         wait_until(lambda: "attempt=6" in consumer.log(), CALM, message=consumer.log)  # a failure has five
-        postgres_server.start()
+        own_postgres.start()
         publish(50)
         wanted = list(range(1, 201))
         wait_until(lambda: shop.bills() == wanted, 2 * CALM, message=lambda: f"{shop.bills()}\n{consumer.log()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from secrets import token_hex
@@ -63,28 +64,31 @@ class _Committed:
 
     def publish(self) -> None:
         topic, payload, key, headers, id = parts_of(self.message)
+        here = threading.get_ident()
+
+        def answered(future: Future[Receipt]) -> None:
+            try:
+                future.result(0.0)
+            except (EventBusError, CancelledError) as error:
+                self._failed(error)
+                if threading.get_ident() != here:  # a thread of the bus: nobody else closes what `on_error` has opened
+                    connections.close_all()
+
         try:
             future = get_bus().publish_async(topic, payload, key=key, headers=headers, id=id, timeout=self.timeout)
         except EventBusError as error:
             self._failed(error)
         else:
-            future.add_done_callback(self._answered)
-
-    def _answered(self, future: Future[Receipt]) -> None:
-        """On a thread of the bus, where nobody else looks after connections to databases."""
-        try:
-            future.result(0.0)
-        except (EventBusError, CancelledError) as error:
-            try:
-                self._failed(error)
-            finally:
-                connections.close_all()
+            future.add_done_callback(answered)
 
     def _failed(self, error: BaseException) -> None:
         message = self.message
         logger.error("%s: message %s was not published after the commit: %s", message.topic, message.id, error)
         if self.on_error is not None:
-            self.on_error(ErrorEvent(source="publish", error=error, topic=message.topic, message=message))
+            try:
+                self.on_error(ErrorEvent(source="publish", error=error, topic=message.topic, message=message))
+            except Exception:  # the transaction is committed, and nobody is left to be told otherwise
+                logger.exception("%s: on_error %r failed", message.topic, self.on_error)
 
 
 def _checked(
