@@ -1,1 +1,1 @@
-"""The bus inside of web frameworks and servers. Each module needs its own extra: `jxt-eventbus[flask]` and so on."""
+"""What joins a bus to web frameworks and servers. Each module needs its framework, and nothing else imports it."""
