@@ -25,7 +25,7 @@ from .consuming.subscriptions import BatchHandler, Broadcast, Handler, Subscript
 from .errands import Errand
 from .errors import UnsupportedError
 from .fields import Headers
-from .forks import begin_in_child
+from .forks import begin_in_child, catch_up
 from .message import Message, Receipt
 from .middleware import ConsumeMiddleware, Middleware, PublishMiddleware, check_middleware
 from .publishing.chained import ChainedPublisher
@@ -89,8 +89,10 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
 
         wait=True: within `timeout` seconds or ConnectFailedError, AuthenticationError; the bus is then as
         new. wait=False: returns at once and keeps trying without limit; publishes wait. Either way a
-        subscription that the broker refuses is FAILED, and does not hold the others back.
+        subscription that the broker refuses is FAILED, and does not hold the others back. UnsupportedError: gevent
+        has patched threads, and the bus could not run on that; the text says what to do.
         """
+        catch_up()
         asked: list[Errand[StopToken | None]] = []
         # Here, as in `__enter__` and `subscribe`: an exception may come as the call inside returns.
         try:
@@ -107,6 +109,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         return self._life.close(seconds(timeout, self.config.close_timeout))
 
     def __enter__(self) -> EventBus:
+        catch_up()
         asked: list[Errand[StopToken | None]] = []
         try:
             self._life.open(self.config.connect_timeout, True, asked)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from . import log
 from .config import EventBusConfig
-from .errors import NotConnectedError
+from .errors import ClosedError, NotConnectedError
 from .recovery.lifecycle import Lifecycle
-from .recovery.supervisor import Supervisor
 from .state import CloseReport, Phase
-from .stop_signals import StopSignals
+from .stop_signals import LOOK, StopSignals
 from .threads import Deadline, yes_or_no
 
 logger = log.get(__name__)
-
-LOOK = 1.0
-"""Seconds between two looks: a signal that the system gave to another thread wakes nobody."""
 
 
 class WaitCalls:
@@ -22,7 +20,6 @@ class WaitCalls:
 
     config: EventBusConfig
     _life: Lifecycle
-    _supervisor: Supervisor
 
     def wait(self, signals: bool | StopSignals = True) -> CloseReport:
         """Block until SIGTERM, SIGINT or `close()`, then close the bus; what that had to leave.
@@ -33,7 +30,7 @@ class WaitCalls:
         call only; pass a `StopSignals` that was entered before to hear those that came while the program started.
         signals=False leaves them alone: it returns once somebody else has closed the bus, and any thread may call it.
         Raises UnsupportedError when signals are wanted on another thread than the main one, NotConnectedError when the
-        bus is not open, ForkedError in a forked child.
+        bus is not open, ForkedError in a forked child where `on_fork` is "raise".
         """
         if isinstance(signals, StopSignals):
             return self._wait(signals)
@@ -43,7 +40,10 @@ class WaitCalls:
             return self._wait(caught)
 
     def _wait(self, caught: StopSignals) -> CloseReport:
-        phases = self._supervisor.phases
+        life = self._life  # of this process: a child that a signal handler forks has another one
+        phases = life.phases
+        with suppress(ClosedError):  # then its report is there, or about to be
+            life.gate.check()
 
         def ended() -> bool:
             return caught.asked.is_set() or phases.phase is Phase.NEW or phases.phase.is_final
@@ -51,12 +51,12 @@ class WaitCalls:
         with caught.asked.interrupts(phases.wake):
             while not phases.wait_for(ended, Deadline(LOOK)):
                 pass
-        if self._life.gate.is_forked:
-            self._life.gate.check()
+        if life.gate.is_forked:
+            raise life.gate.error()
         if phases.phase is Phase.NEW:
             raise NotConnectedError("the bus is not open: call open() first")
         timeout = self.config.close_timeout
         if caught.asked.is_set() and phases.phase is not Phase.CLOSED:
             why = caught.name or "a stop was asked for"
             logger.info("%s: %s: closing within %g s, at once when asked again", self.config.name, why, timeout)
-        return self._life.close(timeout, caught.again)
+        return life.close(timeout, caught.again)

@@ -12,6 +12,8 @@ logger = log.get(__name__)
 Step = Callable[[], object]
 """Takes no lock that another thread of the parent may have held: nobody releases it in the child."""
 
+_process = os.getpid()
+"""The one that this was last done for."""
 _letting_go: list[Step] = []
 _beginning: list[Step] = []
 
@@ -28,7 +30,15 @@ def begin_in_child(step: Step) -> Step:
     return step
 
 
+def catch_up() -> None:
+    """Where a program in C has forked past Python, as uWSGI does by default, do now what no hook has done there."""
+    if os.getpid() != _process:
+        _after_fork_in_child()
+
+
 def _after_fork_in_child() -> None:
+    global _process  # noqa: PLW0603
+    _process = os.getpid()
     for step in (*_letting_go, *_beginning):
         try:
             step()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -10,11 +9,14 @@ from types import FrameType
 from typing import Any
 
 from .errors import UnsupportedError
+from .forks import let_go_in_child
 from .threads import StopToken
 
 TWIN = 0.25
 """Seconds within which the same signal again is the same wish: `timeout` and shells send theirs to a process, and then
 to the group that it is in."""
+LOOK = 1.0
+"""Seconds between two looks of a main thread that waits: a signal that the system gave to another one wakes nobody."""
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 _entered: dict[StopSignals, None] = {}
@@ -51,18 +53,18 @@ class StopSignals:
             raise UnsupportedError(
                 "only the main thread gets signals: wait there, or call wait(signals=False) and close() to end it"
             )
+        _entered[self] = None
         try:
             for number in _STOPPING:
                 self._take(number)
         except BaseException:  # Ctrl-C, between the two
-            self._restore()
+            self.__exit__()
             raise
-        _entered[self] = None
         return self
 
     def __exit__(self, *raised: object) -> None:
-        _entered.pop(self, None)
         self._restore()
+        _entered.pop(self, None)
 
     def _take(self, number: int) -> None:
         before = signal.getsignal(number)
@@ -87,10 +89,8 @@ class StopSignals:
             self.again.set()
 
 
-def _after_fork_in_child() -> None:
+@let_go_in_child
+def _give_back() -> None:
     for one in list(_entered):
         one._restore()
     _entered.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any, TextIO
 
 from ..threads import Alarm, join_all, spawn
 from .output import visible
@@ -24,14 +25,15 @@ ERASE = "\r\x1b[K"
 class Console:
     """Writes lines to a descriptor, on a thread of its own: a slow, stuck or vanished reader holds up nobody else.
 
-    live: it is a terminal, and below the lines there is one more, which `draw` is asked for. What cannot be written
-    because nobody reads any more is dropped.
+    live: it is a terminal, and below the lines there is one more, which `draw` is asked for. hide: takes secrets out of
+    a text. What cannot be written because nobody reads any more is dropped.
     """
 
-    def __init__(self, descriptor: int, live: bool) -> None:
+    def __init__(self, descriptor: int, live: bool, hide: Callable[[str], str] = str) -> None:
         self.live = live
         self.draw: Callable[[], str] | None = None
         self._descriptor = descriptor
+        self._hide = hide
         self._lines: deque[str] = deque()
         self._dropped = 0
         self._alarm = Alarm()
@@ -60,7 +62,7 @@ class Console:
 
     def _run(self) -> None:
         while not self._ended:
-            self._alarm.wait(REDRAWN)
+            self._alarm.wait(REDRAWN if self.live else threading.TIMEOUT_MAX)
             self._refresh()
         self.draw = None
         self._refresh()
@@ -95,7 +97,7 @@ class Console:
         return visible(text)[: columns - 1]
 
     def _write(self, text: str) -> None:
-        data = text.encode("utf-8", "backslashreplace")
+        data = self._hide(text).encode("utf-8", "backslashreplace")
         while data and not self._broken:
             try:
                 data = data[os.write(self._descriptor, data) :]
@@ -105,17 +107,19 @@ class Console:
                 self._broken = True
 
 
-class Lines(io.TextIOBase):
-    """A text file of which each line goes to a console: so that what handlers print does not tear its last line."""
+class Lines:
+    """A text file of which each line goes to a console: so that what handlers print does not tear its last line.
 
-    def __init__(self, console: Console) -> None:
-        super().__init__()
+    In all else it is the file that it stands for.
+    """
+
+    def __init__(self, console: Console, file: TextIO) -> None:
         self._console = console
+        self._file = file
         self._begun = ""
 
-    def writable(self) -> bool:
-        """It is."""
-        return True
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
     def write(self, text: str) -> int:
         """Say the lines that are complete."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from .. import ConfigError, EventBus, SubscribeError, UnsupportedError
-from .output import Output, add_broker
+from .output import Output, add_broker, positive_seconds
 from .running import RunOptions, add_run_options, run
 from .targets import find
 
@@ -35,11 +35,13 @@ def add_to(areas: Any) -> None:
     made.add_argument("--batch", nargs=2, metavar=("N", "SECONDS"), help="batches of up to N messages")
     made.add_argument("--ordered", action="store_true", default=None, help="keep the order of each key in the group")
     made.add_argument("--start", type=_start, help="where a new group begins: earliest, latest, or an ISO 8601 time")
-    made.add_argument("--handler-timeout", type=float, metavar="SECONDS", help="report a handler that runs for longer")
+    made.add_argument(
+        "--handler-timeout", type=positive_seconds, metavar="SECONDS", help="report a handler that runs for longer"
+    )
     letters = made.add_mutually_exclusive_group()
     letters.add_argument("--dead-letter", metavar="TOPIC", help="where dead letters go (dlq.<group>.<topic>)")
     letters.add_argument("--no-dead-letter", action="store_true", help="try a message without end instead")
-    made.add_argument("--close-timeout", type=float, metavar="SECONDS", help="time to drain in (10)")
+    made.add_argument("--close-timeout", type=positive_seconds, metavar="SECONDS", help="time to drain in (10)")
     add_run_options(made)
 
 

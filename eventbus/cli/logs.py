@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timezone
-from typing import TextIO
+from typing import TextIO, cast
 
 from .console import Console, Lines
 from .output import visible
@@ -30,7 +30,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        fields |= {name: value for name, value in vars(record).items() if name not in _ALWAYS}
+        fields |= {name: value for name, value in vars(record).items() if name not in _ALWAYS | fields.keys()}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, default=str)
@@ -48,23 +48,22 @@ class TextFormatter(logging.Formatter):
 
 
 class ConsoleHandler(logging.Handler):
-    """Gives records to a console; never blocks. hide: takes secrets out of a text."""
+    """Gives records to a console; never blocks."""
 
-    def __init__(self, console: Console, hide: Callable[[str], str]) -> None:
+    def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
-        self._hide = hide
 
     def emit(self, record: logging.LogRecord) -> None:
         """Have it written."""
         try:
-            self._console.say(self._hide(self.format(record)))
+            self._console.say(self.format(record))
         except Exception:  # somebody's arguments that do not fit their text: as every handler of logging does
             self.handleError(record)
 
 
 @contextmanager
-def logging_to(console: Console, level: str, hide: Callable[[str], str]) -> Iterator[None]:
+def logging_to(console: Console, level: str) -> Iterator[None]:
     """Within the block log records go to a console, unless the program has set up its logging itself.
 
     So do the lines that are printed, where they would tear the console's last line.
@@ -72,17 +71,26 @@ def logging_to(console: Console, level: str, hide: Callable[[str], str]) -> Iter
     if logging.root.handlers:
         yield
         return
-    handler = ConsoleHandler(console, hide)
+    handler = ConsoleHandler(console)
     handler.setFormatter(TextFormatter() if console.live else JsonFormatter())
     before = logging.root.level
     logging.root.addHandler(handler)
     logging.root.setLevel(level.upper())
-    lines = Lines(console)
-    printed: TextIO = lines if console.live and sys.stdout.isatty() else sys.stdout  # type: ignore[assignment]
     try:
-        with redirect_stdout(printed):
+        with _printing_to(console):
             yield
     finally:
-        lines.finish()
         logging.root.removeHandler(handler)
         logging.root.setLevel(before)
+
+
+@contextmanager
+def _printing_to(console: Console) -> Iterator[None]:
+    printed = sys.stdout
+    if not (console.live and printed is not None and printed.isatty()):
+        yield
+        return
+    lines = Lines(console, printed)
+    with redirect_stdout(cast(TextIO, lines)):
+        yield
+    lines.finish()

@@ -27,6 +27,17 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help=f"where the broker is; {URL} without it")
 
 
+def positive_seconds(text: str) -> float:
+    """A number of seconds on a command line, more than 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of seconds, more than 0, not {text!r}")
+    return number
+
+
 class Output:
     """as_json: one JSON object for each row, else a table."""
 
@@ -79,6 +90,8 @@ class Output:
 
 def flush_printed() -> None:
     """Have on stdout what was printed; if nobody reads it any more, the interpreter does not complain at its end."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except OSError:

@@ -13,11 +13,12 @@ from functools import partial
 from attrs import frozen
 
 from .. import CloseReport, EventBus, StopSignals, log
+from ..stop_signals import LOOK
 from ..threads import StopToken, join_all, spawn
 from .console import Console
 from .figures import Figures
 from .logs import LEVELS, logging_to
-from .output import flush_printed, hidden
+from .output import flush_printed, hidden, positive_seconds
 from .reloading import Watch, files_of, start_again
 
 logger = log.get(__name__)
@@ -26,8 +27,6 @@ INTERVAL = 10.0
 """Seconds between two reports where none are given."""
 LEAVE = 1.0
 """Seconds that a process has for its end once its time to close is used up: what still runs may hold that up."""
-LOOK = 1.0
-"""Seconds between two looks whether to stop: a signal that the system gave to another thread wakes nobody."""
 UNFINISHED = 1
 """The exit code where something was left unfinished."""
 NOTHING = CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
@@ -53,20 +52,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add what `RunOptions` needs to a command line: `--json`, `--interval`, `--log-level` and `--reload`."""
     parser.add_argument("--json", action="store_true", help="JSON lines on a terminal, too, instead of a live line")
     parser.add_argument(
-        "--interval", type=_positive, default=INTERVAL, help=f"seconds between two reports ({INTERVAL:g})"
+        "--interval", type=positive_seconds, default=INTERVAL, help=f"seconds between two reports ({INTERVAL:g})"
     )
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="what is logged (info)")
     parser.add_argument("--reload", action="store_true", help="start again when a file of the program has changed")
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"a number of seconds, more than 0, not {text!r}")
-    return number
 
 
 def run(make: Callable[[], EventBus], options: RunOptions) -> int:
@@ -77,11 +66,10 @@ def run(make: Callable[[], EventBus], options: RunOptions) -> int:
     signal's number. The first signal after that drains, a second one leaves at once, as `EventBus.wait` says. On the
     main thread; it is the last thing that a process does: where handlers are left running it ends within a second.
     """
-    live = not options.as_json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    console = Console(sys.stderr.fileno(), live)
+    console = _console(options, partial(hidden, url=options.url))
     again = False
     try:
-        with StopSignals() as signals, logging_to(console, options.level, partial(hidden, url=options.url)):
+        with StopSignals() as signals, logging_to(console, options.level):
             if options.reload:
                 again, report = _run_reloading(make, options, console, signals)
             else:
@@ -96,10 +84,18 @@ def run(make: Callable[[], EventBus], options: RunOptions) -> int:
     return 0 if report == NOTHING else UNFINISHED
 
 
+def _console(options: RunOptions, hide: Callable[[str], str]) -> Console:
+    if sys.stderr is None:  # it was closed before we began
+        return Console(os.open(os.devnull, os.O_WRONLY), live=False)
+    live = not options.as_json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return Console(sys.stderr.fileno(), live, hide)
+
+
 def _run_reloading(
     make: Callable[[], EventBus], options: RunOptions, console: Console, signals: StopSignals
 ) -> tuple[bool, CloseReport]:
     """Run until a file changes, too; whether one has. What cannot be started waits for a change of its files."""
+    sys.dont_write_bytecode = True  # it is told from a newer source by whole seconds and the size alone
     try:
         bus = _made(make, signals)
     except Exception as error:
@@ -137,7 +133,7 @@ def _run(bus: EventBus, options: RunOptions, console: Console, signals: StopSign
         report = bus.wait(signals)
     left = {name: getattr(report, name) for name in ("unanswered", "unhandled", "unfinished_threads")}
     if report == NOTHING:
-        logger.info("closed, with nothing left", extra={**figures.fields(), **left})
+        logger.info("closed: all that was in hand is handled", extra={**figures.fields(), **left})
     else:
         logger.error(
             "closed; left are %d messages in hand, %d publishes without an answer, and these threads: %s",

@@ -9,7 +9,7 @@ from typing import Any
 from attrs import asdict
 
 from .. import ConnectFailedError, EventBus, NotConnectedError
-from .output import Output, add_broker, hidden
+from .output import Output, add_broker, hidden, positive_seconds
 
 
 def add_to(areas: Any) -> None:
@@ -23,7 +23,7 @@ def add_to(areas: Any) -> None:
     )
     made.set_defaults(run=status)
     add_broker(made)
-    made.add_argument("--timeout", type=float, help="seconds to connect in")
+    made.add_argument("--timeout", type=positive_seconds, help="seconds to connect in")
     made.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 

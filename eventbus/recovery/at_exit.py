@@ -9,7 +9,7 @@ from typing import Protocol
 
 from .. import log
 from ..errors import EventBusError
-from ..forks import let_go_in_child
+from ..forks import catch_up, let_go_in_child
 from ..state import CloseReport
 
 logger = log.get(__name__)
@@ -37,6 +37,7 @@ def forget(bus: Forgettable) -> None:
 
 
 def _end_all() -> None:
+    catch_up()
     for bus, name in list(_open.items()):
         try:
             report = bus.end_with_interpreter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
+from .. import greenlets
 from ..backends.base import Backend
 from ..config import EventBusConfig
 from ..consuming.arguments import Arguments
@@ -67,12 +68,12 @@ class Lifecycle:
         self.phases = self.supervisor.phases
         self.monitor = HealthMonitor(config, backend.retry_interval, self.supervisor, callbacks.report, self._stop)
         self.gate = Gate(config.name, begins, lambda: self._opening.open_itself())  # noqa: PLW0108 - it is made later
-        self._opening = self._make_opening()
+        self._opening = self._make_opening(backend)
         self.open = self._opening.open
         self.past = Past(config.name, self.supervisor, self.gate, self.errands, self._stop, callbacks)
         self._closing = self._make_closing()
 
-    def _make_opening(self) -> Opening:
+    def _make_opening(self, backend: Backend) -> Opening:
         return Opening(
             self._config,
             self.errands,
@@ -81,6 +82,7 @@ class Lifecycle:
             self.monitor,
             self._publisher,
             self._stop,
+            check=lambda: greenlets.check(self._config.name, backend.name, backend.waits_in_c),
             on_begin=lambda: at_exit.remember(self, self._config.name),
             on_open=self._begin_watching,
             on_undone=lambda: at_exit.forget(self),

@@ -20,8 +20,10 @@ CLEAN_UP = 1.0
 
 
 class Opening:
-    """Opens a bus, for whoever asks first. on_open(wait): it is open, connected if `wait`. on_begin(), on_undone():
-    from now on it may have to be closed, or not any more. Each is called on a thread of ours.
+    """Opens a bus, for whoever asks first. check() raises where it cannot run, on the caller's thread.
+
+    on_open(wait): it is open, connected if `wait`. on_begin(), on_undone(): from now on it may have to be closed, or
+    not any more. Each is called on a thread of ours.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Opening:
         monitor: HealthMonitor,
         publisher: Publisher,
         stop: StopToken,
+        check: Callable[[], object],
         on_begin: Callable[[], object],
         on_open: Callable[[bool], object],
         on_undone: Callable[[], object],
@@ -45,6 +48,7 @@ class Opening:
         self._monitor = monitor
         self._publisher = publisher
         self._stop = stop
+        self._check = check
         self._on_begin = on_begin
         self._on_open = on_open
         self._on_undone = on_undone
@@ -60,6 +64,7 @@ class Opening:
 
     def _ask(self, timeout: float, wait: bool, asked: list[Errand[StopToken | None]]) -> None:
         self._gate.check_shut()
+        self._check()
         opener = self._opener
         if self._is_to_open or (opener is not None and opener.is_set()):
             self._gate.guard()  # before anything is there that a forked child could not use

@@ -175,7 +175,9 @@ def environment() -> dict[str, str]:
     return own | {"PYTHONPATH": str(Path(eventbus.__file__).parent.parent), "TERM": "xterm"}
 
 
-def consume(program: Program, handler: str, url: str, *words: str, **options: Any) -> Process:
-    """`eventbus consume program:handler` of the topic `orders.new`, in the group `shop`."""
-    given = ("--url", url, "--topic", "orders.new", "--group", "shop", *words)
+def consume(
+    program: Program, handler: str, url: str, *words: str, topic: str = "orders.new", **options: Any
+) -> Process:
+    """`eventbus consume program:handler`, in the group `shop`."""
+    given = ("--url", url, "--topic", topic, "--group", "shop", *words)
     return Process(program, "consume", f"program:{handler}", *given, **options)

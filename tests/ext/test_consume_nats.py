@@ -161,24 +161,28 @@ def test_no_message_twice_and_none_lost_across_a_clean_end(program: Program, url
 def test_as_a_child_of_timeout(program: Program, url: str) -> None:
     """It sends its signal to the child, and then to the whole group, itself and the child included."""
     publish(url, "1")
-    with consume(program, "hold", url, before=["timeout", "3"], start_new_session=True) as process:
+    with consume(program, "hold", url, before=["timeout", "60"], start_new_session=True) as process:
+        wait_until(lambda: program.seen() == ["begins 1"], START)
+        process.send()
         process.wait_said("SIGTERM: closing")
         program.release()
-        assert process.end() == 124, process.text
-        assert process.records()[-1]["message"] == "closed, with nothing left"
+        assert process.end() == 0, process.text
+        assert process.records()[-1]["message"] == "closed: all that was in hand is handled"
 
 
-def test_as_a_child_of_a_shell_that_is_signalled_with_it(program: Program, url: str) -> None:
+def test_as_a_background_job_of_a_shell_that_is_signalled_with_it(program: Program, url: str) -> None:
+    """Where there is no job control it has its jobs ignore SIGINT."""
     publish(url, "1")
-    before = ["sh", "-c", 'trap "" INT; "$@"; echo "ended with $?" >&2', "sh"]
+    before = ["sh", "-c", '"$@" & wait', "sh"]
     with consume(program, "hold", url, before=before, start_new_session=True) as process:
         wait_until(lambda: program.seen() == ["begins 1"], START)
-        os.killpg(process.pid, signal.SIGINT)  # ignored: the shell has it so, and its children inherit that
-        pause(0.5)
-        assert process.process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.process.wait(QUICK) == -signal.SIGINT, "the shell"
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait_said("SIGTERM: closing")
         program.release()
-        wait_until(lambda: program.handled() == {"1": 1})
-        os.killpg(process.pid, signal.SIGKILL)
+        process.wait_said("closed: all that was in hand is handled")
+    assert program.handled() == {"1": 1}
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="not applicable: no unshare")
@@ -291,3 +295,53 @@ def test_batches_and_reports(program: Program, url: str) -> None:
         assert {"time", "level", "rate", "in_hand", "lag", "phase", "healthy", "not_served"} <= report.keys()
         process.send()
         assert process.end() == 0, process.text
+
+
+def test_threads_of_the_program_do_not_hold_up_the_end(program: Program, url: str) -> None:
+    """Python waits at its end for threads that are no daemons: not where the time to close was used up."""
+    program.write(
+        """
+        def hold_too(message):
+            threading.Thread(target=hold, args=(message,), daemon=False).start()
+            hold(message)
+        """
+    )
+    publish(url, "1")
+    with consume(program, "hold_too", url, "--close-timeout", "0.5") as process:
+        wait_until(lambda: program.seen() == ["begins 1"] * 2, START)
+        process.send()
+        assert process.end(10.0) == 1, process.text
+
+
+def test_a_handler_that_sends_the_signal_itself(program: Program, url: str) -> None:
+    """To its own thread, so that nothing wakes the main one."""
+    program.write(
+        """
+        import signal
+        def last(message):
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            note(message.text())
+        """
+    )
+    publish(url, "1")
+    with consume(program, "last", url) as process:
+        assert process.end(START) == 0, process.text
+    assert program.handled() == {"1": 1}
+
+
+def test_the_program_ends_by_itself_or_cannot_be_loaded(program: Program, url: str) -> None:
+    program.write("import not_there_at_all\n")
+    with consume(program, "handle", url) as process:
+        assert process.end(START) == 1
+        assert "No module named 'not_there_at_all'" in process.text
+    program.write("raise SystemExit(7)\n")
+    with consume(program, "handle", url) as process:
+        assert process.end(START) == 7
+
+
+def test_without_an_output_at_all(program: Program, url: str) -> None:
+    publish(url, "1")
+    with consume(program, "show", url, before=["sh", "-c", 'exec "$@" >&- 2>&-', "sh"]) as process:
+        wait_until(lambda: program.handled() == {"1": 1}, START)
+        process.send()
+        assert process.end() == 0

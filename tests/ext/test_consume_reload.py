@@ -45,7 +45,7 @@ def test_a_change_of_an_imported_module(program: Program, nats_server: NatsServe
         wait_until(lambda: program.seen() == ["old 1", "new 2"], START)
         process.send()
         assert process.end() == 0, process.text
-    assert "closed, with nothing left" in process.text
+    assert "closed: all that was in hand is handled" in process.text
     assert program.seen() == ["old 1", "new 2"]
 
 

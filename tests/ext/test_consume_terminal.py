@@ -96,7 +96,7 @@ def test_the_live_line_and_what_is_printed_above_it(
         terminal.press(b"\x03")
         assert process.end() == 0
         wait_until(lambda: terminal.lines()[-1] == "", message=lambda: terminal.text[-500:])
-    assert "closed, with nothing left" in terminal.lines()[-2]
+    assert "closed: all that was in hand is handled" in terminal.lines()[-2]
     assert "{" not in terminal.text, "no JSON for people"
     drawn = re.findall("\r\x1b\\[K([^\n\r]*)", terminal.text)
     assert max(len(line) for line in drawn if line.startswith("CONNECTED")) < COLUMNS

@@ -600,3 +600,24 @@ def test_a_program_that_makes_itself_a_daemon() -> None:
         """
     )
     assert lines == ["(True, ())"]
+
+
+def test_a_child_of_a_program_in_c_that_forks_past_pythons_hooks_mints_ids_of_its_own() -> None:
+    """As uWSGI does by default: JetStream would take what two workers publish under one id for one message."""
+    lines = run(
+        """
+        import ctypes
+
+        bus = eventbus.EventBus("memory://fork")
+
+        def publish():
+            with bus:
+                return bus.publish("t", b"x").id
+
+        forked, os.fork = os.fork, ctypes.PyDLL(None).fork
+        children = [in_child(publish) for _ in range(2)]
+        os.fork = forked
+        print(*children, publish())
+        """
+    )
+    assert len(set(lines[0].split())) == 3, lines

@@ -42,6 +42,7 @@ VOCABULARY = {
         "fields",
         "forks",
         "gate",
+        "greenlets",
         "kafka_token",
         "log",
         "message",
@@ -113,10 +114,7 @@ def layer_of(module: str) -> str:
         if parts[1] in VOCABULARY
         else {
             "__main__": "cli",
-            "bus_dead_letters": "bus",
-            "bus_status": "bus",
-            "bus_waiting": "bus",
-            "wiring": "bus",
+            **dict.fromkeys(("bus_dead_letters", "bus_status", "bus_waiting", "wiring"), "bus"),
         }.get(parts[1], parts[1])
     )
 

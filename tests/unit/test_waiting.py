@@ -54,8 +54,12 @@ def on_a_thread(call: Callable[[], object]) -> threading.Thread:
 def once_taken(*then: Callable[[], object]) -> threading.Thread:
     """Do something one after another on another thread, once `wait` has taken the signals."""
 
+    def taken() -> bool:
+        handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        return all(getattr(one, "__func__", None) is StopSignals._note for one in handlers)
+
     def do() -> None:
-        wait_until(lambda: stop_signals._entered)
+        wait_until(taken)
         for one in then:
             one()
 
@@ -292,3 +296,26 @@ def test_a_child_that_is_forked_inside_ends_by_a_signal_as_ever() -> None:
         started.stdin.write("go on\n")
         assert started.stdout.readline() == f"child ended by {-signal.SIGTERM}\n"
         assert started.stdout.readline() == "0 SIGTERM\n"
+
+
+@pytest.mark.parametrize("on_fork", ["reopen", "raise"])
+def test_in_a_forked_child_it_waits_for_the_child_s_own(on_fork: str) -> None:
+    code = f"""
+import os, signal, threading, eventbus
+bus = eventbus.EventBus("memory://fork?on_fork={on_fork}")
+bus.open()
+child = os.fork()
+if not child:
+    try:
+        with eventbus.StopSignals() as signals:
+            signals.ask()
+            print(bus.wait(signals).unhandled, flush=True)
+    except eventbus.ForkedError as error:
+        print(type(error).__name__, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print(bus.get_connection_state().phase.value, flush=True)
+bus.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == ["0" if on_fork == "reopen" else "ForkedError", "connected"]

@@ -33,6 +33,7 @@ class KafkaBackend:
     """
 
     name = "kafka"
+    waits_in_c = True
     retry_interval: float | None = None
     features = Features(
         durable=True,
