@@ -100,7 +100,7 @@ def _run_reloading(
     try:
         bus = _made(make, signals)
     except Exception as error:
-        watch, report = Watch(signals.ask, files_of(error)), NOTHING
+        watch, report = Watch(signals.ask, files_of(error)), NOTHING  # first: who reads of it may mend it at once
         logger.exception("this cannot be started; it is tried again when one of its files changes")
         while not signals.asked.wait(LOOK):
             pass

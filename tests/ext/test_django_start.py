@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.nats, pytest.mark.watchdog(120)]
 
 TEXT = (ROOT / "docs" / "django.rst").read_text(encoding="utf-8")
 START = TEXT[: TEXT.index("\nSettings\n---")]
-BLOCK = re.compile(r"^\.\. code-block:: python\n    :caption: (\S+)\n\n((?:(?:    .*)?\n)+)", re.MULTILINE)
+BLOCK = re.compile(r"^In ``(\S+)``:\n\n\.\. code-block:: python\n\n((?:(?:    .*)?\n)+)", re.MULTILINE)
 MOST = 10
 """Lines that a new user has to write at most."""
 
