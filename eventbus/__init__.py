@@ -60,6 +60,7 @@ from .state import (
     ReconnectStatus,
     Statistics,
 )
+from .stop_signals import StopSignals
 
 __version__ = "0.1.0"
 
@@ -115,6 +116,7 @@ __all__ = [
     "RetryConfig",
     "RetryLater",
     "Statistics",
+    "StopSignals",
     "SubscribeError",
     "Subscription",
     "SubscriptionState",

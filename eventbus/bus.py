@@ -15,6 +15,7 @@ from weakref import WeakSet
 from . import log
 from .bus_dead_letters import DeadLetterCalls
 from .bus_status import StatusCalls
+from .bus_waiting import WaitCalls
 from .config import names_of
 from .config_delivery import RetryConfig
 from .config_sources import ConfigSource, load_config
@@ -38,7 +39,7 @@ from .wiring import Wiring
 _Handler = TypeVar("_Handler", bound=Handler | BatchHandler)
 
 
-class EventBus(StatusCalls, DeadLetterCalls):
+class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
     """One bus over one broker. Every method may be called from any thread, handlers and callbacks included.
 
     `source`: a URL, a mapping, an EventBusConfig, or None for `EVENTBUS_URL`. Making one does no I/O.

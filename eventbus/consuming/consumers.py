@@ -199,6 +199,11 @@ class Consumers:
         """Deliveries in hand, now."""
         return sum(consumption.unhandled for consumption in self._all())
 
+    @property
+    def at_work(self) -> tuple[str, ...]:
+        """Names of the lanes that have something in hand. Takes no lock."""
+        return tuple(name for consumption in self._all() for name in consumption.at_work)
+
     def not_served(self) -> tuple[str, ...]:
         """The subscriptions that get nothing now, each with its reason. Takes no lock."""
         found = [(one.sub, one.reason_for_nothing) for one in self.subscriptions.consumptions()]

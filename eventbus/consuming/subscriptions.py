@@ -74,7 +74,8 @@ class SubscriptionStatus:
     oldest_in_hand: seconds since the oldest of them came, about; None without one.
     lag: messages that wait for the group, in hand or not; None where the backend does not know. On JetStream as of some
     seconds ago; on Kafka in the partitions that this process has. paused: `pause()` was called. partitions: on Kafka
-    those that this process has.
+    those that this process has. not_served: why it gets nothing now, as in `HealthStatus.not_served`; "" when it does.
+    is_joining: it is PENDING only for its place in the group, which is on its way (on Kafka: a rebalance).
     """
 
     state: SubscriptionState
@@ -85,6 +86,8 @@ class SubscriptionStatus:
     lag: int | None
     paused: bool
     partitions: tuple[PartitionStatus, ...] = ()
+    not_served: str = ""
+    is_joining: bool = False
 
 
 class Work(Protocol):

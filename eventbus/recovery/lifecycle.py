@@ -121,13 +121,13 @@ class Lifecycle:
         if stop.is_set():
             self.supervisor.abort(NotConnectedError("stop_health_check() was called"))
 
-    def close(self, timeout: float) -> CloseReport:
-        """See `EventBus.close`."""
+    def close(self, timeout: float, leave: StopToken | None = None) -> CloseReport:
+        """See `EventBus.close`. leave: when it is set the caller waits no longer."""
         if self.gate.is_forked:
             return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
         self.gate.shut()
         self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
-        return self._closing.close(timeout)
+        return self._closing.close(timeout, leave)
 
     def end_with_interpreter(self) -> CloseReport | None:
         """The interpreter ends and the bus was not closed: a bounded time to send what it accepted.

@@ -72,7 +72,8 @@ class Phases:
         self._changed.ring()
         level = logging.WARNING if to in (Phase.RECONNECTING, Phase.DISCONNECTED) else logging.INFO
         why = "" if cause is None else f" ({cause})"
-        logger.log(level, "%s: %s -> %s%s", self._bus, before.name, to.name, why)
+        told = {"bus": self._bus, "phase": to.value}
+        logger.log(level, "%s: %s -> %s%s", self._bus, before.name, to.name, why, extra=told)
         return True
 
     def take_back(self, cause: BaseException | None) -> None:
@@ -120,6 +121,10 @@ class Phases:
     def wait_for(self, condition: Callable[[], object], deadline: Deadline) -> bool:
         """Wait for something that comes with a move; whether it holds. The condition takes no lock."""
         return self._changed.wait_for(condition, deadline)
+
+    def wake(self) -> None:
+        """Have those that wait look at their condition again; a signal handler may."""
+        self._changed.ring()
 
     def connection_state(self) -> ConnectionState:
         """A snapshot."""

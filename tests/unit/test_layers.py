@@ -52,6 +52,7 @@ VOCABULARY = {
         "reports",
         "secret_sources",
         "state",
+        "stop_signals",
         "threads",
         "workers",
     ),
@@ -68,7 +69,7 @@ MAY_IMPORT = {
     "globals": {"vocabulary", "bus"},
     "package": {"vocabulary", "consuming", "deduplication", "bus", "globals"},
     "testing": UP_TO_BACKENDS | {"recovery", "bus", "globals", "package", "testing"},
-    "ext": {"vocabulary", "consuming", "bus", "globals", "package", "ext"},
+    "ext": {"vocabulary", "consuming", "bus", "globals", "package", "cli", "ext"},
     "cli": {"vocabulary", "bus", "globals", "package", "cli"},
 }
 """Design section 4. "package" is `eventbus/__init__.py`."""
@@ -111,9 +112,10 @@ def layer_of(module: str) -> str:
     return (
         "vocabulary"
         if parts[1] in VOCABULARY
-        else {"__main__": "cli", "bus_dead_letters": "bus", "bus_status": "bus", "wiring": "bus"}.get(
-            parts[1], parts[1]
-        )
+        else {
+            "__main__": "cli",
+            **dict.fromkeys(("bus_dead_letters", "bus_status", "bus_waiting", "wiring"), "bus"),
+        }.get(parts[1], parts[1])
     )
 
 
