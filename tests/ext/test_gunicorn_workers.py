@@ -78,10 +78,14 @@ def test_boots_without_a_broker_answers_503_in_time_and_recovers(broker: Broker)
         good: list[Answer] = []
 
         def all_publish() -> bool:
-            good.extend(answer for answer in [gunicorn.ask("/publish", f"{len(good)}")] if answer.is_good)
+            texts = [f"{len(good)}-{number}" for number in range(4)]
+            good.extend(
+                answer for answer in pool.map(lambda text: gunicorn.ask("/publish", text), texts) if answer.is_good
+            )
             return {answer.pid for answer in good} == workers
 
-        wait_until(all_publish, 20.0)
+        with ThreadPoolExecutor() as pool:
+            wait_until(all_publish, 20.0, message=lambda: f"workers {workers}, the last answers: {good[-3:]}")
         assert gunicorn.pids() == workers, "a worker was started anew"
         with Consumer(broker.url, topic) as consumer:
             consumer.must_handle({answer.text for answer in good})
