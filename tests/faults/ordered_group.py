@@ -17,6 +17,7 @@ from typing import NamedTuple
 import eventbus
 from eventbus import EventBus
 from eventbus.testing import wait_until
+from eventbus.testing.history import out_of_order
 
 GROUP = "g"
 KEYS = 50
@@ -212,17 +213,8 @@ class OrderedGroup:
 
 def inversions(handled: list[Handled]) -> list[str]:
     """Messages that were handled for the first time after a later one of their stream and key."""
-    newest: dict[tuple[str, str], int] = {}
-    seen: set[tuple[str, int]] = set()
-    found = []
-    for one in handled:
-        if (one.stream, one.offset) in seen:
-            continue
-        seen.add((one.stream, one.offset))
-        if one.offset < newest.get((one.stream, one.key), 0):
-            found.append(f"{one} after {newest[one.stream, one.key]}")
-        newest[one.stream, one.key] = max(one.offset, newest.get((one.stream, one.key), 0))
-    return found
+    places = (((one.stream, one.key), one.offset) for one in handled)
+    return [f"{key}: {offset} after {newest}" for key, offset, newest in out_of_order(places)]
 
 
 def again(handled: list[Handled]) -> int:
