@@ -20,6 +20,10 @@ from eventbus.testing import LeakGuard
 pytest.register_assert_rewrite(
     "eventbus.testing.conformance",
     "eventbus.testing._conformance",
+    "eventbus.testing._conformance_batches",
+    "eventbus.testing._conformance_dead_letters",
+    "eventbus.testing._conformance_delivery",
+    "eventbus.testing._conformance_faults",
     "eventbus.testing._conformance_reading",
     *("outages_base", "outages_recovery", "outages_subscriptions", "outages_calls", "outages_reading", "fakes"),
 )

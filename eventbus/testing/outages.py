@@ -84,6 +84,7 @@ class ServerOutages(Outages):
         self._server = server
         self._proxy = proxy
         self._frozen = False
+        self._muted = False
 
     def kill(self) -> None:
         self._server.kill()
@@ -112,8 +113,12 @@ class ServerOutages(Outages):
             super().half_open()
         else:
             self._proxy.half_open()
+            self._muted = True
 
     def heal(self) -> None:
         self.thaw()
         if not self._server.running:
             self.restore()
+        if self._muted:
+            self.cut()  # what is mute stays so for ever
+            self._muted = False
