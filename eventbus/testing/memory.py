@@ -29,7 +29,7 @@ class MemoryOutages(Outages):
         self.cut()
 
     def kill(self) -> None:
-        """As `refuse`: the word of all brokers for it."""
+        """Do what `refuse` does: the name that all kinds of brokers have for it."""
         self.refuse()
 
     def freeze(self) -> None:
@@ -44,11 +44,11 @@ class MemoryOutages(Outages):
         self._set(Condition.UP)
 
     def thaw(self) -> None:
-        """As `restore`."""
+        """Answer again after `freeze`."""
         self.restore()
 
     def heal(self) -> None:
-        """As `restore`."""
+        """The broker is well again, whatever was done to it."""
         self.restore()
 
     def cut(self) -> None:

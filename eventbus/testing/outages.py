@@ -33,7 +33,7 @@ class Outages:
     """Whether a part of the broker goes, and the rest serves on: nobody has to notice then."""
 
     def kill(self) -> None:
-        """As kill -9: links are reset, connects are refused. What was stored stays."""
+        """Kill -9: links are reset, connects are refused. What was stored stays."""
         not_applicable("the broker cannot be killed here")
 
     def restore(self) -> None:
@@ -41,7 +41,7 @@ class Outages:
         not_applicable("the broker cannot be killed here")
 
     def freeze(self) -> None:
-        """As SIGSTOP: connects are accepted, nothing is ever answered."""
+        """SIGSTOP: connects are accepted, nothing is ever answered."""
         not_applicable("the broker cannot be frozen here")
 
     def thaw(self) -> None:
@@ -65,15 +65,20 @@ class _Server(Protocol):
     """What `NatsServer` and `KafkaServer` have in common."""
 
     @property
-    def running(self) -> bool: ...
+    def running(self) -> bool:
+        """Whether the process is there."""
 
-    def kill(self) -> None: ...
+    def kill(self) -> None:
+        """SIGKILL."""
 
-    def start(self) -> object: ...
+    def start(self) -> object:
+        """Start it, and wait until it answers."""
 
-    def freeze(self) -> None: ...
+    def freeze(self) -> None:
+        """SIGSTOP."""
 
-    def thaw(self) -> None: ...
+    def thaw(self) -> None:
+        """SIGCONT."""
 
 
 class ServerOutages(Outages):
@@ -87,28 +92,34 @@ class ServerOutages(Outages):
         self._muted = False
 
     def kill(self) -> None:
+        """SIGKILL."""
         self._server.kill()
         self._frozen = False
 
     def restore(self) -> None:
+        """Start it again, on the same port, with what it had stored."""
         self._server.start()
 
     def freeze(self) -> None:
+        """SIGSTOP."""
         self._server.freeze()
         self._frozen = True
 
     def thaw(self) -> None:
+        """SIGCONT, if it was frozen."""
         if self._frozen:
             self._server.thaw()
             self._frozen = False
 
     def cut(self) -> None:
+        """Reset the links in the proxy."""
         if self._proxy is None:
             super().cut()
         else:
             self._proxy.cut()
 
     def half_open(self) -> None:
+        """Mute the links in the proxy."""
         if self._proxy is None:
             super().half_open()
         else:
@@ -116,6 +127,7 @@ class ServerOutages(Outages):
             self._muted = True
 
     def heal(self) -> None:
+        """Thaw it, start it, and end what is mute."""
         self.thaw()
         if not self._server.running:
             self.restore()
