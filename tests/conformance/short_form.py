@@ -45,10 +45,9 @@ DELIVERY = frozenset(
 """One of each kind, where the broker is the same as elsewhere and something else is not."""
 FAR = (
     DELIVERY
-    | KILLED
-    | SWAPS
     | FROZEN_OR_CUT
     | {
+        "test_sessions_swapped_under_load_lose_nothing",
         "test_wildcards",
         "test_a_broadcast_goes_to_everyone_from_now_on",
         "test_a_new_group_starts_at_the_earliest_or_the_latest",
