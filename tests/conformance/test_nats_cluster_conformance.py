@@ -71,6 +71,3 @@ class TestClusterConformance(BackendConformance):
             yield
         finally:
             cls.cluster.close()
-
-
-del BackendConformance  # or pytest collects it too
