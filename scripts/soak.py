@@ -3,7 +3,7 @@
 recovery   kill -9 and restart, again and again: how long until the first message is handled again
 confirmed  kill -9 under confirmed JetStream publishes from four threads: nothing lost, nothing twice
 leaks      hundreds of reconnects leave threads, file descriptors and memory as they were
-conformance   every behaviour on every backend, near and far
+conformance  every behaviour on every backend, near and far
 world      `tests/world`: interrupts, forks and swaps at random, by the hundred
 gunicorn   real gunicorns under 200 requests a second and more, while brokers and workers die and it reloads
 gevent     the suites of NATS with greenlets in the place of threads

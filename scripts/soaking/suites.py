@@ -1,4 +1,4 @@
-"""Tests with their long numbers, each part in a process of its own: the parts `conformance`, `world`, `gunicorn`, `gevent`."""
+"""Tests with their long numbers, each in a process of its own: `conformance`, `world`, `gunicorn` and `gevent`."""
 
 from __future__ import annotations
 
