@@ -16,7 +16,7 @@ from eventbus.testing import NatsServer, TcpProxy
 from eventbus.testing.conformance import BackendConformance
 from eventbus.testing.outages import Outages, ServerOutages
 
-pytestmark = pytest.mark.nats
+pytestmark = [pytest.mark.nats, pytest.mark.watchdog(120.0)]
 ONE_WAY = 0.1 if LONG else 0.03
 
 
