@@ -156,7 +156,8 @@ def _best_settings(stage: Any, row: Row, count: int) -> Mapping[str, Any]:
 def _once(stage: Any, row: Row, side: str, count: int, settings: Mapping[str, Any]) -> float:
     verb = row.ours if side == "ours" else row.peer
     assert verb is not None
-    return row.measure(stage, side, verb, count, row.size, {**row.settings, **settings})
+    where = "ours" if row.against else side
+    return row.measure(stage, where, verb, count, row.size, {**row.settings, **settings})
 
 
 def _profile(stage: Any, row: Row, scale: float, directory: Path | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from eventbus import Batch, EventBus, Message, PublishNotSentError
 from scripts.bench.kafka_load import at_once, idle_latencies, keys_of, percentile, shares, timed_calls
+from scripts.bench.lanes import lanes
 from scripts.bench.sampling import begin
 from scripts.bench.worker import LIMIT, Job, Verb, timed
 
@@ -102,6 +103,12 @@ def consume_batches(job: Job) -> dict[str, Any]:
     return {"seconds": last - first}
 
 
+def on_lanes(job: Job) -> dict[str, Any]:
+    """See `lanes`."""
+    with EventBus(job.kafka_url) as bus:
+        return lanes(bus, job)
+
+
 def latency(job: Job) -> dict[str, Any]:
     """From the call of `publish` to the entry of the handler, on a bus that is idle otherwise."""
     with EventBus(job.kafka_url) as bus:
@@ -146,4 +153,6 @@ def _flush(bus: EventBus) -> None:
         raise RuntimeError(f"not everything was published: {report}")
 
 
-VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (nowait, many, sync, consume, consume_batches, latency)}
+VERBS: dict[str, Verb] = {
+    verb.__name__: verb for verb in (nowait, many, sync, consume, consume_batches, on_lanes, latency)
+}

@@ -47,6 +47,11 @@ class KafkaStage:
             raise MeasurementFailed(f"{side} {verb}: {found} of {count} messages were committed")
         return (count - 1) / float(result["seconds"])
 
+    def handle(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
+        """A worker fills a topic, and handles it."""
+        with self._topic() as topic:
+            return count / float(self._work(side, verb, self._job(topic, count, size, settings))["seconds"])
+
     def latency(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
         """One process publishes and handles; the seconds that half of the messages take at least."""
         with self._topic() as topic:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eventbus import Batch, EventBus, FlushReport, Message, PublishNotSentError
+from scripts.bench.lanes import lanes
 from scripts.bench.worker import LIMIT, WARM_UP, WARM_UPS, Counted, Job, Verb, say_ready, timed
 
 
@@ -101,6 +102,12 @@ def js_consume_batches(job: Job) -> dict[str, Any]:
         return timed(work)
 
 
+def js_lanes(job: Job) -> dict[str, Any]:
+    """See `lanes`."""
+    with _bus(job) as bus:
+        return lanes(bus, job)
+
+
 def memory(job: Job) -> dict[str, Any]:
     """Published with `publish_nowait` and handled, in this process."""
     counted = Counted(job)
@@ -152,5 +159,6 @@ VERBS: dict[str, Verb] = {
     "js_publish_many": js_publish_many,
     "js_consume": js_consume,
     "js_consume_batches": js_consume_batches,
+    "js_lanes": js_lanes,
     "memory": memory,
 }

@@ -106,6 +106,12 @@ class Stage:
             fill(raw, job["topic"], b"x" * size, count)
             return count / float(self._work(side, verb, job)["seconds"])
 
+    def handle(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
+        """JetStream: a worker fills a stream, and handles it."""
+        job = self._job("lanes", count, size, settings)
+        with self._stream(job):
+            return count / float(self._work(side, verb, job)["seconds"])
+
     def alone(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
         """Without a server."""
         return count / float(self._work(side, verb, self._job("alone", count, size, settings))["seconds"])
