@@ -68,12 +68,7 @@ class KafkaDelivery(Delivery):
     def timestamp(self) -> datetime | None:  # type: ignore[override]
         """When it was published, or stored: as the topic is set up; None where it has none, or none that is a date."""
         kind, milliseconds = self.message.timestamp()
-        if kind == TIMESTAMP_NOT_AVAILABLE:
-            return None
-        try:
-            return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
-        except (ValueError, OverflowError, OSError):  # its publisher counted micro- or nanoseconds
-            return None
+        return None if kind == TIMESTAMP_NOT_AVAILABLE else moment_of(milliseconds)
 
     @property
     def partition(self) -> int | None:  # type: ignore[override]
@@ -105,3 +100,11 @@ class Headers(ShownHeaders):
 
 
 _new_headers = Headers.__new__
+
+
+def moment_of(milliseconds: int) -> datetime | None:
+    """A Kafka timestamp; None where it is no date."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+    except (ValueError, OverflowError, OSError):  # its publisher counted micro- or nanoseconds
+        return None
