@@ -47,7 +47,7 @@ class KafkaDelivery(Delivery):
     @property
     def raw_headers(self) -> RawHeaders:
         """The headers but for ours: (name, bytes or None) in order, repeats kept."""
-        return raw_headers_of(self.message)
+        return without_ours(fields_of(self.message))
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -86,9 +86,9 @@ class KafkaDelivery(Delivery):
         return self.message.offset()
 
 
-def raw_headers_of(message: Message) -> RawHeaders:
+def without_ours(fields: Fields) -> RawHeaders:
     """The headers of a message but for ours, as they are stored."""
-    return tuple([field for field in fields_of(message) if field[0] != ID_HEADER])
+    return tuple([field for field in fields if field[0] != ID_HEADER])
 
 
 class Headers(ShownHeaders):
