@@ -106,9 +106,7 @@ class BatchLane(Lane):
                 return
             entry = entries.popleft()
             if len(entry.batch) > missing:
-                first = size_of(entry.batch[:missing])
-                rest = evolve(entry, batch=entry.batch[missing:], size=max(0, entry.size - first))
-                entry = evolve(entry, batch=entry.batch[:missing], size=min(first, entry.size))
+                entry, rest = entry.cut(missing)
                 entries.appendleft(rest)
                 self._again()
             if not self._gathered:
