@@ -154,9 +154,10 @@ def _best_settings(stage: Any, row: Row, count: int) -> Mapping[str, Any]:
 
 
 def _once(stage: Any, row: Row, side: str, count: int, settings: Mapping[str, Any]) -> float:
-    verb = row.ours if side == "ours" else row.peer
-    assert verb is not None
-    return row.measure(stage, side, verb, count, row.size, {**row.settings, **settings})
+    if side == "ours":
+        return row.measure(stage, side, row.ours, count, row.size, {**row.settings, **row.our_settings, **settings})
+    assert row.peer is not None
+    return row.measure(stage, row.peer_side, row.peer, count, row.size, {**row.settings, **settings})
 
 
 def _profile(stage: Any, row: Row, scale: float, directory: Path | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from eventbus import Batch, EventBus, Message, PublishNotSentError
 from scripts.bench.kafka_load import at_once, idle_latencies, keys_of, percentile, shares, timed_calls
 from scripts.bench.sampling import begin
+from scripts.bench.surroundings import surrounded
 from scripts.bench.worker import LIMIT, Job, Moment, Verb, timed
 
 
@@ -68,8 +69,8 @@ def consume(job: Job) -> dict[str, Any]:
             last = Moment()
             complete.set()
 
-    with EventBus(job.kafka_url) as bus:
-        bus.subscribe(job.topic, handler, group=job.settings["group"])
+    with EventBus(job.kafka_url) as bus, surrounded(bus, job) as options:
+        bus.subscribe(job.topic, handler, group=job.settings["group"], **options)
         complete.wait(LIMIT)
     job.expect("messages", seen)
     job.expect("bytes, by the size", size // job.size)

@@ -17,7 +17,8 @@ class Row:
     information. `absolute`: it is about our own figure, `most`: which it must not exceed.
 
     `stage`: "nats" or "kafka", where it is measured. `settings`: the load, for both sides.
-    `peer_settings`: those that the peer is tried with; the fastest is measured against.
+    `peer_settings`: those that the peer is tried with; the fastest is measured against. `our_settings`: ours alone.
+    `peer_side`: "ours", where the peer is the bus itself.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Row:
     count: int
     size: int = 128
     settings: Mapping[str, Any] = field(factory=dict)
+    our_settings: Mapping[str, Any] = field(factory=dict)
+    peer_side: str = "peer"
     peer_settings: tuple[Mapping[str, Any], ...] = field(default=({},))
 
     @absolute.default
@@ -42,4 +45,6 @@ class Row:
     @property
     def peer_name(self) -> str:
         """What the peer is called; nothing without one."""
-        return {"nats": "nats-py", "kafka": "confluent-kafka"}[self.stage] if self.peer else ""
+        if self.peer is None:
+            return ""
+        return "eventbus" if self.peer_side == "ours" else {"nats": "nats-py", "kafka": "confluent-kafka"}[self.stage]

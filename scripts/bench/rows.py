@@ -132,6 +132,18 @@ _NATS_ROWS = (
         peer_settings=_loops({"batch": 250}, {"batch": 1000}),
     ),
     Row(
+        name="js-around",
+        title="JetStream consume: retries, dead letters, middleware, statistics, against none",
+        measure=Stage.consume,
+        ours="js_consume",
+        our_settings={"around": True},
+        peer="js_consume",
+        peer_side="ours",
+        target=0.8,
+        count=60_000,
+        peer_settings=({"around": False},),
+    ),
+    Row(
         name="memory",
         title="memory, published and handled",
         measure=Stage.alone,
