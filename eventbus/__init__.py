@@ -3,22 +3,16 @@
 import logging
 
 from .bus import EventBus
-from .config import (
-    EventBusConfig,
-    HealthCheckConfig,
-    KafkaConfig,
-    MemoryConfig,
-    NatsConfig,
-    ReconnectConfig,
-    TlsConfig,
-)
+from .config import EventBusConfig, HealthCheckConfig, MemoryConfig, NatsConfig, ReconnectConfig
 from .config_delivery import GuardConfig, RetryConfig
+from .config_kafka import KafkaConfig
 from .config_sources import (
     get_default_kafka_config,
     get_default_memory_config,
     get_default_nats_config,
     load_config,
 )
+from .config_tls import TlsConfig
 from .consuming.batches import Batch
 from .consuming.excerpts import Excerpt
 from .consuming.handling import current_subscription
@@ -66,6 +60,7 @@ from .state import (
     ReconnectStatus,
     Statistics,
 )
+from .stop_signals import StopSignals
 
 __version__ = "0.1.0"
 
@@ -121,6 +116,7 @@ __all__ = [
     "RetryConfig",
     "RetryLater",
     "Statistics",
+    "StopSignals",
     "SubscribeError",
     "Subscription",
     "SubscriptionState",

@@ -9,37 +9,37 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from datetime import datetime
 from types import EllipsisType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+from weakref import WeakSet
 
 from . import log
-from .backends import backend_for
 from .bus_dead_letters import DeadLetterCalls
 from .bus_status import StatusCalls
+from .bus_waiting import WaitCalls
 from .config import names_of
 from .config_delivery import RetryConfig
 from .config_sources import ConfigSource, load_config
 from .consuming.arguments import Arguments
-from .consuming.consumers import Consumers
 from .consuming.excerpts import Excerpt, checked_span
 from .consuming.subscriptions import BatchHandler, Broadcast, Handler, Subscription
 from .errands import Errand
 from .errors import UnsupportedError
 from .fields import Headers
+from .forks import begin_in_child, catch_up
 from .message import Message, Receipt
 from .middleware import ConsumeMiddleware, Middleware, PublishMiddleware, check_middleware
 from .publishing.chained import ChainedPublisher
 from .publishing.inbox import SMALL, Inbox
 from .publishing.publisher import Publisher
 from .publishing.records import Record
-from .recovery.callbacks import Callbacks
-from .recovery.lifecycle import Lifecycle
 from .state import CloseReport, FlushReport
 from .threads import StopToken, seconds, yes_or_no
+from .wiring import Wiring
 
 _Handler = TypeVar("_Handler", bound=Handler | BatchHandler)
 
 
-class EventBus(StatusCalls, DeadLetterCalls):
+class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
     """One bus over one broker. Every method may be called from any thread, handlers and callbacks included.
 
     `source`: a URL, a mapping, an EventBusConfig, or None for `EVENTBUS_URL`. Making one does no I/O.
@@ -47,41 +47,40 @@ class EventBus(StatusCalls, DeadLetterCalls):
     """
 
     def __init__(self, source: ConfigSource = None) -> None:
-        config = load_config(source)
-        self.config = config
-        self._backend = backend = backend_for(config.backend)
-        self.features = features = backend.features
-        self._callbacks = Callbacks(config.name)
+        self.config = config = load_config(source)
         self._middleware = Middleware()
-        self._publisher: Publisher | ChainedPublisher
-        self._publisher = publisher = Publisher(
-            config.name,
-            config.max_in_flight,
-            config.max_in_flight_bytes,
-            self._callbacks.report,
-            lambda: self._monitor.suspect(),  # noqa: PLW0108 - it is made later
-            owner=self._callbacks,
-            tombstones=features.tombstones,
-            names=names_of(config.backend),
-            places=features.places,
-        )
-        self._copier = publisher
+        self._wire(Wiring(config, self._middleware))
+        self.features = self._wiring.backend.features
+        _buses.add(self)
+
+    def _wire(self, wiring: Wiring) -> None:
+        """Take these parts into use."""
+        self._wiring = wiring
+        self._life = wiring.life
+        self._supervisor = wiring.life.supervisor
+        self._monitor = wiring.life.monitor
+        self._callbacks = wiring.callbacks
+        self._consumers = wiring.consumers
+        self._copier = publisher = wiring.publisher
+        self._publisher: Publisher | ChainedPublisher = publisher
         self._pending = publisher.pending
         self._inbox = self._pending.inbox
         self._numbers = self._pending.numbers
-        self._consumers = Consumers(
-            config,
-            features.replays,
-            backend.new_in_hand,
-            self._callbacks.report,
-            features.takes_back,
-            publisher.publish_copy,
-            features.ordered_groups,
-            self._middleware,
+        if self._middleware.links.publish:
+            self._chain()
+
+    def _chain(self) -> None:
+        self._inbox = Inbox()  # nobody's, and never with room: so the quick path is not taken
+        self._publisher = ChainedPublisher(self._copier, self._middleware)
+
+    def _in_child(self) -> None:
+        self._wire(self._wiring.in_child())
+        self._wiring.resume()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled, for a connection cannot: pass bus.config on, and make a bus of it there"
         )
-        self._life = Lifecycle(config, backend, self._consumers, publisher, self._callbacks)
-        self._supervisor = self._life.supervisor
-        self._monitor = self._life.monitor
 
     # -- lifecycle -------------------------------------------------------------------------------
 
@@ -90,8 +89,10 @@ class EventBus(StatusCalls, DeadLetterCalls):
 
         wait=True: within `timeout` seconds or ConnectFailedError, AuthenticationError; the bus is then as
         new. wait=False: returns at once and keeps trying without limit; publishes wait. Either way a
-        subscription that the broker refuses is FAILED, and does not hold the others back.
+        subscription that the broker refuses is FAILED, and does not hold the others back. UnsupportedError: gevent
+        has patched threads, and the bus could not run on that; the text says what to do.
         """
+        catch_up()
         asked: list[Errand[StopToken | None]] = []
         # Here, as in `__enter__` and `subscribe`: an exception may come as the call inside returns.
         try:
@@ -108,6 +109,7 @@ class EventBus(StatusCalls, DeadLetterCalls):
         return self._life.close(seconds(timeout, self.config.close_timeout))
 
     def __enter__(self) -> EventBus:
+        catch_up()
         asked: list[Errand[StopToken | None]] = []
         try:
             self._life.open(self.config.connect_timeout, True, asked)
@@ -120,7 +122,9 @@ class EventBus(StatusCalls, DeadLetterCalls):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<EventBus {self.config.name!r} over {self._backend.name}: {self._supervisor.phases.phase.value}>"
+        return (
+            f"<EventBus {self.config.name!r} over {self._wiring.backend.name}: {self._supervisor.phases.phase.value}>"
+        )
 
     # -- publishing ------------------------------------------------------------------------------
 
@@ -233,6 +237,7 @@ class EventBus(StatusCalls, DeadLetterCalls):
         dead_letter: str | EllipsisType | None = ...,
         handler_timeout: float | None = None,
         batch: tuple[int, float] | None = None,
+        in_children: bool = False,
     ) -> Subscription:
         """Call `handler(message)` for each message of a topic or pattern, on `concurrency` lane threads, 1 to 1000.
 
@@ -246,12 +251,14 @@ class EventBus(StatusCalls, DeadLetterCalls):
         process gets its own copy from now on, and makes no dead letters. start: where a new group begins: "earliest",
         "latest", or an aware datetime: at the first message stamped then or later (core NATS: UnsupportedError).
         ordered: each key's order is kept inside the group whatever dies (on JetStream one member is active then).
+        in_children: a forked child of this process has it, too, as another member (with `on_fork="reopen"`); else only
+        where the bus was not opened before the fork.
         Raises SubscribeError for bad arguments, or when the broker refuses it; without a connection it
         waits for one. Allowed before `open()`.
         """
         asked: list[Errand[Subscription]] = []
         try:
-            options = group, concurrency, start, ordered, retry, dead_letter, handler_timeout, batch
+            options = group, concurrency, start, ordered, retry, dead_letter, handler_timeout, batch, in_children
             return self._life.subscribe(Arguments(topic, handler, *options), asked)
         except BaseException:
             self._life.errands.leave_all(asked)
@@ -297,7 +304,7 @@ class EventBus(StatusCalls, DeadLetterCalls):
         span = checked_span(names_of(self.config.backend), topic, start, until, limit, partition)
         if not self.features.readable or (partition is not None and not self.features.places):
             what = "keeps no messages to read" if not self.features.readable else "has no partitions to choose from"
-            raise UnsupportedError(f"{self._backend.name} {what}")
+            raise UnsupportedError(f"{self._wiring.backend.name} {what}")
         asked: list[Errand[Excerpt]] = []
         try:
             return self._life.past.read(span, seconds(timeout, self.config.publish_timeout), asked)
@@ -315,8 +322,7 @@ class EventBus(StatusCalls, DeadLetterCalls):
         """
         check_middleware(consume, publish)
         if publish is not None and isinstance(self._publisher, Publisher):
-            self._inbox = Inbox()  # nobody's, and never with room: so the quick path is not taken
-            self._publisher = ChainedPublisher(self._publisher, self._middleware)
+            self._chain()
         self._middleware.use(consume, publish)
 
     # -- recovery --------------------------------------------------------------------------------
@@ -341,8 +347,19 @@ class EventBus(StatusCalls, DeadLetterCalls):
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the phase CONNECTED."""
-        return self._supervisor.phases.wait_connected(seconds(timeout, self.config.connect_timeout))
+        patience = seconds(timeout, self.config.connect_timeout)
+        self._life.wake()
+        return self._supervisor.phases.wait_connected(patience)
 
     def _patience(self, timeout: float | None) -> float:
         """Seconds that a publishing call may wait: none in a log handler of ours, for recovery would wait with it."""
         return seconds(timeout, self.config.publish_timeout) * (not log.is_logging())
+
+
+_buses: WeakSet[EventBus] = WeakSet()
+
+
+@begin_in_child
+def _after_fork_in_child() -> None:
+    for bus in list(_buses):
+        bus._in_child()

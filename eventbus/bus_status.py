@@ -6,6 +6,7 @@ from attrs import asdict
 
 from .config import EventBusConfig
 from .consuming.consumers import Consumers
+from .consuming.subscriptions import Subscription
 from .publishing.pending import Pending
 from .recovery.callbacks import Callbacks, ErrorCallback, ReconnectCallback, StateCallback
 from .recovery.health import HealthMonitor
@@ -63,6 +64,10 @@ class StatusCalls:
     def get_reconnect_status(self) -> ReconnectStatus:
         """How reconnecting stands."""
         return self._supervisor.phases.reconnect_status(self._monitor.failures, self.config.reconnect)
+
+    def get_subscriptions(self) -> tuple[Subscription, ...]:
+        """Those that there are, in the order in which they were made."""
+        return tuple(self._consumers.subscriptions)
 
     def get_statistics(self) -> Statistics:
         """The counters since the bus was made; up to 50 ms are given to what was published just before."""

@@ -25,28 +25,45 @@ _NOT_SETTINGS = re.compile(
 
 
 def settings_from(
-    environment: Mapping[str, str],
+    environment: Mapping[str, Any],
     settings: Collection[str],
     groups: Mapping[str, Collection[str]],
     raw: Collection[str],
 ) -> dict[str, Any]:
-    """The settings that variables give: a text for each, a mapping for a group or for raw options.
+    """The settings that variables give: the value of each, a mapping for a group or for raw options.
 
-    settings: the names of the plain ones. groups: by its name, what is in a group. raw: those given as JSON.
-    ConfigError for an unknown name, with the nearest known one, and for broken JSON; it shows no value.
+    settings: the names of the plain ones. groups: by its name, what is in a group. raw: those given as JSON, or, where
+    values are more than texts, as a mapping. ConfigError for an unknown name, with the nearest known one, and for
+    broken JSON; it shows no value.
     """
     known: dict[str, tuple[str, ...]] = {_variable(name): (name,) for name in (*settings, *raw)}
     known |= {_variable(group, name): (group, name) for group, names in groups.items() for name in names}
     found: dict[str, Any] = {}
-    for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or not text or _NOT_SETTINGS.fullmatch(variable):
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX) or value == "" or _NOT_SETTINGS.fullmatch(variable):
             continue
         if variable not in known:
             raise ConfigError(_unknown(variable, known, raw))
         *group, name = known[variable]
         place = found.setdefault(group[0], {}) if group else found
-        place[name] = _options(variable, text) if not group and name in raw else text
+        place[name] = _options(variable, value) if not group and name in raw else value
     return found
+
+
+def with_groups_spread(values: Mapping[str, Any], groups: Collection[str]) -> dict[str, Any]:
+    """The same with what stands in a mapping for a whole group under its own variables; those win that are there.
+
+    `{"EVENTBUS_RECONNECT": {"max_attempts": 5}}` is `{"EVENTBUS_RECONNECT__MAX_ATTEMPTS": 5}`.
+    """
+    of_groups = {_variable(group) for group in groups}
+    spread: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
+    for variable, value in values.items():
+        if variable in of_groups and isinstance(value, Mapping):
+            spread |= {f"{variable}__{name}".upper(): inner for name, inner in value.items()}
+        else:
+            plain[variable] = value
+    return spread | plain
 
 
 def variables_behind(message: str, values: Mapping[str, Any]) -> list[str]:
@@ -65,10 +82,12 @@ def _variable(*path: str) -> str:
     return PREFIX + "__".join(path).upper()
 
 
-def _options(variable: str, text: str) -> dict[str, Any]:
+def _options(variable: str, given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return dict(given)
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(given)
+    except (TypeError, ValueError):
         value = None  # what json says of it quotes nothing, but its error holds the whole text
     if not isinstance(value, dict):
         raise ConfigError(f'{variable} must be a JSON object of raw options, such as {{"name": 5}}')

@@ -26,19 +26,12 @@ from urllib.parse import parse_qsl, unquote
 
 import attrs
 
-from .config import (
-    BackendConfig,
-    EventBusConfig,
-    HealthCheckConfig,
-    KafkaConfig,
-    MemoryConfig,
-    NatsConfig,
-    ReconnectConfig,
-    TlsConfig,
-)
+from .config import BackendConfig, EventBusConfig, HealthCheckConfig, MemoryConfig, NatsConfig, ReconnectConfig
 from .config_delivery import GuardConfig, RetryConfig
-from .config_environment import settings_from, variables_behind
+from .config_environment import settings_from, variables_behind, with_groups_spread
 from .config_fields import texts
+from .config_kafka import KafkaConfig
+from .config_tls import TlsConfig
 from .errors import ConfigError
 
 ENVIRONMENT_VARIABLE = "EVENTBUS_URL"
@@ -71,7 +64,7 @@ def load_config(source: ConfigSource = None) -> EventBusConfig:
         values = dict(source)
     else:
         raise ConfigError(f"expected a URL, a mapping or an EventBusConfig, not {type(source).__name__}")
-    environment = _from_environment()
+    environment = settings_named(os.environ)
     places = ("url", "backend")
     given: dict[str, Any] = {name: environment.pop(name) for name in places if name in environment}
     if values.get("url") is None and values.get("backend") is None:
@@ -112,11 +105,17 @@ _LOGINS = ({"user", "password"}, {"token"}, {"credentials"}, {"nkey", "jwt"})
 _COMMON = _names(EventBusConfig) - {"backend"}
 
 
-def _from_environment() -> dict[str, Any]:
+def settings_named(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mapping sets by the names that settings have in the environment, as a mapping for `load_config`.
+
+    `{"EVENTBUS_URL": "nats://a", "EVENTBUS_RECONNECT__MAX_ATTEMPTS": 5}`, in Flask's `app.config` say. Values may be
+    typed; a group of settings, or of raw options, may be a mapping. Other names are left alone, but an unknown one that
+    begins with `EVENTBUS_` is a ConfigError that names the nearest.
+    """
     raw = {name for names in (_NESTED_RAW | _FLAT_RAW).values() for name in names}
     every = _names(EventBusConfig).union({"url"}, *map(_names, _BACKENDS.values()))
     groups = {name: _names(kind) for name, kind in _NESTED.items()}
-    return settings_from(os.environ, every - raw - groups.keys(), groups, raw)
+    return settings_from(with_groups_spread(variables, groups), every - raw - groups.keys(), groups, raw)
 
 
 def _from_mapping(values: dict[str, Any], url: str | None, environment: dict[str, Any]) -> EventBusConfig:

@@ -180,11 +180,6 @@ class Errands:
         for errand in errands:
             self.leave(errand)
 
-    def renew(self) -> None:
-        """This is a forked child's copy: its threads, and whoever held the lock, are its parent's."""
-        self._beginning = threading.Lock()
-        self._queue = None
-
     def stop(self) -> None:
         """Let the dispatcher go, which may come again."""
         self._wanted = False

@@ -45,7 +45,7 @@ class ForkedError(EventBusError):
 
 
 class UnsupportedError(EventBusError):
-    """The backend or the server cannot do what was asked."""
+    """The backend, the server or the thread that asks cannot do what was asked."""
 
 
 class NotConnectedError(EventBusError):

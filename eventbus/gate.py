@@ -1,80 +1,95 @@
-"""Whether a bus lets calls in: it does until it is closed, or finds itself in a forked child."""
+"""Whether a bus lets calls in: until it is closed; in a forked child, as `on_fork` says."""
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections.abc import Callable
+from enum import Enum
 
 from .errors import ClosedError, ForkedError
 
-_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+
+class Entry(Enum):
+    """What becomes of a call.
+
+    UNUSED: let in; nothing is there yet that a forked child could not use. USED: let in; the bus is being opened, or
+    is open. ASLEEP: a forked child's copy of one that was: the first call that needs it opens it. CLOSED, FORKED:
+    turned away.
+    """
+
+    UNUSED = "unused"
+    USED = "used"
+    ASLEEP = "asleep"
+    CLOSED = "closed"
+    FORKED = "forked"
 
 
 class Gate:
-    """One for each bus. It shuts once and for all.
+    """One for each bus, in each process. It shuts once and for all.
 
-    In a forked child, which has one thread and locks that nobody will ever release, the copy of a bus that was being
-    opened or was open is shut and told by `on_forked()`. Another one is told by `on_inherited()`: it may be opened
-    there. Neither may take a lock.
+    begins: UNUSED, ASLEEP or CLOSED. wake(): opens the bus, on the thread of a call that needs it.
     """
 
-    def __init__(self, bus: str, on_forked: Callable[[], object], on_inherited: Callable[[], object]) -> None:
+    def __init__(self, bus: str, begins: Entry, wake: Callable[[], object]) -> None:
         self._bus = bus
-        self._on_forked = on_forked
-        self._on_inherited = on_inherited
-        self._guarded = False
-        self._reason: type[ClosedError] | type[ForkedError] | None = None
-        _gates.add(self)
+        self._begins = self.entry = begins
+        self._wake = wake
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `check` has nothing to do."""
+        return self.entry is Entry.USED or self.entry is Entry.UNUSED
 
     @property
     def is_shut(self) -> bool:
         """Whether `check` raises."""
-        return self._reason is not None
+        return self.entry in (Entry.CLOSED, Entry.FORKED)
 
     @property
     def is_forked(self) -> bool:
-        """Whether this is a child's copy of a bus that its parent has opened."""
-        return self._reason is ForkedError
+        """Whether this is a child's copy that is not to be used."""
+        return self.entry is Entry.FORKED
 
     def guard(self) -> None:
-        """The bus is being opened: from now on a fork shuts the child's copy."""
-        self._guarded = True
+        """The bus is being opened: from now on a forked child does not use what is here."""
+        if self.entry is Entry.UNUSED:
+            self.entry = Entry.USED
+
+    def awake(self) -> None:
+        """It is open, and has no need to be woken any more."""
+        if self.entry is Entry.ASLEEP:
+            self.entry = Entry.USED
 
     def unguard(self) -> None:
         """It was not opened after all."""
-        self._guarded = False
+        if not self.is_shut:
+            self.entry = self._begins
 
     def shut(self) -> None:
         """The bus is being closed."""
-        if self._reason is None:
-            self._reason = ClosedError
+        if not self.is_shut:
+            self.entry = Entry.CLOSED
+
+    def fork(self) -> None:
+        """This is a forked child's copy: whoever came in by it in the parent goes no further here."""
+        if not self.is_shut:
+            self.entry = Entry.FORKED
 
     def check(self) -> None:
+        """ClosedError or ForkedError once it is shut; one that is asleep is woken."""
+        if self.entry is Entry.ASLEEP:
+            self._wake()
+        self.check_shut()
+
+    def check_shut(self) -> None:
         """ClosedError or ForkedError once it is shut."""
-        if self._reason is not None:
+        if self.is_shut:
             raise self.error()
 
     def error(self) -> ClosedError | ForkedError:
         """What `check` raises once it is shut."""
-        if self._reason is ForkedError:
+        if self.is_forked:
             return ForkedError(
                 f"{self._bus}: opened before os.fork(), its connection belongs to the parent; "
-                "make and open a bus in the child (gunicorn: post_fork)"
+                "make and open a bus in the child, or leave on_fork 'reopen'"
             )
         return ClosedError(f"{self._bus}: the bus is closed; make a new one")
-
-    def _after_fork(self) -> None:
-        if self._reason is not None or not self._guarded:
-            self._on_inherited()
-        else:
-            self._reason = ForkedError
-            self._on_forked()
-
-
-def _after_fork_in_child() -> None:
-    for gate in list(_gates):
-        gate._after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

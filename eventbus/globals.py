@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from .bus import EventBus
 from .config_sources import ConfigSource
 from .errors import AlreadyInitializedError, ClosedError, NotInitializedError
+from .forks import let_go_in_child
 from .state import CloseReport, Phase
 from .threads import seconds
 
@@ -25,8 +24,12 @@ class _Place:
         """Those that tried to follow it; the first one did."""
 
     def is_taken(self) -> bool:
-        """Whether it stands in the way of another one; a forked child's copy of the parent's does not."""
-        return not (self.ended or self.inherited or self.is_closed())
+        """Whether it stands in the way of another one; a forked child's copy of the parent's does once it is used."""
+        return not (self.ended or self.is_closed() or (self.inherited and not self.is_used()))
+
+    def is_used(self) -> bool:
+        bus = self.bus
+        return bus is not None and bus.get_connection_state().phase not in (Phase.NEW, Phase.FORKED)
 
     def is_closed(self) -> bool:
         bus = self.bus
@@ -43,8 +46,8 @@ def initialize_from_config(source: ConfigSource = None, wait: bool = True) -> Ev
     """Make and open the global bus. A failure leaves none; AlreadyInitializedError when there is one.
 
     ClosedError: `close_global()` was called meanwhile. A bus that was closed in another way, by its `with` block say,
-    is no global bus any more. In a forked child the parent's does not count: a `post_fork` hook simply calls this
-    again.
+    is no global bus any more. In a forked child the parent's does not count until it is used: a `post_fork` hook may
+    simply call this again.
     """
     place = _Place()
     try:
@@ -66,7 +69,8 @@ def initialize_from_config(source: ConfigSource = None, wait: bool = True) -> Ev
 def get_global() -> EventBus:
     """The global bus; NotInitializedError when there is none, or when it was closed.
 
-    In a forked child that has not initialized its own it is the copy of the parent's, whose calls raise ForkedError.
+    In a forked child that has not initialized its own it is the copy of the parent's, which opens itself at its first
+    use (`on_fork`).
     """
     place = _last()
     bus = place.bus
@@ -113,8 +117,6 @@ def _check(place: _Place) -> None:
         raise ClosedError("the global bus was closed while it was being opened")
 
 
+@let_go_in_child
 def _after_fork_in_child() -> None:
     _last().inherited = True  # one that another thread of the parent was opening is opened by nobody here
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

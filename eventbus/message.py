@@ -239,12 +239,8 @@ class IdMint:
     origin: str
 
     def __init__(self) -> None:
-        self.renew()
-        self.numbers = count(1)
-
-    def renew(self) -> None:
-        """Draw new random bits; the number goes on."""
         self.origin = token_hex(8)
+        self.numbers = count(1)
 
     def id_of(self, number: int) -> str:
         """The id of the message with this number; always 29 characters below 10**12 messages."""

@@ -21,8 +21,9 @@ class Phase(Enum):
     DISCONNECTED: no attempt is being made: they are used up (the health check goes on and a broker that
     comes back starts a new episode), or the health check is stopped. Publishes wait up to their timeout.
     CLOSED: final. Every call but the status calls raises `ClosedError`.
-    FORKED: final. This is a forked child's copy of a bus that its parent has opened: the connection is the
-    parent's, and every call but the status calls and `close` raises `ForkedError`.
+    FORKED: this is a forked child's copy of a bus that its parent has opened, and the connection is the parent's. With
+    `on_fork="reopen"` its first use in the child opens it; with "raise" every call but the status calls and `close`
+    raises `ForkedError`.
     """
 
     NEW = "new"
@@ -36,17 +37,17 @@ class Phase(Enum):
     @property
     def is_final(self) -> bool:
         """Whether nothing follows it."""
-        return self in (Phase.CLOSED, Phase.FORKED)
+        return self is Phase.CLOSED
 
 
 MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.NEW: frozenset({Phase.CONNECTING, Phase.CLOSED}),
-    Phase.CONNECTING: frozenset({Phase.CONNECTED, Phase.NEW, Phase.RECONNECTING, Phase.CLOSED}),
+    Phase.CONNECTING: frozenset({Phase.CONNECTED, Phase.NEW, Phase.FORKED, Phase.RECONNECTING, Phase.CLOSED}),
     Phase.CONNECTED: frozenset({Phase.RECONNECTING, Phase.DISCONNECTED, Phase.CLOSED}),
     Phase.RECONNECTING: frozenset({Phase.CONNECTED, Phase.DISCONNECTED, Phase.CLOSED}),
     Phase.DISCONNECTED: frozenset({Phase.RECONNECTING, Phase.CLOSED}),
     Phase.CLOSED: frozenset(),
-    Phase.FORKED: frozenset(),
+    Phase.FORKED: frozenset({Phase.CONNECTING, Phase.CLOSED}),
 }
 
 

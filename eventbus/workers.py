@@ -53,12 +53,6 @@ class OrderedWorker:
             self._run()
         return ()
 
-    def renew(self) -> None:
-        """This is a forked child's copy: its thread, and whoever held the lock, are its parent's."""
-        self._lock = threading.Lock()
-        self._calls = SimpleQueue()
-        self._thread = None
-
     def _run(self) -> None:
         process = os.getpid()
         while (entry := self._calls.get()) is not None:

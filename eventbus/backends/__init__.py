@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..config import BackendConfig, KafkaConfig, MemoryConfig
+from ..config import BackendConfig, MemoryConfig
+from ..config_kafka import KafkaConfig
 
 if TYPE_CHECKING:
     from .base import Backend

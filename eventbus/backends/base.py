@@ -182,6 +182,8 @@ class Backend(Protocol):
 
     name: str
     features: Features
+    waits_in_c: bool
+    """Whether its client waits in C, where gevent can switch to no other greenlet."""
 
     @property
     def retry_interval(self) -> float | None:

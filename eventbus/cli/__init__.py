@@ -1,18 +1,17 @@
-"""The command line: `eventbus dlq list`, `show`, `replay` and `purge`, or `python -m eventbus`.
+"""The command line: `eventbus consume`, `status` and `dlq`, or `python -m eventbus`.
 
-Exit codes: 0, done; 1, it failed or only part of it was done; 2, bad arguments or configuration; 130, interrupted.
+Exit codes: 0, done; 1, it failed or only part of it was done; 2, bad arguments or configuration; 130, interrupted (143
+where SIGTERM ended `consume` before it had begun).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 
 from .. import ConfigError, EventBusError
-from . import dlq
-from .output import Output, hidden
+from . import consume, dlq, status
+from .output import Output, flush_printed, hidden
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -24,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
         description="Look after an event bus.",
         epilog="Exit codes: 0 done, 1 failed or done in part, 2 bad arguments or configuration, 130 interrupted.",
     )
-    dlq.add_to(made.add_subparsers(dest="area", required=True, metavar="AREA"))
+    areas = made.add_subparsers(dest="area", required=True, metavar="AREA")
+    for area in (consume, status, dlq):
+        area.add_to(areas)
     return made
 
 
@@ -47,5 +48,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.note(f"eventbus: {hidden(str(error), options.url)}")
         return FAILED
     except BrokenPipeError:  # whoever read it has enough; the interpreter would complain at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        flush_printed()
         return FAILED

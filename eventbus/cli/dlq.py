@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from .. import EventBus, Message, ReplayError, ReplayReport
-from .output import URL, Output, Row, hidden
+from .output import Output, Row, add_broker, hidden, positive_seconds
 
 DEAD = "Eventbus-Dead-"
 SHOWN = 100
@@ -109,8 +109,8 @@ def _verb(
     made.set_defaults(run=run)
     if topic:
         made.add_argument("topic", metavar="TOPIC", help="a topic of dead letters, dlq.<group>.<topic>")
-    made.add_argument("--url", help=f"where the broker is; {URL} without it")
-    made.add_argument("--timeout", type=float, help="seconds to wait for the broker")
+    add_broker(made)
+    made.add_argument("--timeout", type=positive_seconds, help="seconds to wait for the broker")
     made.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     return made
 

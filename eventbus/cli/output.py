@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -19,6 +20,22 @@ EVERY = 1.0
 """Seconds between two lines of progress."""
 
 Row = Mapping[str, object]
+
+
+def add_broker(parser: argparse.ArgumentParser) -> None:
+    """Add `--url` to a command line."""
+    parser.add_argument("--url", help=f"where the broker is; {URL} without it")
+
+
+def positive_seconds(text: str) -> float:
+    """A number of seconds on a command line, more than 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of seconds, more than 0, not {text!r}")
+    return number
 
 
 class Output:
@@ -43,6 +60,17 @@ class Output:
                 print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         sys.stdout.flush()
 
+    def record(self, row: Row) -> None:
+        """Print one row: a JSON object, or a line for each field."""
+        if self._as_json:
+            print(json.dumps({name: _plain(value) for name, value in row.items()}))
+        else:
+            width = max(map(len, row))
+            for name, value in row.items():
+                text = ", ".join(map(str, value)) if isinstance(value, list) else value
+                print(f"{name.ljust(width)}  {visible(text)}")
+        sys.stdout.flush()
+
     def summary(self, row: Row, text: str) -> None:
         """What was done: one JSON object on stdout, or a sentence."""
         print(json.dumps({name: _plain(value) for name, value in row.items()}) if self._as_json else visible(text))
@@ -58,6 +86,16 @@ class Output:
         if now - self._told_at >= EVERY:
             self._told_at = now
             self.note(text)
+
+
+def flush_printed() -> None:
+    """Have on stdout what was printed; if nobody reads it any more, the interpreter does not complain at its end."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def visible(value: object) -> str:

@@ -28,6 +28,7 @@ class Checked:
     retry: RetryConfig | None
     handler_timeout: float | None
     batch: BatchLimits | None
+    in_children: bool
 
 
 @frozen
@@ -44,6 +45,7 @@ class Arguments:
     dead_letter: object = ...
     handler_timeout: object = None
     batch: object = None
+    in_children: object = False
 
     def check(self) -> Checked:
         """Judge what needs no backend; ValueError says what is wrong."""
@@ -54,16 +56,18 @@ class Arguments:
             raise ValueError(f"concurrency must be an int from 1 to {MOST_LANES}, not {concurrency!r}")
         if self.retry is not None and not isinstance(self.retry, RetryConfig):
             raise ValueError(f"retry must be a RetryConfig, not {self.retry!r}")
-        if not isinstance(self.ordered, bool):
-            raise ValueError(f"ordered must be True or False, not {self.ordered!r}")
+        for name, given in (("ordered", self.ordered), ("in_children", self.in_children)):
+            if not isinstance(given, bool):
+                raise ValueError(f"{name} must be True or False, not {given!r}")
         return Checked(
             handler=self.handler,
             concurrency=concurrency,
             start=_start(self.start),
-            ordered=self.ordered,
+            ordered=bool(self.ordered),
             retry=self.retry,
             handler_timeout=self._seconds(self.handler_timeout),
             batch=_batch(self.batch),
+            in_children=bool(self.in_children),
         )
 
     @staticmethod

@@ -77,6 +77,9 @@ class Consumers:
             takes_back=takes_back,
             middleware=middleware or Middleware(),
         )
+        self._given: dict[Subscription, Arguments] = {}
+        self._bus_of_mine = object()
+        """Owns the subscriptions, in this process and in those that it forks."""
         self._past: tuple[Counts, tuple[Consumption, ...]] = (Counts(), ())
         """Of what was unsubscribed: the sums, and those that may still have a handler at work, not in the sums.
 
@@ -109,11 +112,37 @@ class Consumers:
             concurrency=checked.concurrency,
             start=checked.start,
             ordered=checked.ordered,
-            owner=self,
+            in_children=checked.in_children,
+            owner=self._bus_of_mine,
         )
         in_hand = self._new_in_hand(checked.ordered)
-        self.subscriptions.add(Consumption(sub, checked.handler, in_hand, self._around, unwanted, plan))
+        self._given[sub] = given  # first: who finds the subscription finds this
+        try:
+            self.subscriptions.add(Consumption(sub, checked.handler, in_hand, self._around, unwanted, plan))
+        except BaseException:
+            del self._given[sub]
+            raise
         return sub
+
+    def inherit(self, parents: Consumers, is_wanted: Callable[[Subscription], bool]) -> None:
+        """In a forked child, before anything runs: take over those of the parent's subscriptions that are wanted.
+
+        They stay what their users hold; the others stay CLOSED, with the cause.
+        """
+        self._bus_of_mine = parents._bus_of_mine
+        for consumption in parents.subscriptions.consumptions():
+            sub = consumption.sub
+            given = parents._given.get(sub)
+            if given is None or consumption.is_unwanted() or not is_wanted(sub):
+                continue
+            checked, paused = given.check(), consumption.paused
+            plan = self._plan(sub.topic, sub.group, given.dead_letter, checked)
+            sub.state, sub.error = SubscriptionState.PENDING, None
+            mine = Consumption(sub, checked.handler, self._new_in_hand(sub.ordered), self._around, plan=plan)
+            self._given[sub] = given
+            self.subscriptions.add(mine)
+            if paused:
+                mine.pause()
 
     def remove(self, sub: Subscription, timeout: float, *, from_handler: bool = False) -> tuple[str, ...]:
         """End a subscription: no more deliveries, then its lanes; up to `timeout` seconds.
@@ -129,6 +158,7 @@ class Consumers:
             if consumption is not None:
                 self._note_past(consumption)  # first: whoever counts meanwhile meets it in both places, or in one
             attachment = self.subscriptions.remove(sub)
+        self._given.pop(sub, None)
         if attachment is not None:
             attachment.session.detach(attachment, deadline.remaining() / 2)
         if consumption is None:
@@ -169,6 +199,11 @@ class Consumers:
         """Deliveries in hand, now."""
         return sum(consumption.unhandled for consumption in self._all())
 
+    @property
+    def at_work(self) -> tuple[str, ...]:
+        """Names of the lanes that have something in hand. Takes no lock."""
+        return tuple(name for consumption in self._all() for name in consumption.at_work)
+
     def not_served(self) -> tuple[str, ...]:
         """The subscriptions that get nothing now, each with its reason. Takes no lock."""
         found = [(one.sub, one.reason_for_nothing) for one in self.subscriptions.consumptions()]
@@ -176,7 +211,7 @@ class Consumers:
 
     def knows(self, sub: Subscription) -> bool:
         """Whether it is one of these subscriptions, ended or not."""
-        return sub._owner is self
+        return sub._owner is self._bus_of_mine
 
     def is_handling(self) -> bool:
         """Whether the calling thread runs a handler of this bus."""
@@ -184,14 +219,9 @@ class Consumers:
 
     def forked(self, error: Exception) -> None:
         """This is a forked child's copy: nothing is delivered here. Takes no lock."""
-        self.subscriptions.renew_lock()
         for sub in self.subscriptions:
             sub.state, sub.error = SubscriptionState.CLOSED, error
             sub._forget_work()
-
-    def inherited(self) -> None:
-        """This is a forked child's copy of a bus that was not opened."""
-        self.subscriptions.renew_lock()
 
     def _group_name(self, topic: str, group: object) -> str | None:
         if group is BROADCAST:

@@ -98,6 +98,11 @@ class Consumption:
             around.middleware,
         )
 
+    @property
+    def paused(self) -> bool:
+        """Whether the user has paused it. Takes no lock."""
+        return self._lanes.paused
+
     # -- sessions --------------------------------------------------------------------------------
 
     def attachment_to(self, session: Link) -> Attachment:
@@ -176,6 +181,11 @@ class Consumption:
         return self._in_hand_now + self._lanes.given_up
 
     @property
+    def at_work(self) -> tuple[str, ...]:
+        """Names of the lanes that have something in hand."""
+        return self._lanes.at_work
+
+    @property
     def _in_hand_now(self) -> int:
         """Messages, each once: of one that came again under a new lease the lanes may have more than one copy."""
         backlog = self._lanes.backlog
@@ -200,6 +210,7 @@ class Consumption:
     def status(self) -> SubscriptionStatus:
         """How it stands, now."""
         attachment, oldest = self.attachment, self._lanes.oldest
+        pending = self.sub.state is SubscriptionState.PENDING
         return SubscriptionStatus(
             state=self.sub.state,
             error=self.sub.error or self._failing.error,
@@ -207,8 +218,10 @@ class Consumption:
             in_hand=self._in_hand_now,
             oldest_in_hand=None if oldest is None else time.monotonic() - oldest,
             lag=None if attachment is None else attachment.session.lag(attachment),
-            paused=self._lanes.paused,
+            paused=self.paused,
             partitions=() if attachment is None else attachment.session.partitions(attachment),
+            not_served=self.reason_for_nothing,
+            is_joining=pending and attachment is not None and attachment.attached,
         )
 
     def pause(self) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 
+from ..forks import let_go_in_child
 from .subscriptions import Subscription
 
 _local = threading.local()
@@ -31,10 +31,8 @@ def in_child(call: Callable[[], object]) -> None:
     _local.in_child = call
 
 
+@let_go_in_child
 def _after_fork_in_child() -> None:
     call = getattr(_local, "in_child", None)
     if call is not None:
         call()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

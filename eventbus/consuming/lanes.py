@@ -246,6 +246,15 @@ class Lanes:
                     self._acknowledgements.remove(self)
             return list(self._threads)
 
+    @property
+    def at_work(self) -> tuple[str, ...]:
+        """Names of the threads whose lane has something in hand."""
+        return tuple(
+            thread.name
+            for thread, lane in zip(tuple(self._threads), self._lanes, strict=False)
+            if lane.oldest is not None
+        )
+
     def settle(self, count: int, size: int) -> None:
         """So many are finished, or were dropped. Called by lanes."""
         with self._lock:

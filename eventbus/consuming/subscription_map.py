@@ -172,9 +172,5 @@ class SubscriptionMap:
     def __contains__(self, sub: object) -> bool:
         return sub in self._consumptions
 
-    def renew_lock(self) -> None:
-        """This is a forked child's copy: whoever held the lock is not here to let it go."""
-        self.lock = threading.RLock()
-
     def __len__(self) -> int:
         return len(self._consumptions)

@@ -74,7 +74,8 @@ class SubscriptionStatus:
     oldest_in_hand: seconds since the oldest of them came, about; None without one.
     lag: messages that wait for the group, in hand or not; None where the backend does not know. On JetStream as of some
     seconds ago; on Kafka in the partitions that this process has. paused: `pause()` was called. partitions: on Kafka
-    those that this process has.
+    those that this process has. not_served: why it gets nothing now, as in `HealthStatus.not_served`; "" when it does.
+    is_joining: it is PENDING only for its place in the group, which is on its way (on Kafka: a rebalance).
     """
 
     state: SubscriptionState
@@ -85,6 +86,8 @@ class SubscriptionStatus:
     lag: int | None
     paused: bool
     partitions: tuple[PartitionStatus, ...] = ()
+    not_served: str = ""
+    is_joining: bool = False
 
 
 class Work(Protocol):
@@ -104,8 +107,9 @@ class Subscription:
     """A handler on a topic or pattern. Made by `EventBus.subscribe`; it outlives every connection.
 
     topic: the topic or pattern. group: None is a broadcast copy. concurrency: how many handlers run at once.
-    start: where a new group begins. ordered: whether order per key is kept inside the group whatever dies. state: how
-    it stands. error: why it is FAILED, or what the broker does not let an ACTIVE one do (acknowledge, say).
+    start: where a new group begins. ordered: whether order per key is kept inside the group whatever dies. in_children:
+    whether a forked child has it, too. state: how it stands. error: why it is FAILED, or what the broker does not let
+    an ACTIVE one do (acknowledge, say).
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class Subscription:
         concurrency: int,
         start: str | datetime,
         ordered: bool = False,
+        in_children: bool = False,
         owner: object = None,
     ) -> None:
         self._number = next(_numbers)
@@ -126,6 +131,7 @@ class Subscription:
         self.concurrency = concurrency
         self.start = start
         self.ordered = ordered
+        self.in_children = in_children
         self.state = SubscriptionState.PENDING
         self.error: Exception | None = None
 

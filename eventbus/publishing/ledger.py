@@ -40,10 +40,6 @@ class Ledger:
         """What `take` returned and whose waiters are being told, by its identity."""
         self._marks = Marks()
 
-    def renew_lock(self) -> None:
-        """This is a forked child's copy: whoever held the lock is not here to let it go."""
-        self._lock = threading.Lock()
-
     @property
     def answering(self) -> Iterable[Record]:
         """Records that are out of the map, and whose waiters are being told."""

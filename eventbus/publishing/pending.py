@@ -69,16 +69,6 @@ class Pending:
         """The first part of minted ids."""
         return self._mint.origin
 
-    def inherited(self) -> None:
-        """This is a forked child's copy of a bus that was not opened: with locks and ids of its own."""
-        self._lock = threading.Lock()
-        self.ledger.renew_lock()
-        self.renew_origin()
-
-    def renew_origin(self) -> None:
-        """This is a forked child's copy: its ids must not be the parent's, whose messages they would shadow."""
-        self._mint.renew()
-
     def id_of(self, record: Record) -> str:
         """The record's id: given by the user, or minted from its number."""
         return given_id_of(record) or self._mint.id_of(number_of(record))

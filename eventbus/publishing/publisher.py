@@ -95,11 +95,6 @@ class Publisher:
         self.pending.quicken(False)
         return self.pending.sender.close(timeout)
 
-    def inherited(self) -> None:
-        """This is a forked child's copy of a bus that was not opened."""
-        self.answers.renew()
-        self.pending.inherited()
-
     def close(self, timeout: float) -> tuple[str, ...]:
         """End the sender and the answer thread, within `timeout` seconds; names those that still run.
 

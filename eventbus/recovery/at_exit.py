@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import warnings
 from typing import Protocol
 
 from .. import log
 from ..errors import EventBusError
+from ..forks import catch_up, let_go_in_child
 from ..state import CloseReport
 
 logger = log.get(__name__)
@@ -37,6 +37,7 @@ def forget(bus: Forgettable) -> None:
 
 
 def _end_all() -> None:
+    catch_up()
     for bus, name in list(_open.items()):
         try:
             report = bus.end_with_interpreter()
@@ -58,4 +59,4 @@ def _warn(name: str, report: CloseReport) -> None:
 
 
 atexit.register(_end_all)
-os.register_at_fork(after_in_child=_open.clear)
+let_go_in_child(_open.clear)

@@ -47,8 +47,11 @@ class Callbacks:
     No lock of ours is held while one runs or is logged, and none to register one: a signal handler may.
     """
 
-    def __init__(self, bus: str) -> None:
-        self._lists: dict[str, list[Callable[[Any], object]]] = {"reconnect": [], "error": [], "state": []}
+    def __init__(self, bus: str, like: Callbacks | None = None) -> None:
+        """like: those whose registered functions are also these."""
+        self._lists: dict[str, list[Callable[[Any], object]]] = (
+            {"reconnect": [], "error": [], "state": []} if like is None else like._lists
+        )
         self._worker = OrderedWorker(f"eventbus.{bus}.callbacks", self._worker_failed, owner=self)
         self._waiting_errors: deque[None] = deque()
         """One for each that waits: adding and taking one is a single step, counting would be three."""
@@ -89,10 +92,6 @@ class Callbacks:
             return
         self._waiting_errors.append(None)
         self._worker.submit(self._run_errors, event)
-
-    def inherited(self) -> None:
-        """This is a forked child's copy of a bus that was not opened."""
-        self._worker.renew()
 
     def close(self, timeout: float) -> tuple[str, ...]:
         """Let the queued callbacks finish, up to `timeout` seconds; name the thread if they do not."""

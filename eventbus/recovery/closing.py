@@ -67,8 +67,11 @@ class Closing:
         self._asked = False
         self._report: CloseReport | None = None
 
-    def close(self, timeout: float) -> CloseReport:
-        """End everything within `timeout` seconds; of several calls the first one's time counts."""
+    def close(self, timeout: float, leave: StopToken | None = None) -> CloseReport:
+        """End everything within `timeout` seconds; of several calls the first one's time counts.
+
+        leave: when it is set the caller is told at once what is unfinished, and the close goes on without him.
+        """
         if self._report is not None:
             return self._report
         deadline = Deadline(timeout)
@@ -80,7 +83,9 @@ class Closing:
                 self._errands.start()  # of a bus that was never opened there is none yet
                 self._errands.run_last(lambda: self._close(deadline))  # once more than needed does no harm
                 self._asked = True
-            self._over.wait_for(lambda: self._report, Deadline(timeout + LAST))
+            leaves = leave or StopToken()
+            with leaves.interrupts(self._over.ring):
+                self._over.wait_for(lambda: self._report or leaves.is_set(), Deadline(timeout + LAST))
         return self._report or self._unfinished()
 
     def _unfinished(self) -> CloseReport:
@@ -88,7 +93,7 @@ class Closing:
         return CloseReport(
             unanswered=self._publisher.pending.in_flight,
             unhandled=self._consumers.unhandled,
-            unfinished_threads=(self._errands.thread_name,),
+            unfinished_threads=(*self._consumers.at_work, self._errands.thread_name),
         )
 
     def _close(self, deadline: Deadline) -> None:

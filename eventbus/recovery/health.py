@@ -77,10 +77,6 @@ class HealthMonitor:
         self._bus_stop.forget(stop)
         return unfinished
 
-    def inherited(self) -> None:
-        """This is a forked child's copy of a bus that was not opened."""
-        self._lock = threading.Lock()
-
     @property
     def is_running(self) -> bool:
         """Whether the thread is alive and was not told to stop."""

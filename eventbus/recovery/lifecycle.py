@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 from attrs import evolve
 
+from .. import greenlets
 from ..backends.base import Backend
 from ..config import EventBusConfig
 from ..consuming.arguments import Arguments
@@ -13,25 +12,24 @@ from ..consuming.consumers import Consumers
 from ..consuming.subscriptions import Subscription
 from ..errands import Errand, Errands, NotInTime
 from ..errors import (
-    ClosedError,
-    ConnectFailedError,
     NotConnectedError,
-    PublishNotSentError,
     SubscribeError,
 )
-from ..gate import Gate
+from ..gate import Entry, Gate
 from ..publishing.publisher import Publisher
 from ..state import CloseReport, HealthStatus, Phase
-from ..threads import Deadline, Stopped, StopToken, spawn, works_for
+from ..threads import StopToken, spawn, works_for
 from . import at_exit
 from .callbacks import Callbacks
 from .closing import Closing
 from .health import HealthMonitor
+from .opening import Opening
 from .past import Past
 from .supervisor import Supervisor
 
 LATE_AGAIN = 0.5
 """Seconds between two tries for subscriptions that were not ready in time."""
+_PHASE_OF = {Entry.UNUSED: Phase.NEW, Entry.ASLEEP: Phase.FORKED, Entry.CLOSED: Phase.CLOSED}
 AT_EXIT = 1.0
 """Seconds that a forgotten bus has at the end of the interpreter, when its broker is away or nobody watches it."""
 
@@ -46,15 +44,14 @@ class Lifecycle:
         consumers: Consumers,
         publisher: Publisher,
         callbacks: Callbacks,
+        begins: Entry = Entry.UNUSED,
     ) -> None:
         self._config = config
         self._consumers = consumers
         self._publisher = publisher
         self._callbacks = callbacks
         self._stop = StopToken()
-        self._turn = threading.Lock()  # of those who open, on threads of ours
-        self._beginning = self._bringing = False
-        self._opener: StopToken | None = None  # set once the caller of the open has left with an exception
+        self._bringing = False
         self._elsewhere = self._stop.child()  # ends what reconnects without the health check
         self.errands = Errands(f"eventbus.{config.name}", owner=callbacks)
         self.supervisor = Supervisor(
@@ -66,13 +63,30 @@ class Lifecycle:
             on_lost=self._lost,
             on_connected=self._connected,
             on_refused=self._bring_late,
+            begins=_PHASE_OF[begins],
         )
         self.phases = self.supervisor.phases
         self.monitor = HealthMonitor(config, backend.retry_interval, self.supervisor, callbacks.report, self._stop)
-        self.gate = Gate(config.name, self._forked, self._inherited)
+        self.gate = Gate(config.name, begins, lambda: self._opening.open_itself())  # noqa: PLW0108 - it is made later
+        self._opening = self._make_opening(backend)
+        self.open = self._opening.open
         self.past = Past(config.name, self.supervisor, self.gate, self.errands, self._stop, callbacks)
         self._closing = self._make_closing()
-        publisher.pending.refuse_with(_not_open)
+
+    def _make_opening(self, backend: Backend) -> Opening:
+        return Opening(
+            self._config,
+            self.errands,
+            self.gate,
+            self.supervisor,
+            self.monitor,
+            self._publisher,
+            self._stop,
+            check=lambda: greenlets.check(self._config.name, backend.name, backend.waits_in_c),
+            on_begin=lambda: at_exit.remember(self, self._config.name),
+            on_open=self._begin_watching,
+            on_undone=lambda: at_exit.forget(self),
+        )
 
     def _make_closing(self) -> Closing:
         return Closing(
@@ -90,130 +104,30 @@ class Lifecycle:
 
     # -- open and close --------------------------------------------------------------------------
 
-    def open(self, timeout: float, wait: bool, asked: list[Errand[StopToken | None]]) -> None:
-        """See `EventBus.open`. asked: for the caller to leave if an exception comes as this returns."""
-        self.gate.check()
-        opener = self._opener
-        if self.phases.phase in (Phase.NEW, Phase.CONNECTING) or (opener is not None and opener.is_set()):
-            self.gate.guard()  # before anything is there that a forked child could not use
-            try:
-                self.errands.run("open", lambda stop: self._open(timeout, wait, stop), timeout, self._take_back, asked)
-            except NotInTime as error:
-                raise ConnectFailedError(f"{self._config.name}: not connected within {timeout:g} s") from error
-        elif wait and not self.supervisor.was_connected and not self.phases.wait_connected(timeout):
+    def wake(self) -> None:
+        """Open it if it is a forked child's copy that nobody has used yet."""
+        if self.gate.entry is Entry.ASLEEP:
             self.gate.check()
-            raise NotConnectedError(f"{self._config.name}: not connected within {timeout:g} s")
 
-    def close(self, timeout: float) -> CloseReport:
-        """See `EventBus.close`."""
-        if self.gate.is_forked:
-            return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
-        self.gate.shut()
-        self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
-        return self._closing.close(timeout)
-
-    def _open(self, timeout: float, wait: bool, stop: StopToken) -> StopToken | None:
-        """Open; None when somebody else has, else whose bus it is."""
-        deadline = Deadline(timeout)
-        while not self._begin(stop):
-            if wait:
-                self._wait_for_other(timeout, deadline)
-            if self._adopt(stop):
-                return stop
-            if self.phases.phase is not Phase.NEW:
-                return None
-        try:
-            self._publisher.start()
-            if wait:
-                self._connect(timeout, stop)
-            elif not self.phases.move(Phase.RECONNECTING):
-                raise ClosedError("the bus was closed while it was being opened")
-        except BaseException:
-            self._as_new()
-            raise
-        self._publisher.pending.refuse_with(None if self._config.on_outage == "wait" else _no_connection)
+    def _begin_watching(self, connected: bool) -> None:
         if self._config.health_check.enabled:
             self.monitor.start()
-        elif not wait:
+        elif not connected:
             spawn(f"eventbus.{self._config.name}.reconnect", self._keep_trying, self._elsewhere, owner=self._callbacks)
         self._bring_late()
-        return stop
 
     def _keep_trying(self, stop: StopToken) -> None:
         self.monitor.episodes.until_connected(stop)
         if stop.is_set():
             self.supervisor.abort(NotConnectedError("stop_health_check() was called"))
 
-    def _take_back(self, opener: StopToken | None) -> None:
-        """The caller of an open that has just succeeded has left with an exception: he has no open bus."""
-        with self._turn:
-            if opener is None or self._opener is not opener or self.gate.is_shut:
-                return
-            self.monitor.stop(AT_EXIT)
-            self._publisher.pending.refuse_with(_not_open)
-            self.supervisor.take_back()
-            self._clean_up()
-
-    def _adopt(self, stop: StopToken) -> bool:
-        """Whether the bus is open for somebody who has left with an exception: it is this caller's then."""
-        with self._turn:
-            opening = self.phases.phase in (Phase.NEW, Phase.CONNECTING)
-            left = not opening and self._opener is not None and self._opener.is_set()
-            if left:
-                self._opener = stop
-            return left
-
-    def _wait_for_other(self, timeout: float, deadline: Deadline) -> None:
-        """Wait until whoever was faster has opened, or has given up."""
-        phases = self.phases
-        phases.wait_for(lambda: phases.phase not in (Phase.CONNECTING, Phase.RECONNECTING), deadline)
-        if phases.phase not in (Phase.CONNECTED, Phase.NEW):
-            self.gate.check()
-            raise NotConnectedError(f"{self._config.name}: not connected within {timeout:g} s")
-
-    def _connect(self, timeout: float, stop: StopToken) -> None:
-        own = self._stop.child()
-        try:
-            with stop.interrupts(own.set):
-                self.supervisor.connect(timeout, own)
-        except BaseException as error:
-            closed = not self.phases.move(Phase.NEW, error, only_from=Phase.CONNECTING)
-            if closed or self._stop.is_set():
-                raise ClosedError("the bus was closed while it was connecting") from error
-            if isinstance(error, Stopped):
-                raise NotConnectedError("open() was given up") from error
-            raise
-        finally:
-            self._stop.forget(own)
-
-    def _begin(self, stop: StopToken) -> bool:
-        with self._turn:
-            if self._beginning or self.phases.phase is not Phase.NEW:
-                return False
-            self._beginning = True
-            self._opener = stop
-            self.gate.guard()
-            self.errands.start()  # an open that failed just now may have let the dispatcher go
-            at_exit.remember(self, self._config.name)
-        try:
-            return self.phases.move(Phase.CONNECTING, only_from=Phase.NEW)
-        finally:
-            self._beginning = False
-
-    def _as_new(self) -> None:
-        """An open that failed leaves nothing behind."""
-        with self._turn:
-            self._clean_up()
-
-    def _clean_up(self) -> None:
-        if self.phases.phase in (Phase.NEW, Phase.CLOSED):
-            self._opener = None
-            self._publisher.stop(1.0)
-        if self.phases.phase is Phase.NEW:
-            self.monitor.stop(AT_EXIT)
-            self.gate.unguard()
-            at_exit.forget(self)
-            self.errands.stop()
+    def close(self, timeout: float, leave: StopToken | None = None) -> CloseReport:
+        """See `EventBus.close`. leave: when it is set the caller waits no longer."""
+        if self.gate.is_forked:
+            return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
+        self.gate.shut()
+        self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
+        return self._closing.close(timeout, leave)
 
     def end_with_interpreter(self) -> CloseReport | None:
         """The interpreter ends and the bus was not closed: a bounded time to send what it accepted.
@@ -340,7 +254,7 @@ class Lifecycle:
         """What was measured last, and what is not served. Takes no lock."""
         status, connection = self.monitor.status(), self.phases.connection_state()
         phase = connection.phase
-        if phase.is_final:
+        if phase in (Phase.CLOSED, Phase.FORKED):
             return evolve(status, is_healthy=False, is_running=False, detail=f"the bus is {phase.value}")
         not_served = self._consumers.not_served()
         detail = status.detail
@@ -351,10 +265,11 @@ class Lifecycle:
 
     def check_to_publish(self) -> None:
         """ClosedError or ForkedError; while the bus closes, handlers that still run publish what they have to."""
-        if self.gate.is_shut and (
-            self.gate.is_forked or self.phases.phase is Phase.CLOSED or not self._consumers.is_handling()
+        gate = self.gate
+        if not gate.is_open and (
+            gate.entry is not Entry.CLOSED or self.phases.phase is Phase.CLOSED or not self._consumers.is_handling()
         ):
-            self.gate.check()
+            gate.check()
 
     # The supervisor is made before the monitor that is told.
 
@@ -366,26 +281,9 @@ class Lifecycle:
 
     # -- fork ------------------------------------------------------------------------------------
 
-    def _forked(self) -> None:
+    def forked(self) -> None:
+        """This is a forked child's copy: whoever waits in it, on the thread that forked, is told. Takes no lock."""
+        self.gate.fork()
         self._publisher.pending.forked(self.gate.error)
         self.phases.forked()
         self._consumers.forked(self.gate.error())
-
-    def _inherited(self) -> None:
-        self._turn = threading.Lock()
-        self._beginning = self._bringing = False
-        self.errands.renew()
-        self.supervisor.inherited()
-        self.monitor.inherited()
-        self._callbacks.inherited()
-        self.past.inherited()
-        self._publisher.inherited()
-        self._consumers.inherited()
-
-
-def _not_open(id: str) -> Exception:
-    return PublishNotSentError("the bus is not open: call open() first", id)
-
-
-def _no_connection(id: str) -> Exception:
-    return PublishNotSentError("there is no connection, and on_outage is 'raise'", id)

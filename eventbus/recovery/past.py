@@ -112,10 +112,6 @@ class Past:
         """Wait for the threads, once the stop is set; names those that did not end."""
         return join_all(list(self._threads), timeout)
 
-    def inherited(self) -> None:
-        """This is a forked child's copy of a bus that was not opened."""
-        self._threads = []
-
     def _find(self, span: Span, timeout: float, stop: StopToken) -> Stretches:
         deadline = Deadline(timeout)
         return self._ask(

@@ -25,13 +25,15 @@ class Phases:
     forked child may look at any time.
     """
 
-    def __init__(self, bus: str, on_move: Callable[[ConnectionState], object]) -> None:
+    def __init__(self, bus: str, on_move: Callable[[ConnectionState], object], begins: Phase = Phase.NEW) -> None:
         self._bus = bus
+        self.begins = begins
+        """Where it is as new: NEW, or FORKED in a child."""
         self._on_move = on_move
         self._lock = threading.Lock()
         self._changed = Bell()
         self._state = ConnectionState(
-            phase=Phase.NEW, is_connected=False, reconnect_count=0, last_connected_time=None, last_error=None
+            phase=begins, is_connected=False, reconnect_count=0, last_connected_time=None, last_error=None
         )
         self._last_reconnect: datetime | None = None
         self._down_since: float | None = None
@@ -41,6 +43,11 @@ class Phases:
     def phase(self) -> Phase:
         """Where the bus stands."""
         return self._state.phase
+
+    @property
+    def is_as_new(self) -> bool:
+        """Whether it stands where it began."""
+        return self._state.phase is self.begins
 
     def move(
         self,
@@ -65,27 +72,23 @@ class Phases:
         self._changed.ring()
         level = logging.WARNING if to in (Phase.RECONNECTING, Phase.DISCONNECTED) else logging.INFO
         why = "" if cause is None else f" ({cause})"
-        logger.log(level, "%s: %s -> %s%s", self._bus, before.name, to.name, why)
+        told = {"bus": self._bus, "phase": to.value}
+        logger.log(level, "%s: %s -> %s%s", self._bus, before.name, to.name, why, extra=told)
         return True
 
     def take_back(self, cause: BaseException | None) -> None:
-        """The `open()` that led here is undone, for its caller has left with an exception: NEW again."""
+        """The `open()` that led here is undone, for its caller has left with an exception: as new again."""
         with self._lock:
             if not self._state.phase.is_final:
-                self._state = evolve(self._state, phase=Phase.NEW, is_connected=False, last_error=cause)
+                self._state = evolve(self._state, phase=self.begins, is_connected=False, last_error=cause)
                 self._down_since = None
                 self._on_move(self._state)
         self._changed.ring()
 
     def forked(self) -> None:
-        """This is a forked child's copy: final, and whatever lock another thread of the parent held is no matter."""
-        self._lock = threading.Lock()
+        """This is a forked child's copy, that nobody moves any more."""
         self._state = evolve(self._state, phase=Phase.FORKED, is_connected=False)
         self.attempt = 0
-
-    def inherited(self) -> None:
-        """This is a forked child's copy of a bus that was not opened."""
-        self._lock = threading.Lock()
 
     def failed(self, cause: BaseException) -> None:
         """Note an error without a move."""
@@ -111,12 +114,17 @@ class Phases:
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for CONNECTED; False at once when the bus has ended."""
-        self.wait_for(lambda: self.phase is Phase.CONNECTED or self.phase.is_final, Deadline(timeout))
+        ends = (Phase.CONNECTED, Phase.CLOSED, Phase.FORKED)
+        self.wait_for(lambda: self.phase in ends, Deadline(timeout))
         return self.phase is Phase.CONNECTED
 
     def wait_for(self, condition: Callable[[], object], deadline: Deadline) -> bool:
         """Wait for something that comes with a move; whether it holds. The condition takes no lock."""
         return self._changed.wait_for(condition, deadline)
+
+    def wake(self) -> None:
+        """Have those that wait look at their condition again; a signal handler may."""
+        self._changed.ring()
 
     def connection_state(self) -> ConnectionState:
         """A snapshot."""

@@ -59,6 +59,7 @@ class Supervisor:
         on_lost: Callable[[BaseException], object],
         on_connected: Callable[[str], object],
         on_refused: Callable[[], object],
+        begins: Phase = Phase.NEW,
     ) -> None:
         self._config = config
         self._backend = backend
@@ -68,7 +69,7 @@ class Supervisor:
         self._on_lost = on_lost
         self._on_connected = on_connected
         self._healing = Healing(backend.features.heals_itself)
-        self.phases = Phases(config.name, callbacks.moved)
+        self.phases = Phases(config.name, callbacks.moved, begins)
         self.current = CurrentSession(
             config, backend, subscriptions, pending, callbacks.report, self._session_lost, on_refused
         )
@@ -186,12 +187,6 @@ class Supervisor:
             self.current.give_up(session)
         self._was_connected = False
         self.phases.take_back(None)
-
-    def inherited(self) -> None:
-        """This is a forked child's copy of a bus that was not opened."""
-        self._turn = threading.Lock()
-        self._in_episode = False
-        self.phases.inherited()
 
     def repair(self, stop: StopToken) -> bool:
         """Bring what the current session does not deliver yet: failed ones, late ones. False: some wait on.

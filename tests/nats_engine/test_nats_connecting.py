@@ -10,7 +10,8 @@ import pytest
 from engine_support import Conversation, FakeBus, ScriptedServer
 
 from eventbus.backends.nats import NatsBackend
-from eventbus.config import NatsConfig, TlsConfig
+from eventbus.config import NatsConfig
+from eventbus.config_tls import TlsConfig
 from eventbus.errors import AuthenticationError, ConfigError, ConnectFailedError
 from eventbus.testing import NatsServer, wait_until
 from eventbus.testing.ports import free_port, release_port

@@ -8,7 +8,7 @@ import time
 import pytest
 from engine_support import Conversation, FakeBus, Inbox, ScriptedServer
 
-from eventbus.config import TlsConfig
+from eventbus.config_tls import TlsConfig
 from eventbus.errors import (
     EventBusError,
     NotConnectedError,

@@ -167,6 +167,7 @@ class FakeBackend:
 
     name = "fake"
     features = FEATURES
+    waits_in_c = False
     retry_interval = 0.02
 
     def __init__(self) -> None:

@@ -238,38 +238,6 @@ def test_after_stop_health_check_alone_a_process_exits(outage: str) -> None:
     assert float(done.stdout) < 1.0
 
 
-def test_a_forked_child_says_why_it_does_not_work_and_the_parent_goes_on() -> None:
-    done = run(
-        """
-        import warnings
-        warnings.simplefilter("ignore", DeprecationWarning)
-        fresh = eventbus.EventBus("memory://q")
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                for call in (bus.start_health_check, lambda: bus.publish("t", "x"), lambda: bus.subscribe("t", print)):
-                    try:
-                        call()
-                    except eventbus.ForkedError as error:
-                        assert "os.fork" in str(error)
-                    else:
-                        raise AssertionError(call)
-                assert bus.close().unfinished_threads == ()
-                with fresh:
-                    assert fresh.publish("t", "x").confirmed
-                code = 0
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        assert os.waitpid(child, 0)[1] == 0
-        assert bus.publish("t", "x").confirmed
-        assert bus.close().unfinished_threads == ()
-        """
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 @pytest.mark.parametrize(("timeout", "least"), [(10.0, 8.5), (2.0, 1.1)])
 def test_close_leaves_handlers_its_time_but_what_the_steps_behind_them_need(
     timeout: float, least: float, monkeypatch: pytest.MonkeyPatch

@@ -91,6 +91,7 @@ BAD = [
     (EventBusConfig, "reconnect", [None, {}, 3]),
     (EventBusConfig, "health_check", [None, {}, True]),
     (EventBusConfig, "on_outage", ["panic", None]),
+    (EventBusConfig, "on_fork", ["panic", None]),
     (EventBusConfig, "max_in_flight", [0, None, 1.5]),
     (EventBusConfig, "name", ["a\rb", None]),
 ]
@@ -222,6 +223,7 @@ DEFAULTS: dict[type[Any], dict[str, object]] = {
         "prefetch_bytes": 32 * 1024 * 1024,
         "max_prefetch_bytes": 256 * 1024 * 1024,
         "on_outage": "wait",
+        "on_fork": "reopen",
         "retry": RetryConfig(),
         "guard": GuardConfig(),
         "handler_timeout": None,

@@ -23,6 +23,7 @@ from eventbus import (
     get_default_nats_config,
     load_config,
 )
+from eventbus.config_sources import settings_named
 
 SECRET = "hunter2"
 Environment = pytest.MonkeyPatch
@@ -41,6 +42,7 @@ def set_all(environment: Environment, **variables: str) -> None:
 VALUES: dict[str, tuple[str, object]] = {
     "rebuild": ("always", "always"),
     "on_outage": ("raise", "raise"),
+    "on_fork": ("raise", "raise"),
     "max_attempts": ("none", None),
     "retry_interval": ("0.5", 0.5),
     "sasl_mechanism": ("SCRAM-SHA-256", "SCRAM-SHA-256"),
@@ -267,3 +269,46 @@ def test_no_error_tells_a_secret(variables: dict[str, str], environment: Environ
         break
     else:
         pytest.fail("nothing was refused")
+
+
+# -- the same names in another mapping -----------------------------------------------------------
+
+
+def test_another_mapping_may_have_typed_values_and_whole_groups() -> None:
+    found = settings_named(
+        {
+            "EVENTBUS_URL": "kafka://a",
+            "EVENTBUS_CREATE_TOPICS": False,
+            "EVENTBUS_MAX_IN_FLIGHT": 7,
+            "EVENTBUS_RECONNECT": {"MAX_ATTEMPTS": None, "jitter": 0.5},
+            "EVENTBUS_RECONNECT__JITTER": 0.25,
+            "EVENTBUS_PRODUCER": {"linger.ms": 5},
+            "EVENTBUS_GROUP": "",
+            "DEBUG": True,
+        }
+    )
+    config = load_config(found)
+    assert isinstance(config.backend, KafkaConfig)
+    assert (config.backend.create_topics, dict(config.backend.producer)) == (False, {"linger.ms": 5})
+    assert (config.max_in_flight, config.group) == (7, None)
+    assert (config.reconnect.max_attempts, config.reconnect.jitter) == (None, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("EVENTBUS_RECONECT", {"max_attempts": 1}, "EVENTBUS_RECONECT"),
+        ("EVENTBUS_RECONNECT", {"max_atempts": 1}, "EVENTBUS_RECONNECT__MAX_ATTEMPTS"),
+        ("EVENTBUS_RECONNECT", 5, "EVENTBUS_RECONNECT"),
+        ("EVENTBUS_PRODUCER", 5, "EVENTBUS_PRODUCER must be a JSON object"),
+    ],
+)
+def test_what_is_wrong_in_another_mapping_is_named(name: str, value: object, hint: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        settings_named({name: value})
+    assert hint in str(raised.value)
+
+
+def test_a_whole_group_is_no_variable() -> None:
+    with pytest.raises(ConfigError, match="EVENTBUS_RECONNECT__"):
+        settings_named({"EVENTBUS_RECONNECT": "5"})

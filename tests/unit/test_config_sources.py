@@ -180,6 +180,7 @@ GROUPS |= {"retry": RetryConfig, "guard": GuardConfig}
 OTHER: dict[str, object] = {
     "rebuild": "always",
     "on_outage": "raise",
+    "on_fork": "raise",
     "group": "orders",
     "max_attempts": 7,
     "retry_interval": 7.5,

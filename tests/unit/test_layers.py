@@ -28,12 +28,21 @@ MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 VOCABULARY = {
-    *("callables", "config", "config_delivery", "config_environment", "config_fields", "config_sources"),
     *(
+        "callables",
+        "config",
+        "config_delivery",
+        "config_environment",
+        "config_fields",
+        "config_kafka",
+        "config_sources",
+        "config_tls",
         "errands",
         "errors",
         "fields",
+        "forks",
         "gate",
+        "greenlets",
         "kafka_token",
         "log",
         "message",
@@ -43,6 +52,7 @@ VOCABULARY = {
         "reports",
         "secret_sources",
         "state",
+        "stop_signals",
         "threads",
         "workers",
     ),
@@ -59,7 +69,7 @@ MAY_IMPORT = {
     "globals": {"vocabulary", "bus"},
     "package": {"vocabulary", "consuming", "deduplication", "bus", "globals"},
     "testing": UP_TO_BACKENDS | {"recovery", "bus", "globals", "package", "testing"},
-    "ext": {"vocabulary", "consuming", "bus", "globals", "package", "ext"},
+    "ext": {"vocabulary", "consuming", "bus", "globals", "package", "cli", "ext"},
     "cli": {"vocabulary", "bus", "globals", "package", "cli"},
 }
 """Design section 4. "package" is `eventbus/__init__.py`."""
@@ -102,7 +112,10 @@ def layer_of(module: str) -> str:
     return (
         "vocabulary"
         if parts[1] in VOCABULARY
-        else {"__main__": "cli", "bus_dead_letters": "bus", "bus_status": "bus"}.get(parts[1], parts[1])
+        else {
+            "__main__": "cli",
+            **dict.fromkeys(("bus_dead_letters", "bus_status", "bus_waiting", "wiring"), "bus"),
+        }.get(parts[1], parts[1])
     )
 
 

@@ -47,7 +47,7 @@ def make(backend: FakeBackend) -> Iterator[Make]:
             reconnect=ReconnectConfig(**{"initial_backoff": 0.01, "max_backoff": 0.05, "jitter": 0, **reconnect}),
             publish_timeout=0.1,
         )
-        with mock.patch("eventbus.bus.backend_for", return_value=backend):
+        with mock.patch("eventbus.wiring.backend_for", return_value=backend):
             bus = EventBus(config)
         buses.append(bus)
         return bus

@@ -25,6 +25,7 @@ from world_support import (
     in_child,
     script,
     wrong_in_child,
+    wrong_once_reopened,
 )
 
 import eventbus
@@ -84,7 +85,7 @@ class Traffic:
 
 def test_forked_at_random_moments_of_a_busy_bus(make_bus: MakeBus, chance: random.Random) -> None:
     """Whatever lock another thread holds at that moment is held for ever in the child."""
-    bus, topic = make_bus(), fresh("forked")
+    bus, topic = make_bus(on_fork="raise"), fresh("forked")
     bus.open()
     with Traffic(bus, topic) as traffic:
         for number in range(rounds(6, 170)):
@@ -95,9 +96,13 @@ def test_forked_at_random_moments_of_a_busy_bus(make_bus: MakeBus, chance: rando
     assert_closes(bus, "the parent")
 
 
-def test_forked_at_random_instructions_of_a_call(memory_bus: MakeBus, chance: random.Random) -> None:
+LOOKS: dict[str, Callable[[EventBus], list[str]]] = {"raise": wrong_in_child, "reopen": wrong_once_reopened}
+
+
+@pytest.mark.parametrize("on_fork", LOOKS)
+def test_forked_at_random_instructions_of_a_call(memory_bus: MakeBus, chance: random.Random, on_fork: str) -> None:
     """As a signal handler that forks does: the child's main thread stands in the middle of a call of the bus."""
-    bus, topic = memory_bus(), fresh("forked")
+    bus, topic = memory_bus(on_fork=on_fork), fresh("forked")
     bus.open()
     kept = bus.subscribe(topic, lambda message: None, group="kept")
     calls: dict[str, Callable[[], object]] = {
@@ -117,7 +122,7 @@ def test_forked_at_random_instructions_of_a_call(memory_bus: MakeBus, chance: ra
         found: list[list[str]] = []
 
         def fork(found: list[list[str]] = found) -> None:
-            found.append(in_child(lambda: wrong_in_child(bus)))
+            found.append(in_child(lambda: LOOKS[on_fork](bus)))
 
         instants = Instants(chance.randint(1, lengths[name]), fork)
         instants.run(calls[name])
@@ -143,19 +148,20 @@ def _in_done_callback(bus: EventBus, fork: Callable[[], None]) -> None:
     bus.publish_async("forking", b"x").add_done_callback(done)
 
 
+@pytest.mark.parametrize("on_fork", LOOKS)
 @pytest.mark.parametrize("place", [_in_handler, _in_reconnect_callback, _in_done_callback], ids=lambda p: p.__name__)
-def test_a_bus_forked_on_one_of_its_own_threads_raises_there_too(
-    make_bus: MakeBus, place: Callable[[EventBus, Callable[[], None]], None]
+def test_a_bus_forked_on_one_of_its_own_threads_raises_or_reopens_there_too(
+    make_bus: MakeBus, place: Callable[[EventBus, Callable[[], None]], None], on_fork: str
 ) -> None:
     """A handler that uses multiprocessing: the child's copy must not take itself for the parent's handler."""
-    bus = make_bus()
+    bus = make_bus(on_fork=on_fork)
     bus.open()
     found: list[object] = []
 
     def fork() -> None:
         for _ in range(rounds(2, 20)):
             try:
-                found.append(in_child(lambda: wrong_in_child(bus)))
+                found.append(in_child(lambda: LOOKS[on_fork](bus)))
             except BaseException as error:
                 found.append(error)
 

@@ -20,7 +20,7 @@ from typing import Any
 from instants import Interrupted
 
 import eventbus
-from eventbus import EventBus, Message
+from eventbus import CloseReport, EventBus, Message
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
 
@@ -266,6 +266,23 @@ def wrong_in_child(bus: EventBus) -> list[str]:
         wrong.append(f"phase {state.phase.value}, is_connected {state.is_connected}")
     if bus.get_health_status().is_healthy:
         wrong.append("the child's copy is healthy")
+    return wrong
+
+
+def wrong_once_reopened(bus: EventBus) -> list[str]:
+    """For a forked child: what its copy of the parent's open bus does otherwise than a bus does, one line each."""
+    wrong, seen, topic = [], Seen(), fresh("reopened")
+    if not bus.publish(topic, b"x", timeout=5.0).confirmed:
+        wrong.append("publish: not confirmed")
+    bus.subscribe(topic, seen, group="child")
+    bus.publish_nowait(topic, b"x")
+    try:
+        seen.wait(2, 5.0)
+    except AssertionError as error:
+        wrong.append(f"handled: {error}")
+    report = bus.close(5.0)
+    if report != CloseReport(unanswered=0, unhandled=0, unfinished_threads=()):
+        wrong.append(repr(report))
     return wrong
 
 

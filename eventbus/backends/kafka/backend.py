@@ -6,7 +6,7 @@ import os
 import socket
 from functools import partial
 
-from ...config import KafkaConfig
+from ...config_kafka import KafkaConfig
 from ...errors import ConnectFailedError
 from ...threads import Deadline, StopToken
 from ..base import Features, SessionContext
@@ -21,6 +21,9 @@ from .consuming.in_hand import KafkaInHand
 from .session import KafkaSession
 from .topics import Topics
 
+_FIRST = os.getpid()
+"""The process that has imported this: those that it forks are others."""
+
 
 class KafkaBackend:
     """Makes sessions on a Kafka cluster.
@@ -30,6 +33,7 @@ class KafkaBackend:
     """
 
     name = "kafka"
+    waits_in_c = True
     retry_interval: float | None = None
     features = Features(
         durable=True,
@@ -52,7 +56,6 @@ class KafkaBackend:
         self._config = config
         static = config.group_instance_id is not None
         self._protocol = GroupProtocol("classic" if static else config.group_protocol)
-        self._pid = os.getpid()
         self._login = Login(config)
         self._checked = False
 
@@ -86,7 +89,7 @@ class KafkaBackend:
     def _static_id(self) -> str | None:
         """Of this process: a forked child with its parent's would fence it."""
         given, pid = self._config.group_instance_id, os.getpid()
-        return given if given is None or pid == self._pid else f"{given}-{pid}"
+        return given if given is None or pid == _FIRST else f"{given}-{pid}"
 
     def new_in_hand(self, ordered: bool = False) -> KafkaInHand:
         """By partition and offset."""

@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 
 from ... import log
-from ...config import KafkaConfig
+from ...config_kafka import KafkaConfig
 from ...consuming.attachment import Attachment
 from ...consuming.excerpts import Span, Stretches
 from ...consuming.subscriptions import PartitionStatus

@@ -15,7 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from ... import log
-from ...config import KafkaConfig
+from ...config_kafka import KafkaConfig
 from ...errors import EventBusError, NotConnectedError
 from ...message import matches
 from ...names import is_ours

@@ -16,6 +16,7 @@ class MemoryBackend:
     """A recipe for sessions on the broker of a name."""
 
     name = "memory"
+    waits_in_c = False
     retry_interval = 0.5
     features = Features(
         durable=False,

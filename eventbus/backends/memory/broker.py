@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from datetime import datetime
 from enum import Enum
@@ -13,6 +12,7 @@ from ...config import MemoryConfig
 from ...consuming.in_hand import newest
 from ...consuming.subscriptions import Subscription
 from ...errors import PublishNotSentError
+from ...forks import let_go_in_child
 from ...message import matches, stored_as
 from ...publishing.records import Record, topic_of
 from .groups import Group, Member
@@ -161,10 +161,8 @@ def forget_broker(name: str) -> None:
         _brokers.pop(name, None)
 
 
+@let_go_in_child
 def _after_fork_in_child() -> None:
     global _brokers_lock  # noqa: PLW0603 - another thread of the parent may have held it
     _brokers_lock = threading.Lock()
     _brokers.clear()  # a child's messages are its own, and so are its parent's
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

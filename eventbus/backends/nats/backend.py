@@ -28,6 +28,7 @@ class NatsBackend:
     """
 
     name = "nats"
+    waits_in_c = False
     retry_interval = 0.5
 
     def __init__(self, config: NatsConfig) -> None:

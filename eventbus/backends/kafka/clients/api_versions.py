@@ -17,7 +17,7 @@ from typing import Any
 from attrs import frozen
 
 from .... import log
-from ....config import TlsConfig
+from ....config_tls import TlsConfig
 from ....pem import show_certificate
 from ....threads import Deadline, StopToken, spawn
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from collections import deque
 from typing import NamedTuple
 
 from .... import log
+from ....forks import let_go_in_child
 from ....threads import drained, spawn
 
 logger = log.get(__name__)
@@ -98,4 +98,4 @@ def level_of(line: Line) -> int:
 CLIENT_LOG = ClientLog()
 """The one of this process."""
 
-os.register_at_fork(after_in_child=CLIENT_LOG.forked)
+let_go_in_child(CLIENT_LOG.forked)

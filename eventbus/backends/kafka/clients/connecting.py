@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 
-from ....config import KafkaConfig
 from ....config_fields import is_secret_option
+from ....config_kafka import KafkaConfig
 from ....errors import AuthenticationError, ConfigError, ConnectFailedError, EventBusError
 from ....threads import Deadline, StopToken, interruptibly, spawn
 from .api_versions import examine, speaks

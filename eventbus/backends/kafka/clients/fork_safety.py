@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 import confluent_kafka.admin
+
+from ....forks import let_go_in_child
 
 _Handle = TypeVar("_Handle")
 
@@ -69,9 +70,7 @@ def keep(handle: _Handle) -> _Handle:
     return handle
 
 
+@let_go_in_child
 def _leak() -> None:
     for handle in list(_kept):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
-
-
-os.register_at_fork(after_in_child=_leak)

@@ -11,7 +11,7 @@ from typing import Any
 from weakref import ref
 
 from .... import log
-from ....config import KafkaConfig
+from ....config_kafka import KafkaConfig
 from ....errors import AuthenticationError, ConfigError, ConnectFailedError
 from ....kafka_token import KafkaToken
 from ....secret_sources import Asked, SecretSource

@@ -7,7 +7,8 @@ from typing import Any
 
 from attrs import Factory, field, frozen
 
-from ....config import KafkaConfig, TlsConfig
+from ....config_kafka import KafkaConfig
+from ....config_tls import TlsConfig
 from ....errors import ConfigError
 from ....pem import is_pem
 from .login import Login

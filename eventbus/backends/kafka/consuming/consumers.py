@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from itertools import count
 
-from ....config import KafkaConfig
+from ....config_kafka import KafkaConfig
 from ....consuming.attachment import Attachment
 from ....consuming.subscriptions import SubscriptionState
 from ....errors import SessionRetired, SubscribeError

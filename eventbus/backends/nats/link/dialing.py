@@ -17,7 +17,8 @@ from typing import Any
 from attrs import frozen
 
 from .... import log
-from ....config import NatsConfig, TlsConfig
+from ....config import NatsConfig
+from ....config_tls import TlsConfig
 from ....errors import AuthenticationError, ConnectFailedError
 from ....pem import is_pem, show_certificate
 from ....threads import Deadline, Stopped, StopToken, spawn

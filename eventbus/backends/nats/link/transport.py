@@ -11,6 +11,9 @@ from contextlib import suppress
 from typing import Protocol
 from weakref import WeakSet
 
+from .... import greenlets
+from ....forks import let_go_in_child
+
 RECEIVE = 256 * 1024
 _SLICE = 64 * 1024
 _NONBLOCKING = socket.MSG_DONTWAIT
@@ -71,6 +74,22 @@ class PlainTransport:
     def close(self) -> None:
         """Give the descriptor back; nobody may read or write any more."""
         self._socket.close()
+
+
+class GreenletTransport(PlainTransport):
+    """TCP where gevent has patched sockets: those wait in `send`, whatever its flags, unless they never wait at all."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        sock.setblocking(False)
+
+    def receive(self) -> bytes:
+        """Wait for bytes from the kernel, at most 256 KiB; b"" at the end. Reader thread only. OSError."""
+        while True:
+            try:
+                return super().receive()
+            except BlockingIOError:
+                _wait(self._socket, select.POLLIN)
 
 
 class TlsTransport:
@@ -145,7 +164,9 @@ class TlsTransport:
 
 def transport_of(sock: socket.socket) -> Transport:
     """The right transport for a connected socket."""
-    return TlsTransport(sock) if isinstance(sock, ssl.SSLSocket) else PlainTransport(sock)
+    if isinstance(sock, ssl.SSLSocket):
+        return TlsTransport(sock)
+    return GreenletTransport(sock) if greenlets.are_threads() else PlainTransport(sock)
 
 
 def _wait(sock: socket.socket, event: int) -> None:
@@ -165,10 +186,8 @@ def _shut(sock: socket.socket) -> None:
         return  # the peer was first
 
 
+@let_go_in_child
 def _after_fork_in_child() -> None:
     for sock in list(_sockets):
         with suppress(OSError):
             os.close(sock.detach())  # the bare descriptor: no goodbye, no TLS alert, for the link is the parent's
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,203 @@
+"""The bus of one Flask application: from its configuration to its end with the process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from attrs import frozen
+from flask import Flask, current_app
+
+from .. import (
+    ConfigError,
+    EventBus,
+    EventBusConfig,
+    EventBusError,
+    NotInitializedError,
+    Phase,
+    Subscription,
+    load_config,
+    log,
+)
+from ..config_sources import settings_named
+from ..forks import begin_in_child
+
+logger = log.get(__name__)
+
+NAME = "eventbus"
+"""What the extension is called in `app.extensions`."""
+AT_EXIT = 1.0
+"""Seconds for the close at the end of a process whose broker is away: as many as a bus has that nobody closes."""
+
+
+@frozen(eq=False)
+class Registered:
+    """A handler as it was registered; several applications may share it."""
+
+    topic: str
+    handler: Callable[[Any], object]
+    options: dict[str, Any]
+
+
+@frozen(kw_only=True)
+class Settings:
+    """Those of `FlaskEventBus`, under the same names."""
+
+    handle_in_web: bool = True
+    ready_needs_subscriptions: bool = False
+    stalled_after: float | None = None
+
+
+class AppBus:
+    """The bus of one application: what `app.extensions["eventbus"]` is. Any thread; also in a forked child.
+
+    bus: the bus as it stands, opened or not. settings: those of the extension.
+    """
+
+    def __init__(self, app: Flask, settings: Settings) -> None:
+        self.bus = EventBus(config_of(app))
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._subs: dict[Registered, Subscription | None] = {}
+        """None: it is not subscribed in this process, or not yet."""
+        self._complete = settings.handle_in_web
+        """Whether all are subscribed. This and `_open` are read without the lock, so that no request has to take it."""
+        self._open = False
+        self._again_at = 0.0
+
+        def in_context(message: Any, call_next: Callable[[Any], object]) -> object:
+            with app.app_context():
+                return call_next(message)
+
+        self.bus.use(consume=in_context)
+        _all.add(self)
+
+    @property
+    def handlers(self) -> tuple[Registered, ...]:
+        """Those that were registered, whether this process calls them or not."""
+        return tuple(self._subs)
+
+    def register(self, one: Registered) -> None:
+        """Take a handler over. SubscribeError: its options are wrong, or the broker of an open bus refuses it."""
+        self._subs[one] = None
+        if self._complete:
+            self._subs[one] = self.bus.subscribe(one.topic, one.handler, **one.options)
+        elif self.bus.get_connection_state().phase is Phase.NEW:
+            self.bus.unsubscribe(self.bus.subscribe(one.topic, one.handler, **one.options))  # to have it checked
+
+    def opened(self) -> EventBus:
+        """The bus, open. If nobody has opened it before, this process publishes only, until it serves a request."""
+        self.open(handle=False)
+        return self.bus
+
+    def serve(self) -> None:
+        """Open the bus in a process that serves requests; with the handlers, unless `handle_in_web` is False."""
+        self.open(handle=self.settings.handle_in_web)
+
+    def open(self, handle: bool) -> None:
+        """Open the bus unless it is, without waiting for the broker. handle: subscribe what is not subscribed yet."""
+        if self._open and (self._complete or not handle):
+            return
+        with self._lock:
+            phase = self.bus.get_connection_state().phase
+            if phase is Phase.NEW:  # so subscribing is local, and cannot be refused
+                self._subscribe_all() if handle else self._unsubscribe_all()
+                self.bus.open(wait=False)
+            elif phase is Phase.FORKED and self.bus.config.on_fork == "reopen":
+                self.bus.open(wait=False)
+            self._open = True  # not before: whoever is let through publishes
+            if self._complete or not handle or time.monotonic() < self._again_at:
+                return
+            self._again_at = time.monotonic() + self.bus.config.health_check.interval
+        self._subscribe_late()
+
+    def end_with_process(self) -> None:
+        """Close what is open: the process ends. Waits for handlers and answers only while the broker is there."""
+        phase, health = self.bus.get_connection_state().phase, self.bus.get_health_status()
+        if phase in (Phase.NEW, Phase.FORKED, Phase.CLOSED):
+            return
+        well = health.is_healthy and health.is_running
+        timeout = self.bus.config.close_timeout
+        report = self.bus.close(timeout if well else min(AT_EXIT, timeout))
+        if report.unanswered:
+            logger.warning(
+                "%s: the process ends; %d accepted messages were not confirmed and may be lost",
+                self.bus.config.name,
+                report.unanswered,
+            )
+
+    def inherited(self) -> None:
+        """This is a forked child's copy; of the subscriptions some may be the parent's alone."""
+        self._lock = threading.Lock()
+        self._open = False
+        self._again_at = 0.0
+        there = self.bus.get_subscriptions()
+        self._subs = {one: sub if sub in there else None for one, sub in self._subs.items()}
+        self._complete = None not in self._subs.values() and self.settings.handle_in_web
+
+    def _subscribe_all(self) -> None:
+        for one, sub in self._subs.items():
+            if sub is None:
+                self._subs[one] = self.bus.subscribe(one.topic, one.handler, **one.options)
+        self._complete = True
+
+    def _unsubscribe_all(self) -> None:
+        self._complete = False
+        for one, sub in self._subs.items():
+            if sub is not None:
+                self.bus.unsubscribe(sub)
+                self._subs[one] = None
+
+    def _subscribe_late(self) -> None:
+        """Subscribe on a bus that is open; what the broker refuses is tried again, and disturbs no request."""
+        for one, sub in list(self._subs.items()):
+            if sub is None:
+                try:
+                    self._subs[one] = self.bus.subscribe(one.topic, one.handler, **one.options)
+                except EventBusError:
+                    logger.exception("%s: %s is not subscribed yet", self.bus.config.name, one.topic)
+        self._complete = None not in self._subs.values()
+
+
+def app_bus(app: Flask | None = None) -> AppBus:
+    """The `AppBus` of an application, of the current one by default; NotInitializedError where there is none."""
+    found: AppBus | None = (app or current_app).extensions.get(NAME)
+    if found is None:
+        raise NotInitializedError(f"{(app or current_app).name} has no event bus: call init_app(app) first")
+    return found
+
+
+def config_of(app: Flask) -> EventBusConfig:
+    """What `app.config` says in `EVENTBUS_...`, over the environment; ConfigError. The bus is called as the app is."""
+    try:
+        values = settings_named(app.config)
+    except ConfigError as error:
+        raise ConfigError(f"app.config: {error}") from error
+    if "name" not in values and not os.environ.get("EVENTBUS_NAME"):
+        values["name"] = app.name
+    return load_config(values)
+
+
+_all: weakref.WeakSet[AppBus] = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    for own in list(_all):
+        try:
+            own.end_with_process()
+        except (EventBusError, RuntimeError, OSError):
+            logger.exception("%s: could not be closed at the end of the process", own.bus.config.name)
+
+
+@begin_in_child
+def _inherit_all() -> None:
+    for own in list(_all):
+        own.inherited()
+
+
+atexit.register(_end_all)  # behind the library's own, so it runs before that would say that nobody has closed the bus

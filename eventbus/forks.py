@@ -1,0 +1,49 @@
+"""What is done in a child that `os.fork()` has made, before anything else runs there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from . import log
+
+logger = log.get(__name__)
+
+Step = Callable[[], object]
+"""Takes no lock that another thread of the parent may have held: nobody releases it in the child."""
+
+_process = os.getpid()
+"""The one that this was last done for."""
+_letting_go: list[Step] = []
+_beginning: list[Step] = []
+
+
+def let_go_in_child(step: Step) -> Step:
+    """In every forked child, let go of what is the parent's: sockets, handles, what threads were at."""
+    _letting_go.append(step)
+    return step
+
+
+def begin_in_child(step: Step) -> Step:
+    """In every forked child, begin anew, once all was let go of: what is opened now is not taken for the parent's."""
+    _beginning.append(step)
+    return step
+
+
+def catch_up() -> None:
+    """Where a program in C has forked past Python, as uWSGI does by default, do now what no hook has done there."""
+    if os.getpid() != _process:
+        _after_fork_in_child()
+
+
+def _after_fork_in_child() -> None:
+    global _process  # noqa: PLW0603
+    _process = os.getpid()
+    for step in (*_letting_go, *_beginning):
+        try:
+            step()
+        except Exception:
+            logger.exception("in a forked child a step failed")
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,89 @@
+"""What one bus consists of in one process; a forked child has another in its place."""
+
+from __future__ import annotations
+
+import _thread
+
+from . import log
+from .backends import backend_for
+from .config import EventBusConfig, names_of
+from .consuming.consumers import Consumers
+from .errors import EventBusError
+from .gate import Entry
+from .middleware import Middleware
+from .publishing.publisher import Publisher
+from .recovery.callbacks import Callbacks
+from .recovery.lifecycle import Lifecycle
+
+logger = log.get(__name__)
+
+
+class Wiring:
+    """The parts of a bus, wired: made without I/O, without a thread, and without a lock of another `Wiring`.
+
+    before: the parent's, in a forked child. Its callbacks and middleware go on in this one, and those of its
+    subscriptions that are for children, too.
+    """
+
+    def __init__(
+        self,
+        config: EventBusConfig,
+        middleware: Middleware,
+        begins: Entry = Entry.UNUSED,
+        before: Wiring | None = None,
+    ) -> None:
+        self._config = config
+        self._middleware = middleware
+        self.backend = backend = backend_for(config.backend)
+        features = backend.features
+        self.callbacks: Callbacks
+        self.callbacks = callbacks = Callbacks(config.name, None if before is None else before.callbacks)
+        self.publisher = publisher = Publisher(
+            config.name,
+            config.max_in_flight,
+            config.max_in_flight_bytes,
+            callbacks.report,
+            lambda: self.life.monitor.suspect(),  # noqa: PLW0108 - it is made later
+            owner=callbacks,
+            tombstones=features.tombstones,
+            names=names_of(config.backend),
+            places=features.places,
+        )
+        self.consumers = Consumers(
+            config,
+            features.replays,
+            backend.new_in_hand,
+            callbacks.report,
+            features.takes_back,
+            publisher.publish_copy,
+            features.ordered_groups,
+            middleware,
+        )
+        self.life: Lifecycle = Lifecycle(config, backend, self.consumers, publisher, callbacks, begins)
+
+    def in_child(self) -> Wiring:
+        """What a forked child has in the place of this, which is its parent's; this very one if it is not to reopen.
+
+        Takes no lock, and starts nothing: `resume` does.
+        """
+        entry = self.life.gate.entry
+        self.life.forked()
+        if entry is Entry.USED:
+            entry = Entry.ASLEEP
+        if entry is Entry.FORKED or (entry is Entry.ASLEEP and self._config.on_fork == "raise"):
+            return self
+        heir = Wiring(self._config, self._middleware, entry, before=self)
+        if entry is not Entry.CLOSED:
+            heir.consumers.inherit(self.consumers, lambda sub: entry is Entry.UNUSED or sub.in_children)
+        return heir
+
+    def resume(self) -> None:
+        """In a forked child that has subscriptions of a bus that was open: open it, on a thread of its own."""
+        if self.life.gate.entry is Entry.ASLEEP and len(self.consumers.subscriptions):
+            _thread.start_new_thread(self._wake, ())
+
+    def _wake(self) -> None:
+        try:
+            self.life.wake()
+        except EventBusError as error:
+            logger.warning("%s: not opened in a forked child: %s", self._config.name, error)

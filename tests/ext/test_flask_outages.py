@@ -1,0 +1,214 @@
+"""A Flask application on a real nats-server that is killed, frozen, started late, or gone when the process ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("flask")
+
+from flask import Flask
+from flask_support import Apps
+
+from eventbus import Message
+from eventbus.ext.flask import FlaskEventBus
+from eventbus.testing import NatsServer, wait_until
+
+pytestmark = [pytest.mark.nats, pytest.mark.slow]
+
+PATIENCE = 1.0
+"""The `EVENTBUS_PUBLISH_TIMEOUT` of these applications."""
+SLACK = 2.0
+"""Seconds that a busy machine may add to it."""
+
+
+class Shop:
+    """An application with a handler, and what was confirmed and handled."""
+
+    def __init__(self, apps: Apps, url: str) -> None:
+        self.handled: set[int] = set()
+        self.confirmed: set[int] = set()
+        events = FlaskEventBus()
+        events.subscribe("orders.*", self._bill, group="billing")
+        check = {"interval": 0.5, "timeout": 0.5, "retry_interval": 0.2}
+        self.app: Flask = apps.make(events, url=url, PUBLISH_TIMEOUT=PATIENCE, HEALTH_CHECK=check)
+        self.client = self.app.test_client()
+
+    def _bill(self, message: Message) -> None:
+        self.handled.add(message.json()["number"])
+
+    def order(self, number: int) -> Any:
+        """What the request is answered; in time, or the test fails."""
+        started = time.monotonic()
+        answer = self.client.post(f"/orders/{number}")
+        assert time.monotonic() - started < PATIENCE + SLACK
+        assert answer.status_code in (200, 503), answer.text
+        if answer.status_code == 200:
+            self.confirmed.add(number)
+        else:
+            assert int(answer.headers["Retry-After"]) >= 1
+        return answer
+
+    def order_until(self, code: int, start: int) -> int:
+        """Order until the answer is this one; the next number."""
+        numbers = iter(range(start, start + 10_000))
+        wait_until(lambda: self.order(next(numbers)).status_code == code, 20.0)
+        return next(numbers)
+
+    def ready(self) -> tuple[int, str]:
+        """The readiness, as code and status; to be alive never depends on the broker."""
+        assert self.client.get("/healthz/live").status_code == 200
+        answer = self.client.get("/healthz/ready")
+        return answer.status_code, answer.json["status"]
+
+    def wait_ready(self) -> None:
+        wait_until(lambda: self.ready() == (200, "ready"), 20.0, message=lambda: str(self.ready()))
+
+    def check(self) -> None:
+        """All that was confirmed is handled."""
+        wait_until(lambda: self.confirmed <= self.handled, 20.0, message=lambda: f"{self.confirmed - self.handled}")
+
+
+@pytest.fixture
+def apps(nats_server: NatsServer) -> Iterator[Apps]:
+    with Apps() as made:
+        yield made
+
+
+def test_a_server_that_is_killed_and_restarted(apps: Apps, nats_server: NatsServer) -> None:
+    shop = Shop(apps, nats_server.url)
+    shop.wait_ready()
+    after = shop.order_until(200, 0)
+    nats_server.kill()
+    wait_until(lambda: shop.ready() == (503, "reconnecting"), message=lambda: str(shop.ready()))
+    assert shop.order(after).status_code == 503
+    nats_server.restart()
+    shop.wait_ready()
+    assert shop.order(after + 1).status_code == 200
+    assert len(shop.confirmed) == 2
+    shop.check()
+
+
+def test_requests_go_on_all_the_time(apps: Apps, nats_server: NatsServer) -> None:
+    """Four threads, as of one worker of gunicorn, through three kills."""
+    shop, stop, failures = Shop(apps, nats_server.url), threading.Event(), list[BaseException]()
+    shop.wait_ready()
+
+    def load(first: int) -> None:
+        number = first
+        try:
+            while not stop.is_set():
+                shop.order(number)
+                number += 4
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=load, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            so_far = len(shop.confirmed)
+            wait_until(lambda so_far=so_far: failures or len(shop.confirmed) > so_far + 20, 20.0)
+            nats_server.restart()
+        shop.wait_ready()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    shop.check()
+
+
+def test_a_server_that_is_away_when_the_application_boots(apps: Apps, nats_server: NatsServer) -> None:
+    nats_server.kill()
+    shop = Shop(apps, nats_server.url)
+    assert shop.ready() == (503, "reconnecting")
+    assert shop.order(0).status_code == 503
+    nats_server.start()
+    shop.wait_ready()
+    assert shop.order(1).status_code == 200
+    shop.check()
+
+
+def test_a_server_that_is_frozen(apps: Apps, nats_server: NatsServer) -> None:
+    shop = Shop(apps, nats_server.url)
+    shop.wait_ready()
+    nats_server.freeze()
+    assert shop.order(0).status_code == 503
+    wait_until(lambda: shop.ready() == (503, "reconnecting"), message=lambda: str(shop.ready()))
+    nats_server.thaw()
+    shop.wait_ready()
+    shop.order_until(200, 1)
+    shop.check()
+
+
+# -- the end of the process ----------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+from flask import Flask
+from eventbus.ext.flask import FlaskEventBus
+events = FlaskEventBus()
+app = Flask("shop")
+app.config["EVENTBUS_URL"] = sys.argv[1]
+events.init_app(app)
+
+@app.get("/")
+def order():
+    events.bus.publish("orders.new", b"1")
+    for _ in range(100):
+        events.bus.publish_nowait("orders.new", b"2")
+    return ""
+
+assert app.test_client().get("/").status_code == 200
+"""
+
+
+def run(tmp_path: Path, server: NatsServer, then: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program that publishes in a request, and ends without closing anything."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM + textwrap.dedent(then))
+    command = [sys.executable, "-W", "error", str(program), server.url, str(server.pid)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_process_that_ends_sends_what_it_has_accepted(tmp_path: Path, nats_server: NatsServer) -> None:
+    done = run(tmp_path, nats_server)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert nats_server.monitor("jsz?streams=true")["messages"] == 101
+
+
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize(
+    "stop", ["bus.stop_health_check()", "wait_until(lambda: not bus.get_health_status().is_healthy)"]
+)
+def test_a_process_ends_in_time_while_the_server_is_away(
+    tmp_path: Path, nats_server: NatsServer, signal: str, stop: str
+) -> None:
+    """Within a second where the outage is known, or nobody watches any more."""
+    then = f"""
+        import os, signal, time
+        from eventbus.ext.flask import app_bus
+        from eventbus.testing import wait_until
+        bus = app_bus(app).bus
+        bus.flush()
+        os.kill(int(sys.argv[2]), signal.{signal})
+        {stop}
+        bus.publish_nowait("orders.new", b"3")
+        print(time.monotonic())
+    """
+    done = run(tmp_path, nats_server, then)
+    took = time.monotonic() - float(done.stdout)
+    if signal == "SIGSTOP":
+        nats_server.thaw()
+    assert done.returncode == 0, done.stderr
+    assert took < 1.0 + SLACK
