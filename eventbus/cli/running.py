@@ -99,8 +99,8 @@ def _run_reloading(
     try:
         bus = _made(make, signals)
     except Exception as error:
+        watch, report = Watch(signals.ask, files_of(error)), NOTHING  # first: who reads of it may mend it at once
         logger.exception("this cannot be started; it is tried again when one of its files changes")
-        watch, report = Watch(signals.ask, files_of(error)), NOTHING
         while not signals.asked.wait(LOOK):
             pass
     else:
