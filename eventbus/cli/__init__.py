@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import ConfigError, EventBusError
 from . import consume, dlq, status
-from .output import Output, flush_printed, hidden
+from .output import NotPrinted, Output, flush_printed, hidden
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -52,6 +52,8 @@ def carry_out(options: argparse.Namespace) -> int:
     except EventBusError as error:
         output.note(f"eventbus: {hidden(str(error), options.url)}")
         return FAILED
-    except BrokenPipeError:  # whoever read it has enough; the interpreter would complain at its end
+    except (NotPrinted, BrokenPipeError) as error:
+        if not isinstance(error.__cause__ or error, BrokenPipeError):  # else whoever read it has enough
+            output.note(f"eventbus: {error}")
         flush_printed()
         return FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -33,6 +34,13 @@ def add_verbs(area: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, .
     shown.add_argument("--payload", action="store_true", help="with the payload")
     replayed = _verb(verbs, "replay", "publish dead letters again where they came from", replay, topic=True)
     replayed.add_argument("--limit", type=_count, help="so many at most")
+    replayed.add_argument(
+        "--start",
+        type=_place,
+        nargs="+",
+        metavar="PARTITION:OFFSET",
+        help="go on where an earlier replay ended, which has told it",
+    )
     replayed.add_argument("--dry-run", action="store_true", help="say which, and publish nothing")
     for one in (shown, replayed):
         one.add_argument("--id", nargs="+", metavar="ID", help="only these messages")
@@ -82,6 +90,7 @@ def replay(options: argparse.Namespace, output: Output) -> int:
         try:
             bus.replay_dead_letters(
                 options.topic,
+                start=dict(options.start) if options.start else "earliest",
                 limit=options.limit,
                 filter=_chosen(options),
                 timeout=options.timeout,
@@ -122,10 +131,16 @@ def _verb(
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError("negative")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return min(int(text), sys.maxsize)
+
+
+def _place(text: str) -> tuple[int | str, int]:
+    partition, _, offset = text.rpartition(":")
+    if not partition or not offset.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no PARTITION:OFFSET, as 0:120")
+    return int(partition) if partition.isdecimal() else partition, int(offset)
 
 
 def _open(options: argparse.Namespace) -> EventBus:
@@ -168,4 +183,7 @@ def _tell(report: ReplayReport, output: Output, url: ConfigSource) -> None:
         output.note(f"failed: {hidden(str(cause), url)}")
     names = ("replayed", "duplicates", "skipped", "foreign", "failed", "unanswered")
     counts = {name: getattr(report, name) for name in names}
-    output.summary(counts, ", ".join(f"{count} {name}" for name, count in counts.items()))
+    text = ", ".join(f"{count} {name}" for name, count in counts.items())
+    output.summary({**counts, "next": dict(report.next)}, text)
+    if report.next:
+        output.note("to go on behind it: --start " + " ".join(f"{one}:{offset}" for one, offset in report.next.items()))

@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from io import TextIOWrapper
+from typing import TextIO
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
@@ -44,18 +46,25 @@ def positive_seconds(text: str) -> float:
     return number
 
 
+class NotPrinted(Exception):
+    """Internal: stdout takes no more; its cause says why."""
+
+
 class Output:
-    """as_json: one JSON object for each row, else a table."""
+    """as_json: one JSON object for each row, else a table. What an encoding does not have is printed as escapes."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._told_at = time.monotonic()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
 
     def rows(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
         """Print these columns of all rows."""
         if self._as_json:
             for row in rows:
-                print(json.dumps({name: _plain(row.get(name)) for name in columns}))
+                self._print(json.dumps({name: _plain(row.get(name)) for name in columns}))
         elif rows:
             table = [[name.upper() for name in columns]] + [
                 [_short(visible(row.get(name)), number == len(columns) - 1) for number, name in enumerate(columns)]
@@ -63,28 +72,36 @@ class Output:
             ]
             widths = [max(len(line[number]) for line in table) for number in range(len(columns))]
             for line in table:
-                print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-        sys.stdout.flush()
+                self._print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        self._print(end="", flush=True)
 
     def record(self, row: Row) -> None:
         """Print one row: a JSON object, or a line for each field."""
         if self._as_json:
-            print(json.dumps({name: _plain(value) for name, value in row.items()}))
+            self._print(json.dumps({name: _plain(value) for name, value in row.items()}), flush=True)
         else:
             width = max(map(len, row))
             for name, value in row.items():
                 text = ", ".join(map(str, value)) if isinstance(value, list) else value
-                print(f"{name.ljust(width)}  {visible(text)}")
-        sys.stdout.flush()
+                self._print(f"{name.ljust(width)}  {visible(text)}", flush=True)
 
     def summary(self, row: Row, text: str) -> None:
         """What was done: one JSON object on stdout, or a sentence."""
-        print(json.dumps({name: _plain(value) for name, value in row.items()}) if self._as_json else visible(text))
-        sys.stdout.flush()
+        told = json.dumps({name: _plain(value) for name, value in row.items()}) if self._as_json else visible(text)
+        self._print(told, flush=True)
 
     def note(self, text: str) -> None:
-        """Something beside the result, on stderr."""
-        print(visible(text), file=sys.stderr, flush=True)
+        """Something beside the result, on stderr; what is done goes on where nobody reads that."""
+        try:
+            print(visible(text), file=sys.stderr, flush=True)
+        except OSError:
+            _silence(sys.stderr)
+
+    def _print(self, text: str = "", end: str = "\n", flush: bool = False) -> None:
+        try:
+            print(text, end=end, flush=flush)
+        except OSError as error:
+            raise NotPrinted(str(error)) from error
 
     def progress(self, text: str) -> None:
         """Say on stderr how far it is, once a second at most, and not within the first."""
@@ -101,7 +118,11 @@ def flush_printed() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
+
+
+def _silence(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def visible(value: object) -> str:

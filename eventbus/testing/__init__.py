@@ -18,6 +18,9 @@
 - `PostgresServer`: a real PostgreSQL, for what happens to handlers when their database goes.
 - `TcpProxy`: refused, cut, black-holed, delayed and half-open connections.
 - `Certificates`: an authority and certificates for TLS tests.
+- `eventbus.testing.conformance`: what every backend must do, as a suite of tests to subclass; `.outages` and
+  `.history`, which its fault chapter is made of: a broker's outages by the same names everywhere, and a judge of
+  what became of each message.
 - `LeakGuard`: fails a test that leaves a thread, a file descriptor or an unhandled error behind.
 
 The pytest plugin (loaded by itself where this library is installed) offers them as the fixtures

@@ -36,6 +36,7 @@ VOCABULARY = {
         "config_fields",
         "config_kafka",
         "config_sources",
+        "copies",
         "config_tls",
         "errands",
         "errors",
