@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser().parse_args(argv)
     except SystemExit as end:  # argparse has told what is wrong, or has helped
         return int(end.code or 0)
+    return carry_out(options)
+
+
+def carry_out(options: argparse.Namespace) -> int:
+    """Do what was asked for, and tell on stderr what goes wrong; the exit code."""
     output = Output(as_json=options.json)
     try:
         return int(options.run(options, output))

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from .. import EventBus, Message, ReplayError, ReplayReport
+from ..config_sources import ConfigSource
 from .output import Output, Row, add_broker, hidden, positive_seconds
 
 DEAD = "Eventbus-Dead-"
@@ -20,9 +21,14 @@ COLUMNS = ("id", "time", "topic", "key", "attempts", "error", "reason")
 
 def add_to(areas: Any) -> None:
     """Add the area to the command line."""
-    area = areas.add_parser("dlq", help="dead letters: messages that no handler took")
+    for verb in add_verbs(areas.add_parser("dlq", help="dead letters: messages that no handler took")):
+        add_broker(verb)
+
+
+def add_verbs(area: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, ...]:
+    """Add `list`, `show`, `replay` and `purge`, and return them; `url`, any source of settings, is for the caller."""
     verbs = area.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _verb(verbs, "list", "the topics of dead letters, with how many each holds", show_topics)
+    listed = _verb(verbs, "list", "the topics of dead letters, with how many each holds", show_topics)
     shown = _verb(verbs, "show", "the dead letters of a topic", show_letters, topic=True)
     shown.add_argument("--limit", type=_count, default=SHOWN, help=f"so many at most ({SHOWN})")
     shown.add_argument("--payload", action="store_true", help="with the payload")
@@ -42,6 +48,7 @@ def add_to(areas: Any) -> None:
     purged = _verb(verbs, "purge", "delete all dead letters of a topic, for good", purge, topic=True)
     purged.add_argument("--yes", action="store_true", help="do it; without, it is only told what would be deleted")
     purged.add_argument("--force", action="store_true", help="also where other messages are among them")
+    return listed, shown, replayed, purged
 
 
 def show_topics(options: argparse.Namespace, output: Output) -> int:
@@ -118,7 +125,6 @@ def _verb(
     made.set_defaults(run=run)
     if topic:
         made.add_argument("topic", metavar="TOPIC", help="a topic of dead letters, dlq.<group>.<topic>")
-    add_broker(made)
     made.add_argument("--timeout", type=positive_seconds, help="seconds to wait for the broker")
     made.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     return made
@@ -172,7 +178,7 @@ def _row(message: Message) -> Row:
     return {"id": message.id, "key": message.key, "payload": payload, **told}
 
 
-def _tell(report: ReplayReport, output: Output, url: str | None) -> None:
+def _tell(report: ReplayReport, output: Output, url: ConfigSource) -> None:
     for cause in report.causes:
         output.note(f"failed: {hidden(str(cause), url)}")
     names = ("replayed", "duplicates", "skipped", "foreign", "failed", "unanswered")

@@ -13,13 +13,19 @@ from io import TextIOWrapper
 from typing import TextIO
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import attrs
+
 from ..config_fields import is_secret_option
+from ..config_sources import ConfigSource
 
 URL = "EVENTBUS_URL"
 WIDEST = 60
 """Characters of a column, where another one follows."""
 EVERY = 1.0
 """Seconds between two lines of progress."""
+
+_URLS = ("url", "servers")
+"""Settings that are URLs, with a login in them perhaps."""
 
 Row = Mapping[str, object]
 
@@ -127,14 +133,32 @@ def visible(value: object) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
-def hidden(text: str, url: str | None) -> str:
-    """A text without what is secret in the URL that is used."""
-    for secret in sorted(_secrets_of(url or os.environ.get(URL, "")), key=len, reverse=True):
+def hidden(text: str, source: ConfigSource) -> str:
+    """A text without what is secret in the settings that are used, and in the URL of the environment."""
+    secrets = _secrets_in_url(os.environ.get(URL, "")) | _secrets_in(source)
+    for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 
 
-def _secrets_of(url: str) -> set[str]:
+def _secrets_in(source: object) -> set[str]:
+    if isinstance(source, str):
+        return _secrets_in_url(source)
+    if attrs.has(type(source)):
+        source = attrs.asdict(source)  # type: ignore[arg-type]
+    found: set[str] = set()
+    if isinstance(source, Mapping):
+        for name, value in source.items():
+            if name in _URLS or not isinstance(value, str):
+                found |= _secrets_in(value)
+            elif is_secret_option(str(name)):
+                found.add(value)
+    elif isinstance(source, (list, tuple)):
+        found |= {secret for one in source for secret in _secrets_in(one)}
+    return found - {""}
+
+
+def _secrets_in_url(url: str) -> set[str]:
     found: set[str] = set()
     _, _, rest = url.partition("://")
     place = rest.partition("?")[0].partition("/")[0]

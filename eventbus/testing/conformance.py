@@ -4,8 +4,12 @@
         def config(self) -> EventBusConfig:
             return EventBusConfig(backend=MemoryConfig(name="conformance"))
 
+        def outages(self) -> Outages:                  # optional: the verbs of the fault chapter
+            return MemoryOutages("conformance")
+
 Each test makes its buses with `self.open()` and its topics below `self.prefix`, which no other test uses.
-What a backend does not promise (`Features`) is skipped, with the reason; `skips` adds reasons by test name.
+What a backend does not promise (`Features`) is skipped, with the reason, "not applicable: ..."; `skips` adds
+reasons by test name. Without `outages` those of the fault chapter that need them are not applicable.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from ._conformance import FOREIGN_TOPICS, Inbox
 from ._conformance_batches import BatchConformance
 from ._conformance_dead_letters import DeadLetterConformance
 from ._conformance_delivery import DeliveryConformance
+from ._conformance_faults import FaultConformance
 from ._conformance_reading import ReadingConformance
 from .wait import wait_until
 
@@ -37,7 +42,9 @@ BAD_GROUPS = ["", "a\r\nb", "a\x00", 7]
 FOREIGN_GROUPS = ["a b", ".a", "a" * 65, "*", "ä"]
 
 
-class BackendConformance(DeliveryConformance, DeadLetterConformance, BatchConformance, ReadingConformance):
+class BackendConformance(
+    DeliveryConformance, DeadLetterConformance, BatchConformance, ReadingConformance, FaultConformance
+):
     """Subclass it, give it a `config`, and pytest does the rest."""
 
     # -- consuming -------------------------------------------------------------------------------
@@ -304,6 +311,23 @@ class BackendConformance(DeliveryConformance, DeadLetterConformance, BatchConfor
         assert done == ["0", "1", "2"]
         statistics = bus.get_statistics()
         assert (statistics.handled, statistics.published, statistics.confirmed) == (3, 6, 6)
+
+    def test_what_a_handler_that_closes_the_bus_has_done_is_acknowledged(self) -> None:
+        bus, handled, inbox = self.open(), list[str](), Inbox()
+        self.need(bus, replays="what is not acknowledged is lost")
+
+        def last(message: Message) -> None:
+            handled.append(message.text())
+            bus.close()
+
+        bus.subscribe(self.topic, last, group="g")
+        bus.publish(self.topic, "last")
+        wait_until(lambda: bus.get_connection_state().phase is Phase.CLOSED, 10.0)
+        assert (bus.close().unhandled, handled) == (0, ["last"])
+        second = self.open()
+        second.subscribe(self.topic, inbox, group="g")
+        second.publish(self.topic, "next")
+        assert [message.text() for message in inbox.wait(1)] == ["next"]
 
     def test_a_closed_bus_says_so_and_stays_closed(self) -> None:
         bus = self.open()

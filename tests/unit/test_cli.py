@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import EventBus, Message, Reject
+from eventbus import EventBus, EventBusConfig, Message, NatsConfig, Reject
 from eventbus.cli import main
 from eventbus.cli.output import hidden, visible
 from eventbus.testing import wait_until
@@ -206,6 +206,13 @@ def test_nobody_answers_and_no_secret_is_told(capsys: pytest.CaptureFixture[str]
     for text in ("login me:s3cret failed", "s3cret"):
         assert "s3cret" not in hidden(text, "kafka://me:s3cret@a:1,b:2?group=x")
     assert hidden("the token abcd", "nats://a?token=abcd") == "the token ***"
+    for source in (
+        {"url": "nats://me:s3cret@a"},
+        {"backend": "kafka", "password": "s3cret"},
+        {"backend": "kafka", "common": {"ssl.key.password": "s3cret"}},
+        EventBusConfig(backend=NatsConfig(servers=("nats://a", "nats://b"), user="me", password="s3cret")),
+    ):
+        assert hidden("me s3cret", source) == "me ***"
 
 
 def test_what_is_shown_moves_no_cursor() -> None:

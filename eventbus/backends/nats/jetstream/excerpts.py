@@ -172,7 +172,7 @@ class Past:
         }
         made = {"stream_name": stream, "config": config, "action": "create"}
         answer = yield from self._api.call(f"CONSUMER.CREATE.{stream}.{name}.{topic}", made)
-        yield from self._api.see_consumer(stream, name)
+        yield from self._api.see_consumer(stream, name, is_new=True)
         return answer
 
     def _stream_of(self, topic: str) -> Asking[Stream]:
