@@ -151,7 +151,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         """
         self._life.check_to_publish()
         wait = self._patience(timeout)
-        return self._publisher.publish(topic, payload, key, headers, id, wait, partition, timestamp)
+        return self._publisher.publish((topic, payload, key, headers, id, partition, timestamp), wait)
 
     def publish_async(
         self,
@@ -172,7 +172,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         """
         self._life.check_to_publish()
         wait = self._patience(timeout)
-        return self._publisher.publish_async(topic, payload, key, headers, id, wait, partition, timestamp)
+        return self._publisher.publish_async((topic, payload, key, headers, id, partition, timestamp), wait)
 
     def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Receipt]:
         """Publish all, pipelined; receipts in order. PublishManyError carries each result, in order."""
@@ -217,7 +217,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
                     self._pending.too_late(record)
             return
         self._life.check_to_publish()
-        self._publisher.publish_nowait(topic, payload, key, headers, id, partition, timestamp)
+        self._publisher.publish_nowait((topic, payload, key, headers, id, partition, timestamp))
 
     def flush(self, timeout: float | None = None) -> FlushReport:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""
