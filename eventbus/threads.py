@@ -240,6 +240,17 @@ def join_all(threads: Iterable[threading.Thread], timeout: float) -> tuple[str, 
 
     The calling thread is never waited for.
     """
+    unfinished = alive_after(threads, timeout)
+    if unfinished:
+        logger.warning("still running after %.1f s: %s", timeout, ", ".join(unfinished))
+    return unfinished
+
+
+def alive_after(threads: Iterable[threading.Thread], timeout: float) -> tuple[str, ...]:
+    """Wait up to `timeout` seconds in all; the names of those that still run, which is nothing to log here.
+
+    The calling thread is never waited for.
+    """
     deadline = Deadline(timeout)
     unfinished = []
     for thread in threads:
@@ -248,8 +259,6 @@ def join_all(threads: Iterable[threading.Thread], timeout: float) -> tuple[str, 
         thread.join(deadline.remaining())
         if thread.is_alive():
             unfinished.append(thread.name)
-    if unfinished:
-        logger.warning("still running after %.1f s: %s", timeout, ", ".join(unfinished))
     return tuple(unfinished)
 
 

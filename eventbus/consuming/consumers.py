@@ -26,6 +26,8 @@ from .subscriptions import BROADCAST, Subscription, SubscriptionState
 
 logger = log.get(__name__)
 
+_STARTS = 0.5
+"""Part of the time to finish in that handlers are still started; those that run have the rest of it, too."""
 _LAST_LOOK = 0.5
 """Seconds that an acknowledgement on its way has at least."""
 
@@ -168,17 +170,20 @@ class Consumers:
     def finish(self, timeout: float) -> tuple[str, ...]:
         """Handle what is in the lanes, then start nothing more; names the lanes still at work.
 
+        Of what somebody gets again handlers are started for half of the time only: who runs then is not cut off.
         Those of ended subscriptions are waited for, too. From now on every subscription is CLOSED.
         """
         deadline = Deadline(timeout)
         consumptions = self._all()
         for consumption in consumptions:
             consumption.begin_finish()
-        for consumption in consumptions:
-            consumption.finish(deadline.remaining())
+        starts = Deadline(timeout * _STARTS)
+        for consumption in sorted(consumptions, key=lambda one: not one.is_given_again):
+            consumption.finish((starts if consumption.is_given_again else deadline).remaining())
+            consumption.start_no_more()
         unfinished: list[str] = []
         for consumption in consumptions:
-            unfinished.extend(consumption.stop(0.0))
+            unfinished.extend(consumption.stop(deadline.remaining()))
             consumption.flush()
         self.subscriptions.close()
         unfinished.extend(self._acknowledgements.close(max(_LAST_LOOK, deadline.remaining())))

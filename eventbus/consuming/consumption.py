@@ -232,6 +232,11 @@ class Consumption:
         """Go on after a pause."""
         self._lanes.resume()
 
+    @property
+    def is_given_again(self) -> bool:
+        """Whether somebody gets what no handler is started for: of a group, where the broker keeps it."""
+        return self._replays and self.sub.group is not None
+
     def begin_finish(self) -> None:
         """Take what is in the lanes to its end; from now on what fails is not tried again."""
         self._lanes.begin_finish()
@@ -243,6 +248,10 @@ class Consumption:
     def finish(self, timeout: float) -> tuple[str, ...]:
         """Handle what is in the lanes, up to `timeout` seconds; name those still at work."""
         return self._lanes.finish(timeout)
+
+    def start_no_more(self) -> None:
+        """Start no more handlers; those that run go on."""
+        self._lanes.start_no_more()
 
     def stop(self, timeout: float) -> tuple[str, ...]:
         """Start no more handlers; wait up to `timeout` seconds for those that run, and name them."""

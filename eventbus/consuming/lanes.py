@@ -10,7 +10,7 @@ from typing import Any
 from .. import log
 from ..message import Delivery
 from ..middleware import Middleware
-from ..threads import join_all, spawn
+from ..threads import alive_after, join_all, spawn
 from .acknowledgements import Acknowledgements
 from .batch_lane import BatchLane, BatchLimits
 from .batches import size_of
@@ -221,19 +221,20 @@ class Lanes:
 
         Those that are parked, or fail now, are dropped at the end of it.
         """
-        return join_all(self._end(), timeout)
+        return alive_after(self._end(), timeout)
 
-    def stop(self, timeout: float) -> tuple[str, ...]:
-        """Start no more handlers, wait up to `timeout` seconds for those that run; name the lanes still at work.
-
-        What no handler was started for is dropped at once, but for keys that wait behind one that was.
-        """
+    def start_no_more(self) -> None:
+        """Drop at once what no handler was started for, but for keys that wait behind one that was."""
         self.halts.add(Halt.STOPPING)
         with self._lock:
             taken = [(lane, entry) for lane in self._lanes for entry in lane.take_back()]
         for lane, entry in taken:
             lane.drop(entry.batch, entry.lease, entry.size)
-        return self.finish(timeout)
+
+    def stop(self, timeout: float) -> tuple[str, ...]:
+        """Start no more handlers, wait up to `timeout` seconds for those that run; log and name the lanes at work."""
+        self.start_no_more()
+        return join_all(self._end(), timeout)
 
     def _end(self) -> list[threading.Thread]:
         self.retrying = False
