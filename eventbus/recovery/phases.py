@@ -70,7 +70,8 @@ class Phases:
             # Only queues; within the lock so that callbacks see the moves in their order.
             self._on_move(self._state)
         self._changed.ring()
-        level = logging.WARNING if to in (Phase.RECONNECTING, Phase.DISCONNECTED) else logging.INFO
+        lost = to is Phase.DISCONNECTED or (to is Phase.RECONNECTING and before is not Phase.CONNECTING)
+        level = logging.WARNING if lost else logging.INFO  # from CONNECTING it is `open(wait=False)`: nothing is amiss
         why = "" if cause is None else f" ({cause})"
         told = {"bus": self._bus, "phase": to.value}
         logger.log(level, "%s: %s -> %s%s", self._bus, before.name, to.name, why, extra=told)

@@ -281,7 +281,8 @@ class Supervisor:
         reconnected = self._was_connected
         if not self._arrive(reconnected=reconnected):
             return False
-        logger.info("%s: connected again (%s) after %.2f s, attempt %d", self._config.name, how, downtime, attempts)
+        told = f"connected again ({how})" if reconnected else "connected"
+        logger.info("%s: %s after %.2f s, attempt %d", self._config.name, told, downtime, attempts)
         if reconnected:
             event = ReconnectEvent(
                 how=how,
