@@ -26,7 +26,7 @@ from eventbus.backends.kafka.clients.connecting import (
 from eventbus.backends.kafka.clients.errors import ClientErrors
 from eventbus.backends.kafka.clients.fork_safety import Producer
 from eventbus.backends.kafka.clients.options import ClientOptions
-from eventbus.testing import Certificates, KafkaServer, MockKafka, TcpProxy, wait_until
+from eventbus.testing import Certificates, KafkaServer, MockKafka, NatsServer, TcpProxy, wait_until
 from eventbus.testing.plugin import skip_or_fail
 from eventbus.testing.ports import free_port, release_port
 from eventbus.threads import Stopped, StopToken
@@ -348,6 +348,14 @@ def test_a_web_server(web_server: str) -> None:
     assert web_server in str(error)
     assert not error.server_spoke
     assert "wrong version number" in str(fails(brokers=web_server, tls=TlsConfig()))
+
+
+@pytest.mark.nats
+def test_a_server_that_speaks_first_is_named_and_not_taken_for_a_large_answer(nats_server: NatsServer) -> None:
+    host, port = nats_server.address
+    error = fails(brokers=f"{host}:{port}")
+    assert "does not speak Kafka: it says 'INFO" in str(error)
+    assert "receive.message.max.bytes" not in str(error)
 
 
 def test_a_server_that_takes_connections_and_is_silent(silent_server: str) -> None:

@@ -364,5 +364,7 @@ def test_frozen_server(bus, serve):
     server: NatsServer = serve(jetstream=False)
     server.freeze()
     bus.timeout = 0.5
-    assert not fails(bus, f"127.0.0.1:{server.port}").server_spoke
+    error = fails(bus, f"127.0.0.1:{server.port}")
+    assert not error.server_spoke
+    assert "takes connections, but no NATS server answers" in str(error)
     server.thaw()

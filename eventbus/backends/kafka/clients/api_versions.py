@@ -37,6 +37,7 @@ _CLIENT = b"eventbus-reach"
 class Finding:
     """What one question found. `text`: why it does not speak. `asks_login`: it takes no requests before a login.
 
+    `is_foreign`: it says something, and that is not Kafka.
     `apis`: the numbers of the requests that it knows, where more was asked.
     """
 
@@ -44,6 +45,7 @@ class Finding:
     speaks: bool
     text: str = ""
     asks_login: bool = False
+    is_foreign: bool = False
     apis: frozenset[int] = frozenset()
 
     def __str__(self) -> str:
@@ -176,7 +178,7 @@ def _ask(broker: str, link: socket.socket, more: bool) -> _Inquiry:
     if number != _NUMBER or not 6 <= length <= _LONGEST_ANSWER:
         if head[0] == 0x15 and head[1] == 3:
             return Finding(broker, False, "it speaks TLS")
-        return Finding(broker, False, f"it does not speak Kafka: it says {head.decode('latin-1')!a}")
+        return Finding(broker, False, f"it does not speak Kafka: it says {head.decode('latin-1')!a}", is_foreign=True)
     if not more:
         return Finding(broker, True)
     try:

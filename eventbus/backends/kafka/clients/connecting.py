@@ -203,7 +203,9 @@ def _diagnosed(
     """What a look by hand says about it: librdkafka is silent about most servers of the wrong kind."""
     findings = examine(config.brokers, config.tls, deadline.share(0.5), stop)
     speaking = [finding for finding in findings if finding.speaks]
-    said = errors.last or "; ".join(map(str, findings)) or f"{', '.join(config.brokers)}: {text_of(cause)}"
+    seen = "; ".join(map(str, findings))
+    foreign = findings and all(finding.is_foreign for finding in findings)  # librdkafka takes its words for a size
+    said = (not foreign and errors.last) or seen or f"{', '.join(config.brokers)}: {text_of(cause)}"
     if speaking:
         logs_in = "sasl" in ClientOptions(config, "").admin["security.protocol"]
         if not logs_in and all(finding.asks_login for finding in speaking):

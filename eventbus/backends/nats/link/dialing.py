@@ -147,6 +147,8 @@ class Dialer:
                     used.close()
             attempt.stop.check()
             spoke = dial is not None and bool(dial.info)
+            if isinstance(error, TimeoutError) and dial is not None and not spoke:
+                error = TimeoutError("it takes connections, but no NATS server answers")
             failure = _typed(server, error, spoke, self._credentials.expired)
             if failure is error:
                 raise
