@@ -104,7 +104,9 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
     def close(self, timeout: float | None = None) -> CloseReport:
         """Take no more publishes, let handlers and answers finish, end everything; within `timeout` seconds.
 
-        Idempotent. Called from a handler or callback it does not wait for that thread.
+        Idempotent. Called from a callback it does not wait for that one. Called from a handler it only begins, and the
+        report says what is unfinished then: what the handler has done is acknowledged when it returns, and next calls
+        wait for the end.
         """
         return self._life.close(seconds(timeout, self.config.close_timeout))
 

@@ -90,6 +90,6 @@ class Gate:
         if self.is_forked:
             return ForkedError(
                 f"{self._bus}: opened before os.fork(), its connection belongs to the parent; "
-                "make and open a bus in the child, or leave on_fork 'reopen'"
+                "make and open a bus in the child, or leave on_fork 'reopen' (which cannot be where gevent has patched)"
             )
         return ClosedError(f"{self._bus}: the bus is closed; make a new one")

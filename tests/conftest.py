@@ -113,7 +113,7 @@ def _stacks() -> str:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     """Where CI is set a test that needs a broker may not be skipped for the lack of one."""
     report = yield
-    needs_broker = any(item.get_closest_marker(name) for name in ("nats", "kafka"))
+    needs_broker = any(item.get_closest_marker(name) for name in ("nats", "kafka", "postgres"))
     if needs_broker and report.skipped and not hasattr(report, "wasxfail") and _on_ci():
         reason = _reason(report)
         if not reason.startswith(NOT_APPLICABLE):

@@ -15,6 +15,7 @@ from ..errors import RetryLater
 from ..message import Message
 from ..middleware import Consume
 from ..threads import seconds
+from .renewed import Renewed
 from .stores import Claim, MemoryStore, Store
 
 logger = log.get(__name__)
@@ -26,7 +27,7 @@ AGAIN = 1.0
 """Seconds until a message comes again that somebody else handles now: as after a redelivery that is given back."""
 
 
-class Deduplication:
+class Deduplication(Renewed):
     """Consume middleware, made by `deduplicate`. One may serve any number of buses.
 
     skipped: messages that were acknowledged without a call of the handler, as they had been handled.
@@ -36,8 +37,11 @@ class Deduplication:
     def __init__(self, store: Store, key: KeyOf, retry_after: float) -> None:
         self.store = store
         self.skipped = self.busy = 0
+        super().__init__()
         self._key = key
         self._retry_after = retry_after
+
+    def _renew(self) -> None:
         self._lock = threading.Lock()
 
     def __call__(self, message: Message, call_next: Consume) -> object:

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from enum import Enum
 from typing import Protocol
 
+from .renewed import Renewed
+
 KEPT = 100_000
 """Marks that a `MemoryStore` keeps: as many as messages may be in flight."""
 
@@ -44,22 +46,26 @@ class Store(Protocol):
         """The owner has failed: it may be claimed again, at once."""
 
 
-class MemoryStore:
+class MemoryStore(Renewed):
     """Marks in the memory of this process: what another process has handled, or this one before its start, is unknown.
 
-    size: marks kept; of more than that those go that were not asked for the longest. Thread-safe.
+    size: marks kept; of more than that those go that were not asked for the longest. Thread-safe. A forked child has
+    the marks of its parent, and none of its claims.
     """
 
     def __init__(self, size: int = KEPT) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be an int from 1 on, not {size!r}")
+        super().__init__()
         self._size = size
-        self._lock = threading.Lock()
-        self._owners: dict[str, str] = {}
         self._done: OrderedDict[str, None] = OrderedDict()
 
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+        self._owners: dict[str, str] = {}
+
     def claim(self, key: str, owner: str) -> Claim:
-        """Claim a message, until `done` or `forget`: an owner dies with the process only, and so does the claim."""
+        """Claim a message, until `done` or `forget`: an owner dies with its process only, and so does the claim."""
         with self._lock:
             if key in self._done:
                 self._done.move_to_end(key)

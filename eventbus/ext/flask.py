@@ -39,7 +39,7 @@ from ..callables import check_plain
 from ..consuming.subscriptions import BatchHandler, Handler
 from .flask_app_bus import NAME, AppBus, Registered, Settings, app_bus
 from .flask_commands import commands
-from .health import HealthReport, live, ready
+from .health import HealthReport, live, ready, wait_first_attempt
 
 __all__ = ["AppBus", "FlaskEventBus", "app_bus", "health", "unavailable"]
 
@@ -159,6 +159,7 @@ def _live() -> Response:
 @health.get("/ready")
 def _ready() -> Response:
     own = app_bus()
+    wait_first_attempt(own.bus)
     needs, stalled_after = own.settings.ready_needs_subscriptions, own.settings.stalled_after
     return _answer(ready(own.bus, needs_subscriptions=needs, stalled_after=stalled_after))
 

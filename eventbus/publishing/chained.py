@@ -8,6 +8,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import datetime
 
 from ..errors import (
+    EventBusError,
     ForkedError,
     PublishError,
     PublishManyError,
@@ -125,9 +126,9 @@ class ChainedPublisher:
     def _try_to_pass(self, call: _Call) -> Future[Receipt] | PublishError:
         try:
             return self._pass(call)
-        except ForkedError:
-            raise
         except Exception as error:  # it is told as this message's result
+            if isinstance(error, ForkedError) or error is call.interrupt:
+                raise
             return call.verdict_on(error)
 
 
@@ -151,6 +152,8 @@ class _Call:
         self._deadline = deadline or Deadline(timeout)
         self._unwatched = unwatched
         self._accepted: list[tuple[Record, ReceiptFuture]] = []
+        self.interrupt: BaseException | None = None
+        """What has ended a wait for room: it is no verdict on the message."""
 
     def accept(self, message: Message) -> Future[Receipt]:
         """The end of the chain: take a message, or raise; then nothing of it is left."""
@@ -163,7 +166,13 @@ class _Call:
         else:
             future = ReceiptFuture(next(pending.numbers), publisher.answers, pending.withdraw)
         record = Record(future.number, *parts, future)
-        pending.accept(record, 0.0 if self._unwatched else self._deadline.remaining())
+        try:
+            pending.accept(record, 0.0 if self._unwatched else self._deadline.remaining())
+        except EventBusError:
+            raise
+        except BaseException as error:  # a time limit out of a signal handler, say
+            self.interrupt = error
+            raise
         self._accepted.append((record, future))
         return future
 
@@ -174,7 +183,8 @@ class _Call:
         except CancelledError as error:
             raise PublishNotSentError(f"{self.message.topic}: a middleware took it back", self._id) from error
         except FutureTimeoutError:
-            if future.done():  # it is what the middleware's own future has come to
+            # Else it is what the middleware's own future has come to, or a signal handler's time limit.
+            if future.done() or not self._deadline.over:
                 raise
         overdue = self._overdue()
         if overdue is None:
@@ -182,12 +192,14 @@ class _Call:
         raise overdue
 
     def outcome_of(self, future: Future[Receipt]) -> Result:
-        """What `result_of` returns, or raises."""
+        """What `result_of` returns, or raises; what interrupts the wait for it is raised."""
         try:
             return self.result_of(future)
-        except ForkedError:
-            raise
+        except PublishError as error:
+            return error
         except Exception as error:
+            if isinstance(error, ForkedError) or not future.done() or future.exception(0.0) is not error:
+                raise
             return self.verdict_on(error)
 
     def verdict_on(self, error: Exception) -> PublishError:

@@ -250,9 +250,8 @@ class BatchWaiter:
 
     def results(self, receipt_of: MakeReceipt) -> dict[int, Result]:
         """What became of the records, by their numbers; those without an answer are left out."""
-        found = self._answers.copy()
-        found.update([(number_of(one[0]), receipt_of(one)) for one in self._confirmations])
-        return found
+        confirmed: dict[int, Result] = {number_of(one[0]): receipt_of(one) for one in self._confirmations.copy()}
+        return self._answers | confirmed
 
     def _look(self) -> None:
         if len(self._answers) + len(self._confirmations) >= self._expected:

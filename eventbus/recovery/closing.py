@@ -34,9 +34,11 @@ class Closing:
     """Closes a bus on the thread that dispatches its errands, which exists since `open()`; whoever asks only waits.
 
     So an exception in a caller leaves nothing half closed, a signal handler may ask on top of whatever its thread was
-    doing, and the next caller waits for the same end. is_ours(): whether the calling thread is one that the end waits
-    for; such a one, which no signal interrupts, does the closing itself, or does not wait for another's. on_closed():
-    it is over.
+    doing, and the next caller waits for the same end. on_closed(): it is over.
+
+    is_ours(): whether the calling thread is one that the end waits for; such a one, which no signal interrupts, does
+    the closing itself, or does not wait for another's. A handler only asks: the end waits for it, too, so that what it
+    has done is acknowledged.
     """
 
     def __init__(
@@ -83,6 +85,8 @@ class Closing:
                 self._errands.start()  # of a bus that was never opened there is none yet
                 self._errands.run_last(lambda: self._close(deadline))  # once more than needed does no harm
                 self._asked = True
+            if self._consumers.is_handling():
+                return self._report or self._unfinished()
             leaves = leave or StopToken()
             with leaves.interrupts(self._over.ring):
                 self._over.wait_for(lambda: self._report or leaves.is_set(), Deadline(timeout + LAST))

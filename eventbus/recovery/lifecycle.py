@@ -98,7 +98,7 @@ class Lifecycle:
             self._callbacks,
             self.past,
             self._stop,
-            is_ours=lambda: works_for(self._callbacks) or self._consumers.is_handling(),
+            is_ours=lambda: works_for(self._callbacks),
             on_closed=lambda: at_exit.forget(self),
         )
 

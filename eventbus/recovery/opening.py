@@ -106,7 +106,7 @@ class Opening:
     def _open(self, timeout: float, wait: bool, stop: StopToken) -> StopToken | None:
         """Open; None when somebody else has, else whose bus it is."""
         deadline = Deadline(timeout)
-        while not self._begin(stop):
+        while not self._begin(wait, stop):
             if wait:
                 self._wait_for_other(timeout, deadline)
             if self._adopt(stop):
@@ -127,7 +127,7 @@ class Opening:
         self._on_open(wait)
         return stop
 
-    def _begin(self, stop: StopToken) -> bool:
+    def _begin(self, wait: bool, stop: StopToken) -> bool:
         with self._turn:
             if self._beginning or not self._phases.is_as_new:
                 return False
@@ -136,6 +136,8 @@ class Opening:
             self._gate.guard()
             self._errands.start()  # an open that failed just now may have let the dispatcher go
             self._on_begin()
+            if not wait:  # whoever else has asked for this goes on to publish
+                self._let_publishers_in(True)
         try:
             return self._phases.move(Phase.CONNECTING, only_from=self._phases.begins)
         finally:
@@ -178,7 +180,7 @@ class Opening:
             if opener is None or self._opener is not opener or self._gate.is_shut:
                 return
             self._monitor.stop(CLEAN_UP)
-            self._let_publishers_in(self._opens_itself)
+            self._let_publishers_in(self._opens_itself)  # first: what is taken back takes no more
             self._supervisor.take_back()
             self._clean_up()
 
@@ -189,6 +191,7 @@ class Opening:
             self._opener = None
             self._publisher.stop(CLEAN_UP)
         if as_new:
+            self._let_publishers_in(self._opens_itself)
             self._monitor.stop(CLEAN_UP)
             self._gate.unguard()
             self._on_undone()

@@ -312,6 +312,23 @@ class BackendConformance(
         statistics = bus.get_statistics()
         assert (statistics.handled, statistics.published, statistics.confirmed) == (3, 6, 6)
 
+    def test_what_a_handler_that_closes_the_bus_has_done_is_acknowledged(self) -> None:
+        bus, handled, inbox = self.open(), list[str](), Inbox()
+        self.need(bus, replays="what is not acknowledged is lost")
+
+        def last(message: Message) -> None:
+            handled.append(message.text())
+            bus.close()
+
+        bus.subscribe(self.topic, last, group="g")
+        bus.publish(self.topic, "last")
+        wait_until(lambda: bus.get_connection_state().phase is Phase.CLOSED, 10.0)
+        assert (bus.close().unhandled, handled) == (0, ["last"])
+        second = self.open()
+        second.subscribe(self.topic, inbox, group="g")
+        second.publish(self.topic, "next")
+        assert [message.text() for message in inbox.wait(1)] == ["next"]
+
     def test_a_closed_bus_says_so_and_stays_closed(self) -> None:
         bus = self.open()
         sub = bus.subscribe(self.topic, Inbox(), group="g")

@@ -7,6 +7,7 @@ from typing import Any
 
 from eventbus import Batch, EventBus, FlushReport, Message, PublishNotSentError
 from scripts.bench.lanes import lanes
+from scripts.bench.surroundings import surrounded
 from scripts.bench.worker import LIMIT, WARM_UP, WARM_UPS, Counted, Job, Verb, say_ready, timed
 
 
@@ -75,12 +76,12 @@ def js_consume(job: Job) -> dict[str, Any]:
     counted = Counted(job)
 
     def work() -> None:
-        bus.subscribe(job.topic, _counting(counted), group="bench")
+        bus.subscribe(job.topic, _counting(counted), group="bench", **options)
         counted.wait()
         job.await_acknowledged()
         counted.check()
 
-    with _bus(job) as bus:
+    with _bus(job) as bus, surrounded(bus, job) as options:
         return timed(work)
 
 

@@ -21,8 +21,8 @@ class Row:
     information. `absolute`: it is about our own figure, `most`: which it must not exceed.
 
     `stage`: "nats" or "kafka", where it is measured. `settings`: the load, for both sides.
-    `peer_settings`: those that the peer is tried with; the fastest is measured against. `against`: what the peer is
-    called where it is ourselves, with those settings.
+    `peer_settings`: those that the peer is tried with; the fastest is measured against. `our_settings`: ours alone.
+    `against`: what the peer is called where it is ourselves, with those settings.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Row:
     count: int
     size: int = 128
     settings: Mapping[str, Any] = field(factory=dict)
+    our_settings: Mapping[str, Any] = field(factory=dict)
     peer_settings: tuple[Mapping[str, Any], ...] = field(default=({},))
     against: str = ""
 

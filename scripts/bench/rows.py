@@ -144,6 +144,18 @@ _NATS_ROWS = (
         peer_settings=ONE_LANE,
     ),
     Row(
+        name="js-around",
+        title="JetStream consume: retries, dead letters, middleware, statistics, against none",
+        measure=Stage.consume,
+        ours="js_consume",
+        our_settings={"around": True},
+        peer="js_consume",
+        against="without them",
+        target=0.8,
+        count=60_000,
+        peer_settings=({"around": False},),
+    ),
+    Row(
         name="memory",
         title="memory, published and handled",
         measure=Stage.alone,

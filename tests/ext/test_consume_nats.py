@@ -275,8 +275,11 @@ def test_a_handler_that_closes_the_bus_ends_it(program: Program, url: str) -> No
     )
     publish(url, "1")
     with Process(program, "consume", "program:bus") as process:
-        process.end(START)
-    assert program.handled() == {"1": 1}
+        assert process.end(START) == 0, process.text
+    publish(url, "2")
+    with Process(program, "consume", "program:bus") as process:
+        assert process.end(START) == 0, process.text
+    assert program.handled() == {"1": 1, "2": 1}
 
 
 def test_batches_and_reports(program: Program, url: str) -> None:

@@ -244,6 +244,11 @@ def test_nothing_is_connected_before_it_is_used(apps: Apps) -> None:
     assert (phase(app), threading.active_count()) == (Phase.NEW, before), "to be alive it needs no bus"
 
 
+def test_the_first_readiness_check_is_not_ahead_of_the_connection(apps: Apps) -> None:
+    answer = apps.make().test_client().get("/healthz/ready")
+    assert (answer.status_code, answer.json["status"]) == (200, "ready")
+
+
 @pytest.mark.parametrize("path", ["/healthz/ready", "/no/such/page"])
 def test_the_first_request_connects(apps: Apps, path: str) -> None:
     app = apps.make()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
+import textwrap
 import threading
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ pytest.importorskip("gunicorn")
 
 from consume_support import START, Process, Program
 
+from eventbus import EventBus
 from eventbus.testing import KafkaServer, NatsServer, wait_until
 from eventbus.testing.ports import free_port, release_port
 
@@ -145,6 +149,32 @@ def test_the_broker_is_away_when_it_boots(tmp_path: Path, nats_server: NatsServe
         assert shop.ask("/healthz/ready")[0] == 503
         nats_server.start()
         wait_until(lambda: shop.order(2) == 201, START)
+        shop.check()
+        shop.stop()
+
+
+@pytest.mark.nats
+@pytest.mark.slow
+@pytest.mark.watchdog(120)
+def test_workers_consume_before_their_first_request(tmp_path: Path, nats_server: NatsServer) -> None:
+    """With the hook that docs/flask.rst shows."""
+    page = (EXAMPLE.parents[2] / "docs" / "flask.rst").read_text(encoding="utf-8")
+    (hook,) = re.findall(r"(?<=\n)(    def post_worker_init.*\n.*)\n", page)
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text(textwrap.dedent(hook))
+    with (
+        Shop(tmp_path, nats_server.url, "--preload", "--config", str(config)) as shop,
+        EventBus(nats_server.url) as bus,
+    ):
+        shop.orders.add(bus.publish("orders.new", {"total": 7}).id)
+        database = tmp_path / "shop" / "shop.sqlite"
+
+        def billed() -> bool:
+            with closing(sqlite3.connect(database)) as db:
+                made = db.execute("SELECT 1 FROM sqlite_master").fetchone()
+                return made is not None and db.execute("SELECT 1 FROM bills").fetchone() is not None
+
+        wait_until(billed, START, message=lambda: shop.web.text)
         shop.check()
         shop.stop()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -16,7 +17,7 @@ import pytest
 from eventbus import EventBus, GuardConfig, Message, SubscribeError
 from eventbus.backends.base import Prepared
 from eventbus.backends.memory.backend import MemoryBackend
-from eventbus.ext.health import HealthReport, live, ready
+from eventbus.ext.health import HealthReport, live, ready, wait_first_attempt
 from eventbus.testing import MockKafka, NatsServer, wait_until
 from eventbus.testing.memory import MemoryOutages
 
@@ -90,6 +91,22 @@ def test_a_bus_from_its_beginning_to_its_end(make_bus: MakeBus, name: str) -> No
         ("ready", 200, 200),
         ("closed", 503, 503),
     ]
+
+
+def test_only_a_new_bus_is_waited_for(make_bus: MakeBus, name: str) -> None:
+    bus, broker = make_bus(f"memory://{name}", health_check={**FAST, "timeout": 10.0}), MemoryOutages(name)
+    broker.refuse()
+    bus.open(wait=False)
+    wait_until(lambda: bus.get_connection_state().last_error is not None)
+    started = time.monotonic()
+    wait_first_attempt(bus)
+    assert time.monotonic() - started < 5.0, "it has been tried"
+    assert ready(bus).status_code == 503
+    broker.restore()
+    new = make_bus(f"memory://{name}")
+    new.open(wait=False)
+    wait_first_attempt(new)
+    assert ready(new).status_code == 200
 
 
 def test_reconnecting_says_how_far_it_is(make_bus: MakeBus, name: str) -> None:

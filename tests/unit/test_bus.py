@@ -238,6 +238,28 @@ def test_after_stop_health_check_alone_a_process_exits(outage: str) -> None:
     assert float(done.stdout) < 1.0
 
 
+def test_whichever_thread_opens_it_without_waiting_may_publish_at_once(make: Make, broker: MemoryOutages) -> None:
+    """As the first requests of a web worker, that come together."""
+    for _ in range(30):
+        bus, start, failed = make(), threading.Barrier(4), list[Exception]()
+
+        def request(bus: EventBus = bus, start: threading.Barrier = start, failed: list[Exception] = failed) -> None:
+            start.wait(5.0)
+            try:
+                bus.open(wait=False)
+                bus.publish("t", b"x", timeout=5.0)
+            except Exception as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=request) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10.0)
+        bus.close()
+        assert failed == []
+
+
 @pytest.mark.parametrize(("timeout", "least"), [(10.0, 8.5), (2.0, 1.1)])
 def test_close_leaves_handlers_its_time_but_what_the_steps_behind_them_need(
     timeout: float, least: float, monkeypatch: pytest.MonkeyPatch
