@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 
@@ -22,6 +22,21 @@ def check_plain(function: object, what: str) -> None:
         kind = _kind(one)
         if kind:
             raise ValueError(f"{what} is {kind}, which would never run: pass a plain function")
+
+
+def check_takes_one(function: Callable[..., object], what: str) -> None:
+    """ValueError unless it can be called with one argument: each call would fail, and that is known before the first.
+
+    What is around a function counts, not what it wraps; what does not tell its parameters is let through.
+    """
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise ValueError(f"{what} must take one argument, and takes {signature}: {error}") from None
 
 
 def refuse_unawaited(result: object) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import queue
+from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 
 from eventbus import EventBus, SubscribeError
-from eventbus.callables import check_plain, refuse_unawaited
+from eventbus.callables import check_plain, check_takes_one, refuse_unawaited
 
 
 async def coroutine(message: object) -> None: ...
@@ -75,3 +78,51 @@ def test_what_wants_to_be_awaited_is_closed_and_refused() -> None:
         refuse_unawaited(generator(1))
     for fine in (0, "x", [1], object()):
         refuse_unawaited(fine)
+
+
+def injected(function: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(function)
+    def wrapper(message: object) -> object:
+        return function("a database", message)
+
+    return wrapper
+
+
+@injected
+def handles_with_a_database(database: object, message: object) -> None:
+    """Two parameters, one of which the decorator gives."""
+
+
+def no_parameter() -> None:
+    """Nothing can be given to it."""
+
+
+def two_parameters(message: object, context: object) -> None:
+    """Somebody would have to give it a context."""
+
+
+@pytest.mark.parametrize("function", [no_parameter, two_parameters, lambda: None])
+def test_a_handler_that_cannot_be_given_a_message_is_refused(function: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match="handler must take one argument, and takes"):
+        check_takes_one(function, "handler")
+    with EventBus("memory://takes-one") as bus, pytest.raises(SubscribeError, match="must take one argument"):
+        bus.subscribe("t", function, group="g")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda message: None,
+        lambda *arguments: None,
+        lambda message, context=None: None,
+        functools.partial(two_parameters, context=1),
+        handles_with_a_database,
+        print,
+        dict.fromkeys,
+        queue.SimpleQueue().put,
+        [].append,
+        Mock(),
+    ],
+)
+def test_what_can_be_given_a_message_is_taken(function: Callable[..., object]) -> None:
+    check_takes_one(function, "handler")
