@@ -87,9 +87,11 @@ class Gate:
 
     def error(self) -> ClosedError | ForkedError:
         """What `check` raises once it is shut."""
-        if self.is_forked:
-            return ForkedError(
-                f"{self._bus}: opened before os.fork(), its connection belongs to the parent; "
-                "make and open a bus in the child, or leave on_fork 'reopen'"
-            )
-        return ClosedError(f"{self._bus}: the bus is closed; make a new one")
+        return self.forked_error() if self.is_forked else ClosedError(f"{self._bus}: the bus is closed; make a new one")
+
+    def forked_error(self) -> ForkedError:
+        """What whoever is still in the parent's copy is told in a forked child."""
+        return ForkedError(
+            f"{self._bus}: opened before os.fork(), its connection belongs to the parent; "
+            "make and open a bus in the child, or leave on_fork 'reopen'"
+        )

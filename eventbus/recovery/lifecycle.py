@@ -12,6 +12,7 @@ from ..consuming.consumers import Consumers
 from ..consuming.subscriptions import Subscription
 from ..errands import Errand, Errands, NotInTime
 from ..errors import (
+    ForkedError,
     NotConnectedError,
     SubscribeError,
 )
@@ -21,7 +22,7 @@ from ..state import CloseReport, HealthStatus, Phase
 from ..threads import StopToken, spawn, works_for
 from . import at_exit
 from .callbacks import Callbacks
-from .closing import Closing
+from .closing import NOTHING_LEFT, Closing
 from .health import HealthMonitor
 from .opening import Opening
 from .past import Past
@@ -124,7 +125,7 @@ class Lifecycle:
     def close(self, timeout: float, leave: StopToken | None = None) -> CloseReport:
         """See `EventBus.close`. leave: when it is set the caller waits no longer."""
         if self.gate.is_forked:
-            return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
+            return NOTHING_LEFT
         self.gate.shut()
         self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
         return self._closing.close(timeout, leave)
@@ -221,6 +222,8 @@ class Lifecycle:
             return not self.errands.run("stop_health_check", lambda stop: self._unwatch(timeout), timeout)
         except NotInTime:
             return False
+        except ForkedError:
+            return True
 
     def reconnect(self, timeout: float) -> None:
         """See `EventBus.reconnect`."""
@@ -284,6 +287,8 @@ class Lifecycle:
     def forked(self) -> None:
         """This is a forked child's copy: whoever waits in it, on the thread that forked, is told. Takes no lock."""
         self.gate.fork()
-        self._publisher.pending.forked(self.gate.error)
+        self._publisher.pending.forked(self.gate.forked_error)
         self.phases.forked()
-        self._consumers.forked(self.gate.error())
+        self._consumers.forked(self.gate.forked_error())
+        self._closing.forked()
+        self.errands.forked(self.gate.forked_error)

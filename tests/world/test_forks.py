@@ -6,16 +6,20 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from instants import Instants, instructions_of
 from rounds import limit, rounds
 from world_support import (
+    QUICK,
     MakeBus,
     Outages,
     Seen,
@@ -129,6 +133,69 @@ def test_forked_at_random_instructions_of_a_call(memory_bus: MakeBus, chance: ra
         assert not any(found), f"fork {number}, {name} at {instants.fired_in}: {found}"
         assert_well(bus, topic, f"the parent after a fork in {name} at {instants.fired_in}")
     assert_closes(bus, "the parent")
+
+
+ASKED: dict[str, Callable[[EventBus], object]] = {
+    "open": lambda bus: bus.open(5.0),
+    "open(wait=False)": lambda bus: bus.open(wait=False),
+    "subscribe": lambda bus: bus.subscribe(fresh("other"), lambda message: None, group="group"),
+    "list_dead_letters": lambda bus: bus.list_dead_letters(),
+    "start_health_check": lambda bus: bus.start_health_check(),
+    "stop_health_check": lambda bus: bus.stop_health_check(5.0),
+    "reconnect": lambda bus: bus.reconnect(5.0),
+    "close": lambda bus: bus.close(5.0),
+}
+
+
+def _goes_on(call: Callable[[], object], at: int) -> str:
+    """Call, with a fork on top at that instruction: what is wrong for the child that goes on with the call, or ""."""
+    reader, writer = os.pipe()
+    children: list[int] = []
+    wrong, started = "", time.monotonic()
+
+    def fork() -> None:
+        child = os.fork()
+        if child:
+            children.append(child)
+        else:
+            sys.settrace(None)
+
+    instants = Instants(at, fork)
+    try:
+        instants.run(call)
+    except BaseException as error:
+        wrong = (
+            "" if instants.fired_in and isinstance(error, eventbus.ForkedError) else f"{type(error).__name__}: {error}"
+        )
+    took = time.monotonic() - started
+    if instants.fired_in and not children:
+        text = wrong or (f"told after {took:.2f} s" if took > QUICK else "")
+        os.write(writer, text.encode())
+        os._exit(0)
+    os.close(writer)
+    assert not wrong, f"the parent: {wrong}"
+    with open(reader, "rb") as pipe:
+        text = pipe.read().decode()
+    for child in children:
+        os.waitpid(child, 0)
+    return text and f"at {instants.fired_in}: {text}"
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_child_that_goes_on_with_a_call_of_its_parent_is_told_at_once(
+    memory_bus: MakeBus, chance: random.Random, name: str
+) -> None:
+    """As after a signal handler that forks. What the call has asked for is done in the parent, and by nobody here."""
+
+    def on_a_bus() -> Callable[[], object]:
+        bus = memory_bus()
+        if not name.startswith("open"):
+            bus.open()
+        return partial(ASKED[name], bus)
+
+    length = instructions_of(on_a_bus())
+    for _ in range(rounds(6, 60)):
+        assert _goes_on(on_a_bus(), chance.randint(1, length)) == ""
 
 
 def _in_handler(bus: EventBus, fork: Callable[[], None]) -> None:
