@@ -17,7 +17,7 @@ from functools import partial
 
 import pytest
 from instants import Instants, instructions_of
-from rounds import limit, rounds
+from rounds import LONG, limit, rounds
 from world_support import (
     QUICK,
     MakeBus,
@@ -33,7 +33,7 @@ from world_support import (
 )
 
 import eventbus
-from eventbus import EventBus
+from eventbus import EventBus, Message
 from eventbus.testing import NatsServer, wait_until
 
 pytestmark = [
@@ -136,6 +136,10 @@ def test_forked_at_random_instructions_of_a_call(memory_bus: MakeBus, chance: ra
 
 
 ASKED: dict[str, Callable[[EventBus], object]] = {
+    "publish": lambda bus: bus.publish("topic", b"x", timeout=5.0),
+    "publish_async": lambda bus: bus.publish_async("topic", b"x", timeout=5.0).result(5.0),
+    "publish_many": lambda bus: bus.publish_many([Message("topic", b"x")], timeout=5.0),
+    "flush": lambda bus: bus.flush(5.0),
     "open": lambda bus: bus.open(5.0),
     "open(wait=False)": lambda bus: bus.open(wait=False),
     "subscribe": lambda bus: bus.subscribe(fresh("other"), lambda message: None, group="group"),
@@ -196,6 +200,23 @@ def test_a_child_that_goes_on_with_a_call_of_its_parent_is_told_at_once(
     length = instructions_of(on_a_bus())
     for _ in range(rounds(6, 60)):
         assert _goes_on(on_a_bus(), chance.randint(1, length)) == ""
+
+
+def test_a_child_that_goes_on_with_publish_nowait_is_told_where_nobody_publishes_for_it(memory_bus: MakeBus) -> None:
+    """But for the last instructions, where the parent has the message, and the call is about to return."""
+    bus, topic, parent = memory_bus(), fresh("nowait"), os.getpid()
+    bus.open()
+    bus.publish(topic, b"so that the topic is known")
+
+    def publish() -> None:
+        bus.publish_nowait(topic, b"x")
+        if os.getpid() != parent:
+            assert bus.flush(5.0).unanswered == 0
+            assert [one.payload for one in bus.read(topic)] == [b"x"], "lost"
+
+    length = instructions_of(lambda: bus.publish_nowait(topic, b"x"))
+    lost = [_goes_on(publish, at) for at in range(1, length, 1 if LONG else 4)]
+    assert sum(map(bool, lost)) < len(lost) / 8, lost
 
 
 def _in_handler(bus: EventBus, fork: Callable[[], None]) -> None:
