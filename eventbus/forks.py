@@ -14,7 +14,7 @@ Step = Callable[[], object]
 
 _process = os.getpid()
 """The one that this was last done for."""
-_letting_go: list[Step] = []
+_letting_go: list[Step] = [log.left_in_child]
 _beginning: list[Step] = []
 
 

@@ -621,3 +621,26 @@ def test_a_child_of_a_program_in_c_that_forks_past_pythons_hooks_mints_ids_of_it
         """
     )
     assert len(set(lines[0].split())) == 3, lines
+
+
+def test_a_child_that_a_log_handler_has_forked_may_wait_for_its_publishes() -> None:
+    """In the log handler itself nothing waits, for recovery may wait for that handler; in the child it is its own."""
+    lines = run(
+        """
+        told = []
+
+        class Forking(logging.Handler):
+            def emit(self, record):
+                if not told:
+                    told.append("")
+                    told[0] = in_child(lambda: bus.publish("t", b"x", timeout=5.0).confirmed)
+
+        bus = eventbus.EventBus("memory://fork")
+        bus.open()
+        logging.getLogger("eventbus").addHandler(Forking())
+        logging.getLogger("eventbus").setLevel(logging.INFO)
+        bus.reconnect()
+        print(told, bus.close().unfinished_threads)
+        """
+    )
+    assert lines == ["['True'] ()"]
