@@ -142,7 +142,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         PublishUnknownError (no answer in time); each carries the id to publish again with.
         """
         wait = self._patience(timeout)
-        return self._verbs().publish(topic, payload, key, headers, id, wait, partition, timestamp)
+        return self._verbs(wait).publish(topic, payload, key, headers, id, wait, partition, timestamp)
 
     def publish_async(
         self,
@@ -162,11 +162,12 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         `cancel()` takes the message back, and returns True, as long as no client was given it.
         """
         wait = self._patience(timeout)
-        return self._verbs().publish_async(topic, payload, key, headers, id, wait, partition, timestamp)
+        return self._verbs(wait).publish_async(topic, payload, key, headers, id, wait, partition, timestamp)
 
     def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Receipt]:
         """Publish all, pipelined; receipts in order. PublishManyError carries each result, in order."""
-        return self._verbs().publish_many(messages, self._patience(timeout))
+        wait = self._patience(timeout)
+        return self._verbs(wait).publish_many(messages, wait)
 
     def publish_nowait(
         self,
@@ -205,11 +206,12 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
                 if pending.sender.ended:
                     pending.too_late(record)
             return
-        self._verbs().publish_nowait(topic, payload, key, headers, id, partition, timestamp)
+        self._verbs(0.0).publish_nowait(topic, payload, key, headers, id, partition, timestamp)
 
     def flush(self, timeout: float | None = None) -> FlushReport:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""
-        return self._verbs().flush(self._patience(timeout))
+        wait = self._patience(timeout)
+        return self._verbs(wait).flush(wait)
 
     # -- consuming -------------------------------------------------------------------------------
 
@@ -338,16 +340,16 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
     def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the phase CONNECTED."""
         patience = seconds(timeout, self.config.connect_timeout)
-        self._life.wake()
+        self._life.wake(0.0)
         return self._supervisor.phases.wait_connected(patience)
 
-    def _verbs(self) -> Publisher | ChainedPublisher:
-        """Who publishes, where one may do so now; ClosedError, ForkedError.
+    def _verbs(self, patience: float) -> Publisher | ChainedPublisher:
+        """Who publishes, for a call that has so many seconds; ClosedError, ForkedError.
 
         Of one wiring: a signal handler that forks on top of this has another one taken into use in the child.
         """
         wiring = self._wiring
-        wiring.life.check_to_publish()
+        wiring.life.check_to_publish(patience)
         return wiring.verbs
 
     def _patience(self, timeout: float | None) -> float:

@@ -108,6 +108,6 @@ class Wiring:
 
     def _wake(self) -> None:
         try:
-            self.life.wake()
+            self.life.wake(0.0)
         except EventBusError as error:
             logger.warning("%s: not opened in a forked child: %s", self._config.name, error)

@@ -68,7 +68,8 @@ class Lifecycle:
         )
         self.phases = self.supervisor.phases
         self.monitor = HealthMonitor(config, backend.retry_interval, self.supervisor, callbacks.report, self._stop)
-        self.gate = Gate(config.name, begins, lambda: self._opening.open_itself())  # noqa: PLW0108 - it is made later
+        # It is made later.
+        self.gate = Gate(config.name, begins, lambda patience: self._opening.open_itself(patience))  # noqa: PLW0108
         self._opening = self._make_opening(backend)
         self.open = self._opening.open
         self.past = Past(config.name, self.supervisor, self.gate, self.errands, self._stop, callbacks)
@@ -105,10 +106,10 @@ class Lifecycle:
 
     # -- open and close --------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """Open it if it is a forked child's copy that nobody has used yet."""
+    def wake(self, patience: float) -> None:
+        """Open it if it is a forked child's copy that nobody has used yet, for somebody who has so many seconds."""
         if self.gate.entry is Entry.ASLEEP:
-            self.gate.check()
+            self.gate.check(patience)
 
     def _begin_watching(self, connected: bool) -> None:
         if self._config.health_check.enabled:
@@ -266,13 +267,16 @@ class Lifecycle:
         well = status.is_healthy and phase is Phase.CONNECTED
         return evolve(status, is_healthy=well, detail=detail, not_served=not_served)
 
-    def check_to_publish(self) -> None:
-        """ClosedError or ForkedError; while the bus closes, handlers that still run publish what they have to."""
+    def check_to_publish(self, patience: float) -> None:
+        """ClosedError or ForkedError, for a call that has so many seconds.
+
+        While the bus closes, handlers that still run publish what they have to.
+        """
         gate = self.gate
         if not gate.is_open and (
             gate.entry is not Entry.CLOSED or self.phases.phase is Phase.CLOSED or not self._consumers.is_handling()
         ):
-            gate.check()
+            gate.check(patience)
 
     # The supervisor is made before the monitor that is told.
 

@@ -78,13 +78,13 @@ class Opening:
             if late:
                 raise NotConnectedError(self._not_connected(timeout))
 
-    def open_itself(self) -> None:
-        """Open a forked child's copy, for a call that needs it; as `open(wait=False)` does."""
+    def open_itself(self, patience: float) -> None:
+        """Open a forked child's copy, for a call that needs it and has so many seconds; as `open(wait=False)` does."""
         asked: list[Errand[StopToken | None]] = []
         try:
             self._ask(self._config.connect_timeout, False, asked)
             if self._config.on_outage == "raise":  # nothing is known of an outage before the first attempt
-                self._phases.wait_connected(self._config.connect_timeout)
+                self._phases.wait_connected(min(patience, self._config.connect_timeout))
             self._gate.awake()
         except BaseException:
             self._errands.leave_all(asked)

@@ -644,3 +644,34 @@ def test_a_child_that_a_log_handler_has_forked_may_wait_for_its_publishes() -> N
         """
     )
     assert lines == ["['True'] ()"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "bus.publish_nowait('t', b'x')",
+        "bus.publish('t', b'x', timeout=0.2)",
+        "bus.publish_async('t', b'x', timeout=0.2)",
+        "bus.flush(0.2)",
+        "bus.wait_connected(0.2)",
+    ],
+)
+@pytest.mark.parametrize("on_outage", ["wait", "raise"])
+def test_the_first_call_waits_no_longer_than_it_may(call: str, on_outage: str) -> None:
+    lines = run(
+        f"""
+        bus = eventbus.EventBus("memory://fork?on_outage={on_outage}&connect_timeout=10")
+        bus.open()
+        def work():
+            outages = MemoryOutages("fork")
+            outages.freeze()
+            started = time.monotonic()
+            error_of(lambda: {call})
+            took = time.monotonic() - started
+            outages.restore()
+            return took if took > 2.0 else "in time", bus.wait_connected(5.0), bus.publish("t", b"x").confirmed
+        print(in_child(work))
+        bus.close()
+        """
+    )
+    assert lines == ["('in time', True, True)"]
