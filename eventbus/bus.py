@@ -25,7 +25,7 @@ from .consuming.subscriptions import BatchHandler, Broadcast, Handler, Subscript
 from .errands import Errand
 from .errors import UnsupportedError
 from .fields import Headers
-from .forks import begin_in_child, catch_up
+from .forks import begin_in_child, catch_up, take_all
 from .message import Message, Receipt
 from .middleware import ConsumeMiddleware, Middleware, PublishMiddleware, check_middleware
 from .publishing.chained import ChainedPublisher
@@ -67,6 +67,8 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
 
     def _in_child(self) -> None:
         self._wire(self._wiring.in_child())
+
+    def _resume(self) -> None:
         self._wiring.resume()
 
     def __reduce__(self) -> NoReturn:
@@ -362,5 +364,6 @@ _buses: WeakSet[EventBus] = WeakSet()
 
 @begin_in_child
 def _after_fork_in_child() -> None:
-    for bus in list(_buses):
-        bus._in_child()
+    buses = list(_buses)
+    take_all(bus._in_child for bus in buses)
+    take_all(bus._resume for bus in buses)  # only now: what its threads call may use the others

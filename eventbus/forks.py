@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from . import log
 
 logger = log.get(__name__)
 
 Step = Callable[[], object]
-"""Takes no lock that another thread of the parent may have held: nobody releases it in the child."""
+"""Takes no lock that another thread of the parent may have held: nobody releases it in the child.
+
+It may be taken twice.
+"""
 
 _process = os.getpid()
 """The one that this was last done for."""
@@ -36,14 +39,25 @@ def catch_up() -> None:
         _after_fork_in_child()
 
 
-def _after_fork_in_child() -> None:
-    global _process  # noqa: PLW0603
-    _process = os.getpid()
-    for step in (*_letting_go, *_beginning):
+def take_all(steps: Iterable[Step]) -> None:
+    """Take each step, whether or not those before it have failed: what is left out would go on being the parent's."""
+    interrupt: BaseException | None = None
+    for step in steps:
         try:
             step()
         except Exception:
             logger.exception("in a forked child a step failed")
+        except BaseException as error:  # out of a signal handler: the step may have been in the middle
+            interrupt = error
+            step()
+    if interrupt is not None:
+        raise interrupt
+
+
+def _after_fork_in_child() -> None:
+    global _process  # noqa: PLW0603
+    _process = os.getpid()
+    take_all((*_letting_go, *_beginning))
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

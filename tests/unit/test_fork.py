@@ -675,3 +675,98 @@ def test_the_first_call_waits_no_longer_than_it_may(call: str, on_outage: str) -
         """
     )
     assert lines == ["('in time', True, True)"]
+
+
+def test_what_fails_for_one_bus_or_is_interrupted_there_leaves_no_other_one_as_the_parent_has_it() -> None:
+    lines = run(
+        """
+        import _thread
+        logging.disable()
+
+        class TimeLimit(BaseException):
+            pass
+
+        def out_of_threads(*of_thread):
+            raise RuntimeError("can't start new thread")
+
+        buses = [eventbus.EventBus("memory://fork") for _ in range(3)]
+        for bus in buses:
+            bus.open()
+            bus.subscribe("t", print, group="g", in_children=True)
+        interrupted, wire = [], eventbus.EventBus._wire
+
+        def interrupted_once(self, wiring):
+            if not interrupted:
+                interrupted.append(self)
+                raise TimeLimit
+            wire(self, wiring)
+
+        def phases():
+            return [bus.get_connection_state().phase.name for bus in buses]
+
+        start, _thread.start_new_thread = _thread.start_new_thread, out_of_threads
+        print(in_child(phases))
+        _thread.start_new_thread = start
+        sys.unraisablehook = lambda unraisable: None
+        eventbus.EventBus._wire = interrupted_once
+        print(in_child(lambda: (phases().count("CONNECTED") and threading.active_count() == 1, len(interrupted))))
+        eventbus.EventBus._wire = wire
+        for bus in buses:
+            bus.close()
+        """
+    )
+    assert lines == ["['FORKED', 'FORKED', 'FORKED']", "(0, 1)"]
+
+
+def test_no_log_handler_is_called_in_the_hook_where_it_may_meet_any_lock() -> None:
+    lines = run(
+        """
+        parent, called = os.getpid(), []
+
+        class Noting(logging.Handler):
+            def emit(self, record):
+                if os.getpid() != parent:
+                    called.append(record.getMessage())
+
+        logging.getLogger("eventbus").addHandler(Noting())
+        logging.getLogger("eventbus").setLevel(logging.DEBUG)
+        buses = [eventbus.EventBus("memory://fork"), eventbus.EventBus("nats://127.0.0.1:1")]
+        for bus in buses:
+            for topic in ("t", "dlq.>"):
+                bus.subscribe(topic, print, group="g")
+                bus.subscribe(topic, print, group=None)
+        print(in_child(lambda: called))
+        """
+    )
+    assert lines == ["[]"]
+
+
+def test_what_begins_in_one_bus_finds_the_others_begun() -> None:
+    lines = run(
+        """
+        buses = [eventbus.EventBus("memory://fork") for _ in range(20)]
+        told = []
+
+        def publish_on_all(state):
+            if state.phase.name == "CONNECTED":
+                told.append([error_of(lambda: bus.publish("t", b"x", timeout=5.0)) for bus in buses])
+
+        for bus in buses:
+            bus.open()
+            bus.subscribe("t", lambda message: None, group="g", in_children=True)
+
+        def look():
+            deadline = time.monotonic() + 10.0
+            while len(told) < len(buses) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return len(told), set(sum(told, []))
+
+        for bus in buses:
+            bus.register_state_callback(publish_on_all)
+        sys.setswitchinterval(1e-6)
+        print(in_child(look))
+        for bus in buses:
+            bus.close()
+        """
+    )
+    assert lines == ["(20, {'nothing was raised'})"]
