@@ -7,11 +7,13 @@ import os
 import threading
 from collections.abc import Callable
 from secrets import token_hex
+from weakref import WeakSet
 
 from .. import log
 from ..callables import check_plain
 from ..consuming.handling import current_subscription
 from ..errors import RetryLater
+from ..forks import let_go_in_child
 from ..message import Message
 from ..middleware import Consume
 from ..threads import seconds
@@ -39,6 +41,7 @@ class Deduplication:
         self._key = key
         self._retry_after = retry_after
         self._lock = threading.Lock()
+        _made.add(self)
 
     def __call__(self, message: Message, call_next: Consume) -> object:
         """Handle a message unless it was handled; RetryLater while somebody else does."""
@@ -109,3 +112,12 @@ def _key_of(message: Message) -> str | None:
     else:
         return None
     return json.dumps([sub and sub.group, sub and sub.topic, message.topic, *known])
+
+
+_made: WeakSet[Deduplication] = WeakSet()
+
+
+@let_go_in_child
+def _after_fork_in_child() -> None:
+    for one in list(_made):
+        one._lock = threading.Lock()

@@ -6,6 +6,9 @@ import threading
 from collections import OrderedDict
 from enum import Enum
 from typing import Protocol
+from weakref import WeakSet
+
+from ..forks import let_go_in_child
 
 KEPT = 100_000
 """Marks that a `MemoryStore` keeps: as many as messages may be in flight."""
@@ -47,7 +50,8 @@ class Store(Protocol):
 class MemoryStore:
     """Marks in the memory of this process: what another process has handled, or this one before its start, is unknown.
 
-    size: marks kept; of more than that those go that were not asked for the longest. Thread-safe.
+    size: marks kept; of more than that those go that were not asked for the longest. Thread-safe. A forked child's copy
+    knows what its parent had handled, and none of the claims of its handlers.
     """
 
     def __init__(self, size: int = KEPT) -> None:
@@ -57,6 +61,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._owners: dict[str, str] = {}
         self._done: OrderedDict[str, None] = OrderedDict()
+        _stores.add(self)
 
     def claim(self, key: str, owner: str) -> Claim:
         """Claim a message, until `done` or `forget`: an owner dies with the process only, and so does the claim."""
@@ -84,3 +89,12 @@ class MemoryStore:
     def __len__(self) -> int:
         """Marks kept now."""
         return len(self._done)
+
+
+_stores: WeakSet[MemoryStore] = WeakSet()
+
+
+@let_go_in_child
+def _after_fork_in_child() -> None:
+    for store in list(_stores):
+        store._lock, store._owners = threading.Lock(), {}
