@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TypeVar
+from weakref import WeakSet
 
 from . import log
 
 logger = log.get(__name__)
+
+_Socket = TypeVar("_Socket", bound=socket.socket)
 
 Step = Callable[[], object]
 """Takes no lock that another thread of the parent may have held: nobody releases it in the child.
@@ -17,6 +23,7 @@ It may be taken twice.
 
 _process = os.getpid()
 """The one that this was last done for."""
+_sockets: WeakSet[socket.socket] = WeakSet()
 _letting_go: list[Step] = [log.left_in_child]
 _beginning: list[Step] = []
 
@@ -31,6 +38,15 @@ def begin_in_child(step: Step) -> Step:
     """In every forked child, begin anew, once all was let go of: what is opened now is not taken for the parent's."""
     _beginning.append(step)
     return step
+
+
+def close_in_child(sock: _Socket) -> _Socket:
+    """In every forked child give the copy of a socket back at once, or its peer would never see the parent's end.
+
+    From its making on: a fork may come while it is being connected.
+    """
+    _sockets.add(sock)
+    return sock
 
 
 def catch_up() -> None:
@@ -58,6 +74,13 @@ def _after_fork_in_child() -> None:
     global _process  # noqa: PLW0603
     _process = os.getpid()
     take_all((*_letting_go, *_beginning))
+
+
+@let_go_in_child
+def _close_sockets() -> None:
+    for sock in list(_sockets):
+        with suppress(OSError):
+            os.close(sock.detach())  # the bare descriptor: no goodbye, no TLS alert, for the link is the parent's
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

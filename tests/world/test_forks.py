@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -344,6 +345,35 @@ def test_an_inherited_socket_keeps_no_connection_alive(nats_server: NatsServer, 
             os.kill(child, 0)  # it lives
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def _sockets() -> set[str]:
+    """Those of this process, by their inodes."""
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # of the listing itself
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+    return {link for link in links if link.startswith("socket:")}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="not applicable: descriptors are looked up in /proc")
+@pytest.mark.parametrize("info", [b"", b'INFO {"headers": true, "tls_required": true}\r\n'], ids=["plain", "tls"])
+def test_a_link_that_is_being_made_is_not_the_child_s_either(info: bytes) -> None:
+    """The parent goes on with it: the child must not keep it up behind the parent's back."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        before = _sockets()
+        bus = EventBus(f"nats://127.0.0.1:{server.getsockname()[1]}?connect_timeout=20")
+        bus.open(wait=False)
+        try:
+            link, _ = server.accept()
+            with link:
+                link.sendall(info)
+                assert not info or link.recv(1), "no TLS handshake"
+                ours = before | {f"socket:[{os.fstat(link.fileno()).st_ino}]"}
+                wait_until(lambda: _sockets() - ours)
+                assert in_child(_sockets) <= ours
+        finally:
+            bus.close(1.0)
 
 
 @pytest.mark.nats
