@@ -144,7 +144,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         PublishUnknownError (no answer in time); each carries the id to publish again with.
         """
         wait = self._patience(timeout)
-        return self._verbs(wait).publish(topic, payload, key, headers, id, wait, partition, timestamp)
+        return self._verbs(wait).publish((topic, payload, key, headers, id, partition, timestamp), wait)
 
     def publish_async(
         self,
@@ -164,7 +164,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         `cancel()` takes the message back, and returns True, as long as no client was given it.
         """
         wait = self._patience(timeout)
-        return self._verbs(wait).publish_async(topic, payload, key, headers, id, wait, partition, timestamp)
+        return self._verbs(wait).publish_async((topic, payload, key, headers, id, partition, timestamp), wait)
 
     def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Receipt]:
         """Publish all, pipelined; receipts in order. PublishManyError carries each result, in order."""
@@ -208,7 +208,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
                 if pending.sender.ended:
                     pending.too_late(record)
             return
-        self._verbs(0.0).publish_nowait(topic, payload, key, headers, id, partition, timestamp)
+        self._verbs(0.0).publish_nowait((topic, payload, key, headers, id, partition, timestamp))
 
     def flush(self, timeout: float | None = None) -> FlushReport:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""

@@ -95,5 +95,5 @@ class Gate:
         """What whoever is still in the parent's copy is told in a forked child."""
         return ForkedError(
             f"{self._bus}: opened before os.fork(), its connection belongs to the parent; "
-            "make and open a bus in the child, or leave on_fork 'reopen'"
+            "make and open a bus in the child, or leave on_fork 'reopen' (which cannot be where gevent has patched)"
         )

@@ -191,29 +191,6 @@ class Receipt:
     duplicate: bool = False
 
 
-class CopyId(str):
-    """The id of a message that is published a second time under it: as a dead letter, or as a replay.
-
-    stored_as: what the broker deduplicates it by; by the id alone it would be dropped as what is there already.
-    """
-
-    __slots__ = ("stored_as",)
-
-    stored_as: str
-
-    @classmethod
-    def of(cls, id: str, stored_as: str) -> CopyId:
-        """This id, deduplicated by that."""
-        made = cls(id)
-        made.stored_as = stored_as
-        return made
-
-
-def stored_as(id: str) -> str:
-    """What a message with this id is deduplicated by."""
-    return id.stored_as if isinstance(id, CopyId) else id
-
-
 _set_topic, _set_id, _set_confirmed, _set_partition, _set_offset, _set_duplicate = (
     getattr(Receipt, name).__set__ for name in ("topic", "id", "confirmed", "partition", "offset", "duplicate")
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _thread
 from collections.abc import Iterator
 
-from . import log
+from . import greenlets, log
 from .backends import backend_for
 from .config import EventBusConfig, names_of
 from .consuming.consumers import Consumers
@@ -94,7 +94,9 @@ class Wiring:
         self.life.forked()
         if entry is Entry.USED:
             entry = Entry.ASLEEP
-        if entry is Entry.FORKED or (entry is Entry.ASLEEP and self._config.on_fork == "raise"):
+        # The parent's threads are not here, but its greenlets would be, at work beside ours.
+        final = self._config.on_fork == "raise" or greenlets.are_threads()
+        if entry is Entry.FORKED or (entry is Entry.ASLEEP and final):
             return self
         heir = Wiring(self._config, self._middleware, entry, before=self)
         if entry is not Entry.CLOSED:

@@ -3,6 +3,7 @@
 recovery   kill -9 and restart, again and again: how long until the first message is handled again
 confirmed  kill -9 under confirmed JetStream publishes from four threads: nothing lost, nothing twice
 leaks      hundreds of reconnects leave threads, file descriptors and memory as they were
+conformance  every behaviour on every backend, near and far
 world      `tests/world`: interrupts, forks and swaps at random, by the hundred
 gunicorn   real gunicorns under 200 requests a second and more, while brokers and workers die and it reloads
 gevent     the suites of NATS with greenlets in the place of threads
@@ -37,7 +38,7 @@ from scripts.bench.stage import Worker
 from scripts.soak_kafka import KAFKA_PARTS
 from scripts.soaking.holdings import Holdings, settled
 from scripts.soaking.recovery import OUTAGES
-from scripts.soaking.suites import gevent, gunicorn, world
+from scripts.soaking.suites import conformance, gevent, gunicorn, world
 
 SHORTEST, LONGEST = 0.2, 5.0
 """Seconds of downtime."""
@@ -308,7 +309,14 @@ NATS_PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {
     "confirmed": confirmed,
     "leaks": leaks,
 }
-PARTS = {**NATS_PARTS, **KAFKA_PARTS, "world": world, "gunicorn": gunicorn, "gevent": gevent}
+PARTS = {
+    **NATS_PARTS,
+    **KAFKA_PARTS,
+    "conformance": conformance,
+    "world": world,
+    "gunicorn": gunicorn,
+    "gevent": gevent,
+}
 BACKENDS = {"nats": NATS_PARTS, "kafka": KAFKA_PARTS, None: PARTS}
 
 

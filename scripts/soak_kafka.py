@@ -21,11 +21,12 @@ from attrs import define, field
 
 from eventbus import EventBus, Message, PublishError, Receipt
 from eventbus.testing import KafkaServer, wait_until
+from eventbus.testing.history import out_of_order
 from scripts.bench.kafka_raw import RawKafka
 from scripts.soaking.holdings import Holdings, settled
 from scripts.soaking.nodes import nodes
 from scripts.soaking.recovery import recovery
-from scripts.soaking.traffic import Place, Traffic, inversions, place_of, verdict
+from scripts.soaking.traffic import Place, Traffic, place_of, verdict
 
 PARTITIONS = 4
 KILLS = (0.0, 3.0, 1.0)
@@ -163,7 +164,7 @@ def swaps(options: argparse.Namespace) -> bool:
         late = _await_handled(confirmed, handled)
         log = [place_of(message.key(), message.value()) for message in RawKafka(server.bootstrap).read(topic)]
     errors = [error for stream in streams for error in stream.errors]
-    lost, stored, seen = len(confirmed - set(log)), inversions(log), inversions(list(handled))
+    lost, stored, seen = len(confirmed - set(log)), len(out_of_order(log)), len(out_of_order(handled))
     good = not (lost or late or stored or seen or errors)
     print(
         f"{verdict(good)} kafka-swaps: {len(confirmed):,} confirmed, {lost} lost, {late} not handled, order per key: "

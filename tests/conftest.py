@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +20,15 @@ from eventbus.testing import LeakGuard
 pytest.register_assert_rewrite(
     "eventbus.testing.conformance",
     "eventbus.testing._conformance",
+    "eventbus.testing._conformance_batches",
+    "eventbus.testing._conformance_dead_letters",
+    "eventbus.testing._conformance_delivery",
+    "eventbus.testing._conformance_faults",
     "eventbus.testing._conformance_reading",
     *("outages_base", "outages_recovery", "outages_subscriptions", "outages_calls", "outages_reading", "fakes"),
 )
+
+from eventbus.testing._conformance import PublishingConformance  # noqa: E402  # after its asserts are to be shown
 
 hypothesis.settings.register_profile("no speed", deadline=None)  # machines are busy: the watchdog is bound enough
 hypothesis.settings.load_profile("no speed")
@@ -107,7 +113,7 @@ def _stacks() -> str:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     """Where CI is set a test that needs a broker may not be skipped for the lack of one."""
     report = yield
-    needs_broker = any(item.get_closest_marker(name) for name in ("nats", "kafka"))
+    needs_broker = any(item.get_closest_marker(name) for name in ("nats", "kafka", "postgres"))
     if needs_broker and report.skipped and not hasattr(report, "wasxfail") and _on_ci():
         reason = _reason(report)
         if not reason.startswith(NOT_APPLICABLE):
@@ -130,6 +136,8 @@ def _reason(report: pytest.TestReport) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if issubclass(getattr(item, "cls", None) or object, PublishingConformance):
+            item.user_properties.append(("conformance", item.cls.__name__.removeprefix("Test")))
         cases = [case for marker in item.iter_markers("outage") for case in marker.args]
         if cases:
             backend = getattr(getattr(item, "cls", None), "backend", "-")
@@ -137,6 +145,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The outage matrix, and what the conformance suite has shown of each backend."""
+    _show_outages(terminalreporter)
+    _show_conformance(terminalreporter)
+
+
+def _show_conformance(terminalreporter: Any) -> None:
+    """How many behaviours each backend has passed, and which are not applicable, and why."""
+    passed, left_out = Counter[str](), defaultdict[str, Counter[str]](Counter)
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, backend in getattr(report, "user_properties", ()):
+                if name != "conformance":
+                    continue
+                if outcome == "passed":
+                    passed[backend] += 1
+                else:
+                    left_out[backend][_reason(report) if outcome == "skipped" else outcome.upper()] += 1
+    if passed or left_out:
+        terminalreporter.section("conformance")
+    for backend in sorted({*passed, *left_out}):
+        terminalreporter.write_line(f"{backend}: {passed[backend]} passed")
+        for reason, count in sorted(left_out[backend].items()):
+            terminalreporter.write_line(f"  {count} {reason}")
+
+
+def _show_outages(terminalreporter: Any) -> None:
     """One line for each outage case, one column for each backend."""
     found: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for outcome in ("passed", "failed", "error", "skipped"):

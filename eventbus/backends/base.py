@@ -16,6 +16,7 @@ from ..consuming.in_hand import InHand
 from ..consuming.subscriptions import PartitionStatus, SubscriptionState
 from ..message import Delivery
 from ..publishing.port import Answers, PublishingPort
+from ..reports import DeadLetterTopic
 from ..threads import StopToken
 
 
@@ -152,8 +153,8 @@ class Session(Protocol):
         No group is joined, and nothing acknowledged. ReadError, NotConnectedError.
         """
 
-    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> Mapping[str, int]:
-        """The topics that a pattern covers and how many messages each holds, about; those that hold none may miss.
+    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> Sequence[DeadLetterTopic]:
+        """The topics that a pattern covers, with how many messages each holds and from when; empty ones may miss.
 
         Within `timeout` seconds. ReadError: they may not be asked for. NotConnectedError, Stopped.
         """

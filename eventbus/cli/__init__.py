@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import ConfigError, EventBusError
 from . import consume, dlq, status
-from .output import Output, flush_printed, hidden
+from .output import NotPrinted, Output, flush_printed, hidden
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser().parse_args(argv)
     except SystemExit as end:  # argparse has told what is wrong, or has helped
         return int(end.code or 0)
+    return carry_out(options)
+
+
+def carry_out(options: argparse.Namespace) -> int:
+    """Do what was asked for, and tell on stderr what goes wrong; the exit code."""
     output = Output(as_json=options.json)
     try:
         return int(options.run(options, output))
@@ -47,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EventBusError as error:
         output.note(f"eventbus: {hidden(str(error), options.url)}")
         return FAILED
-    except BrokenPipeError:  # whoever read it has enough; the interpreter would complain at its end
+    except (NotPrinted, BrokenPipeError) as error:
+        if not isinstance(error.__cause__ or error, BrokenPipeError):  # else whoever read it has enough
+            output.note(f"eventbus: {error}")
         flush_printed()
         return FAILED

@@ -52,7 +52,7 @@ def consume(options: argparse.Namespace, output: Output) -> int:
         interval=options.interval,
         level=options.log_level,
         reload=options.reload,
-        url=options.url,
+        source=options.url,
     )
     return run(lambda: _bus_for(options), told)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 from .. import EventBus, Message, ReplayError, ReplayReport
+from ..config_sources import ConfigSource
 from .output import Output, Row, add_broker, hidden, positive_seconds
 
 DEAD = "Eventbus-Dead-"
@@ -19,14 +21,26 @@ COLUMNS = ("id", "time", "topic", "key", "attempts", "error", "reason")
 
 def add_to(areas: Any) -> None:
     """Add the area to the command line."""
-    area = areas.add_parser("dlq", help="dead letters: messages that no handler took")
+    for verb in add_verbs(areas.add_parser("dlq", help="dead letters: messages that no handler took")):
+        add_broker(verb)
+
+
+def add_verbs(area: argparse.ArgumentParser) -> tuple[argparse.ArgumentParser, ...]:
+    """Add `list`, `show`, `replay` and `purge`, and return them; `url`, any source of settings, is for the caller."""
     verbs = area.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _verb(verbs, "list", "the topics of dead letters, with how many each holds", show_topics)
+    listed = _verb(verbs, "list", "the topics of dead letters, with how many each holds", show_topics)
     shown = _verb(verbs, "show", "the dead letters of a topic", show_letters, topic=True)
     shown.add_argument("--limit", type=_count, default=SHOWN, help=f"so many at most ({SHOWN})")
     shown.add_argument("--payload", action="store_true", help="with the payload")
     replayed = _verb(verbs, "replay", "publish dead letters again where they came from", replay, topic=True)
     replayed.add_argument("--limit", type=_count, help="so many at most")
+    replayed.add_argument(
+        "--start",
+        type=_place,
+        nargs="+",
+        metavar="PARTITION:OFFSET",
+        help="go on where an earlier replay ended, which has told it",
+    )
     replayed.add_argument("--dry-run", action="store_true", help="say which, and publish nothing")
     for one in (shown, replayed):
         one.add_argument("--id", nargs="+", metavar="ID", help="only these messages")
@@ -34,6 +48,7 @@ def add_to(areas: Any) -> None:
     purged = _verb(verbs, "purge", "delete all dead letters of a topic, for good", purge, topic=True)
     purged.add_argument("--yes", action="store_true", help="do it; without, it is only told what would be deleted")
     purged.add_argument("--force", action="store_true", help="also where other messages are among them")
+    return listed, shown, replayed, purged
 
 
 def show_topics(options: argparse.Namespace, output: Output) -> int:
@@ -75,6 +90,7 @@ def replay(options: argparse.Namespace, output: Output) -> int:
         try:
             bus.replay_dead_letters(
                 options.topic,
+                start=dict(options.start) if options.start else "earliest",
                 limit=options.limit,
                 filter=_chosen(options),
                 timeout=options.timeout,
@@ -109,17 +125,22 @@ def _verb(
     made.set_defaults(run=run)
     if topic:
         made.add_argument("topic", metavar="TOPIC", help="a topic of dead letters, dlq.<group>.<topic>")
-    add_broker(made)
     made.add_argument("--timeout", type=positive_seconds, help="seconds to wait for the broker")
     made.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     return made
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError("negative")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return min(int(text), sys.maxsize)
+
+
+def _place(text: str) -> tuple[int | str, int]:
+    partition, _, offset = text.rpartition(":")
+    if not partition or not offset.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no PARTITION:OFFSET, as 0:120")
+    return int(partition) if partition.isdecimal() else partition, int(offset)
 
 
 def _open(options: argparse.Namespace) -> EventBus:
@@ -157,9 +178,12 @@ def _row(message: Message) -> Row:
     return {"id": message.id, "key": message.key, "payload": payload, **told}
 
 
-def _tell(report: ReplayReport, output: Output, url: str | None) -> None:
+def _tell(report: ReplayReport, output: Output, url: ConfigSource) -> None:
     for cause in report.causes:
         output.note(f"failed: {hidden(str(cause), url)}")
     names = ("replayed", "duplicates", "skipped", "foreign", "failed", "unanswered")
     counts = {name: getattr(report, name) for name in names}
-    output.summary(counts, ", ".join(f"{count} {name}" for name, count in counts.items()))
+    text = ", ".join(f"{count} {name}" for name, count in counts.items())
+    output.summary({**counts, "next": dict(report.next)}, text)
+    if report.next:
+        output.note("to go on behind it: --start " + " ".join(f"{one}:{offset}" for one, offset in report.next.items()))

@@ -9,15 +9,23 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from io import TextIOWrapper
+from typing import TextIO
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import attrs
+
 from ..config_fields import is_secret_option
+from ..config_sources import ConfigSource
 
 URL = "EVENTBUS_URL"
 WIDEST = 60
 """Characters of a column, where another one follows."""
 EVERY = 1.0
 """Seconds between two lines of progress."""
+
+_URLS = ("url", "servers")
+"""Settings that are URLs, with a login in them perhaps."""
 
 Row = Mapping[str, object]
 
@@ -38,18 +46,25 @@ def positive_seconds(text: str) -> float:
     return number
 
 
+class NotPrinted(Exception):
+    """Internal: stdout takes no more; its cause says why."""
+
+
 class Output:
-    """as_json: one JSON object for each row, else a table."""
+    """as_json: one JSON object for each row, else a table. What an encoding does not have is printed as escapes."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._told_at = time.monotonic()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
 
     def rows(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
         """Print these columns of all rows."""
         if self._as_json:
             for row in rows:
-                print(json.dumps({name: _plain(row.get(name)) for name in columns}))
+                self._print(json.dumps({name: _plain(row.get(name)) for name in columns}))
         elif rows:
             table = [[name.upper() for name in columns]] + [
                 [_short(visible(row.get(name)), number == len(columns) - 1) for number, name in enumerate(columns)]
@@ -57,28 +72,36 @@ class Output:
             ]
             widths = [max(len(line[number]) for line in table) for number in range(len(columns))]
             for line in table:
-                print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-        sys.stdout.flush()
+                self._print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        self._print(end="", flush=True)
 
     def record(self, row: Row) -> None:
         """Print one row: a JSON object, or a line for each field."""
         if self._as_json:
-            print(json.dumps({name: _plain(value) for name, value in row.items()}))
+            self._print(json.dumps({name: _plain(value) for name, value in row.items()}), flush=True)
         else:
             width = max(map(len, row))
             for name, value in row.items():
                 text = ", ".join(map(str, value)) if isinstance(value, list) else value
-                print(f"{name.ljust(width)}  {visible(text)}")
-        sys.stdout.flush()
+                self._print(f"{name.ljust(width)}  {visible(text)}", flush=True)
 
     def summary(self, row: Row, text: str) -> None:
         """What was done: one JSON object on stdout, or a sentence."""
-        print(json.dumps({name: _plain(value) for name, value in row.items()}) if self._as_json else visible(text))
-        sys.stdout.flush()
+        told = json.dumps({name: _plain(value) for name, value in row.items()}) if self._as_json else visible(text)
+        self._print(told, flush=True)
 
     def note(self, text: str) -> None:
-        """Something beside the result, on stderr."""
-        print(visible(text), file=sys.stderr, flush=True)
+        """Something beside the result, on stderr; what is done goes on where nobody reads that."""
+        try:
+            print(visible(text), file=sys.stderr, flush=True)
+        except OSError:
+            _silence(sys.stderr)
+
+    def _print(self, text: str = "", end: str = "\n", flush: bool = False) -> None:
+        try:
+            print(text, end=end, flush=flush)
+        except OSError as error:
+            raise NotPrinted(str(error)) from error
 
     def progress(self, text: str) -> None:
         """Say on stderr how far it is, once a second at most, and not within the first."""
@@ -95,7 +118,11 @@ def flush_printed() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
+
+
+def _silence(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def visible(value: object) -> str:
@@ -106,14 +133,32 @@ def visible(value: object) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
-def hidden(text: str, url: str | None) -> str:
-    """A text without what is secret in the URL that is used."""
-    for secret in sorted(_secrets_of(url or os.environ.get(URL, "")), key=len, reverse=True):
+def hidden(text: str, source: ConfigSource) -> str:
+    """A text without what is secret in the settings that are used, and in the URL of the environment."""
+    secrets = _secrets_in_url(os.environ.get(URL, "")) | _secrets_in(source)
+    for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 
 
-def _secrets_of(url: str) -> set[str]:
+def _secrets_in(source: object) -> set[str]:
+    if isinstance(source, str):
+        return _secrets_in_url(source)
+    if attrs.has(type(source)):
+        source = attrs.asdict(source)  # type: ignore[arg-type]
+    found: set[str] = set()
+    if isinstance(source, Mapping):
+        for name, value in source.items():
+            if name in _URLS or not isinstance(value, str):
+                found |= _secrets_in(value)
+            elif is_secret_option(str(name)):
+                found.add(value)
+    elif isinstance(source, (list, tuple)):
+        found |= {secret for one in source for secret in _secrets_in(one)}
+    return found - {""}
+
+
+def _secrets_in_url(url: str) -> set[str]:
     found: set[str] = set()
     _, _, rest = url.partition("://")
     place = rest.partition("?")[0].partition("/")[0]

@@ -13,6 +13,7 @@ from functools import partial
 from attrs import frozen
 
 from .. import CloseReport, EventBus, StopSignals, log
+from ..config_sources import ConfigSource
 from ..stop_signals import LOOK
 from ..threads import StopToken, join_all, spawn
 from .console import Console
@@ -37,15 +38,15 @@ class RunOptions:
     """How a consumer process tells what it does.
 
     as_json: JSON lines on a terminal, too. interval: seconds between two reports in them. level: of what is logged, if
-    the program sets up no logging itself. reload: start again when a file of the program has changed. url: where the
-    broker is, so that its secrets are not told.
+    the program sets up no logging itself. reload: start again when a file of the program has changed. source: the
+    settings of the bus, so that their secrets are not told.
     """
 
     as_json: bool = False
     interval: float = INTERVAL
     level: str = "info"
     reload: bool = False
-    url: str | None = None
+    source: ConfigSource = None
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +67,7 @@ def run(make: Callable[[], EventBus], options: RunOptions) -> int:
     signal's number. The first signal after that drains, a second one leaves at once, as `EventBus.wait` says. On the
     main thread; it is the last thing that a process does: where handlers are left running it ends within a second.
     """
-    console = _console(options, partial(hidden, url=options.url))
+    console = _console(options, partial(hidden, source=options.source))
     again = False
     try:
         with StopSignals() as signals, logging_to(console, options.level):

@@ -14,9 +14,9 @@ from ..message import Delivery
 from ..middleware import Middleware, Wrapped
 from .batches import Batch, size_of
 from .entries import Entry, Owner
-from .lane import LONGEST_NAP, Lane
+from .lane import Lane
 from .outcomes import Outcomes
-from .parked import NEVER, lane_key
+from .parked import LONGEST_NAP, NEVER, lane_key
 
 
 @frozen
@@ -92,7 +92,9 @@ class BatchLane(Lane):
 
     def _is_due(self) -> bool:
         """Whether the handler is to have what was gathered: no more comes, or not in time."""
-        return self._missing <= 0 or time.monotonic() >= self._deadline or self._owner.is_full
+        if self._missing <= 0 or time.monotonic() >= self._deadline:
+            return True
+        return self._owner.is_full and not (self._entries or self._kept)
 
     def _begin(self, entries: deque[Entry]) -> None:
         """Gather what still fits into the batch; the rest stays in the queue, in front."""
@@ -104,9 +106,7 @@ class BatchLane(Lane):
                 return
             entry = entries.popleft()
             if len(entry.batch) > missing:
-                first = size_of(entry.batch[:missing])
-                rest = evolve(entry, batch=entry.batch[missing:], size=max(0, entry.size - first))
-                entry = evolve(entry, batch=entry.batch[:missing], size=min(first, entry.size))
+                entry, rest = entry.cut(missing)
                 entries.appendleft(rest)
                 self._again()
             if not self._gathered:

@@ -322,7 +322,7 @@ class Consumption:
         """See to leases that end with time, and to a hold that does."""
         self.in_hand.look(now)
         self._failing.guard.look(now)
-        self._failing.look()
+        self._failing.look(now)
         if self._lanes.held and not self._failing.guard.holds:
             self._lanes.let_go()
 

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from hashlib import sha256
 from typing import Protocol
 
+from ..copies import Copy
 from ..fields import RawHeaders, show
 from ..message import Delivery, Message, matches
 from ..names import NameRules
@@ -37,17 +38,8 @@ Answered = Callable[[Exception | None], object]
 class Letterbox(Protocol):
     """Where dead letters are published."""
 
-    def __call__(
-        self,
-        topic: str,
-        payload: bytes,
-        key: bytes | None,
-        headers: RawHeaders,
-        id: str,
-        stored_as: str,
-        answered: Answered,
-    ) -> Callable[[], str]:
-        """Publish, and say what became of it; never blocks. stored_as: what the broker deduplicates by.
+    def __call__(self, copy: Copy, answered: Answered) -> Callable[[], str]:
+        """Publish, and say what became of it; never blocks.
 
         Returns what says why the broker takes it not for now, "" where it said no such thing.
         """
@@ -107,7 +99,8 @@ class DeadLetters:
         stamp = delivery.timestamp
         once = f"{place}/{stamp.timestamp() if stamp is not None else ''}"
         stored_as = f"{id}/dlq/{self._group}/{once}" + (f"/{replays}" if replays else "")
-        return self._publish(self.topic_of(delivery), delivery.payload, key, (*kept, *reasons), id, stored_as, answered)
+        copy = Copy(self.topic_of(delivery), delivery.payload, key, (*kept, *reasons), id, stored_as)
+        return self._publish(copy, answered)
 
     def _reasons(self, delivery: Delivery, error: BaseException, attempts: int, replays: int) -> RawHeaders:
         kind = type(error)

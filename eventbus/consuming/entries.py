@@ -77,6 +77,12 @@ class Entry:
         size = min(self.size, size_of(staying))
         return self._with(staying, size), self._with(leaving, self.size - size)
 
+    def cut(self, place: int) -> tuple[Entry, Entry]:
+        """What is before a place and what is behind it, with all its bytes between the two of them."""
+        before = self.batch[:place]
+        size = min(self.size, size_of(before))
+        return self._with(before, size), self._with(self.batch[place:], self.size - size)
+
     def _with(self, part: Sequence[Delivery], size: int) -> Entry:
         return Entry(self.lease, part, size, self.check, self.since)
 

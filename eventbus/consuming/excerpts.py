@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Protocol
 
 from attrs import define, frozen
@@ -23,6 +23,9 @@ _LOOK = 1.0
 """Seconds between two looks whether the bus is still open."""
 _GOODBYE = 2.0
 """Seconds that `Excerpt.close` waits for what it holds on the broker."""
+_FIRST = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_LAST = datetime(2262, 1, 1, tzinfo=timezone.utc)
+"""nats-server counts nanoseconds in 63 bits, which end in that year."""
 
 
 @frozen(kw_only=True)
@@ -68,12 +71,16 @@ def _count(value: object, name: str) -> int:
 
 
 def aware(value: datetime, name: str) -> datetime:
-    """A moment; ValueError for a datetime without a time zone: it would mean another one on each machine."""
+    """A moment in UTC that every broker takes: one before 1970 or behind 2262 is there already.
+
+    Nothing is stored before or behind, and to brokers such times mean other things: a Kafka time of -1 is the end.
+    ValueError for a datetime without a time zone: it would mean another moment on each machine.
+    """
     if value.utcoffset() is None:
         raise ValueError(
             f"{name} is {value!r}, a datetime without a time zone: pass an aware one, datetime.now(timezone.utc) say"
         )
-    return value
+    return _FIRST if value < _FIRST else _LAST if value > _LAST else value.astimezone(timezone.utc)
 
 
 @define(eq=False)
@@ -90,9 +97,13 @@ class Stretch:
 
 
 class Stretches:
-    """What is left to read of a topic, by slice: a partition, a stream. It outlives sessions; for one thread."""
+    """What is left to read of a topic, by slice: a partition, a stream. It outlives sessions; for one thread.
 
-    def __init__(self, found: Mapping[Hashable, Stretch]) -> None:
+    identity: tells the topic from another one of that name, which holds nothing of this; None where nobody says it.
+    """
+
+    def __init__(self, found: Mapping[Hashable, Stretch], identity: str | None = None) -> None:
+        self.identity = identity
         self.left = {key: one for key, one in found.items() if one.begin < one.end}
 
     def __bool__(self) -> bool:
@@ -137,8 +148,8 @@ class Channel:
 
     def __init__(self, stop: StopToken) -> None:
         self.stop = stop
-        self._batches: deque[Sequence[Message]] = deque()
-        self._counts: deque[tuple[int, int]] = deque()
+        self._batches: deque[tuple[Sequence[Message], int]] = deque()
+        """Each with the bytes of its payloads."""
         self._bell = Bell()
         self._error: Exception | None = None
         self._over = False
@@ -148,13 +159,12 @@ class Channel:
         with self.stop.interrupts(self._bell.ring):
             self._bell.wait_for(lambda: self._has_room() or self.stop.is_set(), Deadline(None))
         self.stop.check()
-        self._counts.append((len(batch), sum(len(message.payload) for message in batch)))
-        self._batches.append(batch)
+        self._batches.append((batch, sum(len(message.payload) for message in batch)))
         self._bell.ring()
 
     def _has_room(self) -> bool:
-        waiting = list(self._counts)
-        return sum(count for count, _ in waiting) < AHEAD and sum(size for _, size in waiting) < AHEAD_BYTES
+        waiting = list(self._batches)
+        return sum(len(batch) for batch, _ in waiting) < AHEAD and sum(size for _, size in waiting) < AHEAD_BYTES
 
     def end(self, error: Exception | None = None) -> None:
         """There is no more, or nothing more can be had."""
@@ -162,16 +172,22 @@ class Channel:
         self._over = True
         self._bell.ring()
 
-    def take(self, check: Callable[[], object]) -> Sequence[Message] | None:
-        """The next batch, None behind the last; raises what reading failed with. check(): raises if it is too late."""
+    def drop(self, batch: Sequence[Message]) -> None:
+        """This one waits no more, if it is the first."""
+        if self._batches and self._batches[0][0] is batch:
+            self._batches.popleft()
+            self._bell.ring()
+
+    def first(self, check: Callable[[], object]) -> Sequence[Message] | None:
+        """The next batch, which stays there; None behind the last. Raises what reading failed with.
+
+        check(): raises if it is too late.
+        """
         while True:
             check()
             over = self._over or self.stop.is_set()  # before the look: what was put in front of the end is there
             if self._batches:
-                self._counts.popleft()
-                batch = self._batches.popleft()
-                self._bell.ring()
-                return batch
+                return self._batches[0][0]
             if over:
                 if self._error is not None:
                     raise self._error
@@ -191,27 +207,28 @@ class Excerpt(Iterator[Message]):
         self._channel = channel
         self._check = check
         self._thread = thread
-        self._messages: Iterator[Message] = iter(())
+        self._now: tuple[Sequence[Message], Iterator[Message]] = (), iter(())
+        """The batch that is handed out, and what is left of it: one value, for an exception may come at any step."""
         self._closed = False
 
     def __iter__(self) -> Excerpt:
         return self
 
     def __next__(self) -> Message:
-        for message in self._messages:
+        for message in self._now[1]:
             return message
-        if self._closed:
-            raise StopIteration
-        batch = self._channel.take(self._check)
+        self._channel.drop(self._now[0])  # else it would come again, where an exception came before it was dropped
+        batch = None if self._closed else self._channel.first(self._check)
         if batch is None:
             raise StopIteration
-        self._messages = iter(batch)
-        return next(self._messages)
+        self._now = batch, iter(batch)
+        self._channel.drop(batch)
+        return next(self._now[1])
 
     def close(self) -> None:
         """End early; idempotent, any thread. What it holds on the broker is let go when this returns, or soon after."""
         self._closed = True
-        self._messages = iter(())
+        self._now = (), iter(())
         self._channel.stop.set()
         if self._thread is not None:
             join_all([self._thread], _GOODBYE)

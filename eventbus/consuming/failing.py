@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Sequence
 
-from attrs import Factory, frozen
+from attrs import Factory, define, field, frozen
 
 from .. import log
 from ..config_delivery import GuardConfig, RetryConfig
@@ -23,6 +24,8 @@ logger = log.get(__name__)
 
 BATCHES_IN_HAND = 4
 
+UNANSWERED_FOR = 3.0
+"""Seconds without an answer to a dead letter until that is told: Kafka's client tries again without a word."""
 _WAITING = -1
 """Stands for all dead letters that the broker does not take for now."""
 
@@ -54,6 +57,14 @@ class Plan:
         return 0 if self.batch is None else BATCHES_IN_HAND * self.batch.size
 
 
+@define(eq=False)
+class _Letter:
+    """A dead letter that is sent. since: by `time.monotonic`. why(): what keeps it, "" where that is not known."""
+
+    since: float = field(factory=time.monotonic)
+    why: Callable[[], str] = str
+
+
 class Failing:
     """Of one subscription; any thread. gives_back: whether the broker takes single messages back.
 
@@ -71,8 +82,8 @@ class Failing:
         self._retries = Retries(plan.retry, self.guard, leaves=plan.dead_letters is not None, gives_back=gives_back)
         self._lock = threading.Lock()
         self.failures = self.dropped = self.stored = 0
-        self._waiting: dict[object, Callable[[], str]] = {}
-        """Dead letters without an answer: what says why."""
+        self._waiting: dict[_Letter, None] = {}
+        """Dead letters without an answer, the oldest first."""
         self._troubles: dict[int, Exception] = {}
         """Why dead letters could not be stored, by their deliveries, which wait for that."""
         self._put_off: dict[Hashable, int] = {}
@@ -85,10 +96,11 @@ class Failing:
         """What keeps messages that fail from leaving."""
         return self.guard.error or next(iter(list(self._troubles.values())), None)
 
-    def look(self) -> None:
+    def look(self, now: float) -> None:
         """Tell, once for each text, why the broker takes a dead letter not for now."""
-        for why in list(self._waiting.values())[:1]:
-            cause = why()
+        for letter in list(self._waiting)[:1]:
+            is_late = now - letter.since >= UNANSWERED_FOR
+            cause = letter.why() or (f"no answer for {UNANSWERED_FOR:g} s" if is_late else "")
             if cause and _WAITING not in self._troubles:
                 error = NotConnectedError(f"dead letters wait, and their messages with them: {cause}")
                 self._troubles[_WAITING] = error
@@ -136,8 +148,8 @@ class Failing:
         """Have it stored as a dead letter; never blocks."""
         assert self._dead_letters is not None
 
-        letter = object()
-        self._waiting[letter] = str
+        letter = _Letter()
+        self._waiting[letter] = None
 
         def told(trouble: Exception | None) -> None:
             self._waiting.pop(letter, None)
@@ -146,12 +158,9 @@ class Failing:
 
         bare = isinstance(self._troubles.get(id(delivery)), PublishRejectedError)
         try:
-            why = self._dead_letters.send(delivery, error, attempts, told, bare=bare)
+            letter.why = self._dead_letters.send(delivery, error, attempts, told, bare=bare)
         except Exception as trouble:  # whatever stands in another program's message, or in a user's error
             told(trouble)
-        else:
-            if letter in self._waiting:
-                self._waiting[letter] = why
 
     def forget(self, deliveries: Sequence[Delivery]) -> None:
         """These are not ours any more: what kept their dead letters is over."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from attrs import frozen
 
+from ..copies import Copy
 from ..errors import (
     ClosedError,
     NotConnectedError,
@@ -16,7 +17,6 @@ from ..errors import (
     ReadError,
     ReplayError,
 )
-from ..fields import RawHeaders
 from ..message import Message, Receipt
 from ..reports import ReplayReport
 from ..threads import Bell, Deadline
@@ -29,6 +29,8 @@ IN_FLIGHT_BYTES = 8 * 1024 * 1024
 MOST_CAUSES = 100
 PROGRESS = 100
 """Messages between two reports of progress."""
+LAST_ANSWERS = 1.0
+"""Seconds that an interrupt or an exception of the filter's waits for the answers to what is on its way."""
 NO_ROOM = 0.05
 """Seconds before a copy is offered again to a bus that has no room for it."""
 
@@ -37,20 +39,8 @@ Place = tuple["int | str", int]
 """Partition and offset of a dead letter."""
 
 
-class Copier(Protocol):
-    """Where copies are published."""
-
-    def __call__(
-        self,
-        topic: str,
-        payload: bytes,
-        key: bytes | None,
-        headers: RawHeaders,
-        id: str,
-        stored_as: str,
-        answered: Callable[[Any], object],
-    ) -> object:
-        """Publish, and hand the receipt or the PublishError to `answered`, on any thread; never blocks."""
+Copier = Callable[[Copy, Callable[[Any], object]], object]
+"""`publish(copy, answered)` hands the receipt or the PublishError to `answered`, on any thread; it never blocks."""
 
 
 @frozen(kw_only=True)
@@ -93,6 +83,9 @@ class Replay:
             self._wait_until(lambda: not self._waiting)
         except (ClosedError, NotConnectedError, PublishNotSentError, ReadError) as error:
             self._trouble = self._trouble or error
+        except BaseException:  # the caller's: what is on its way is stored, and else would be replayed once more
+            self._bell.wait_for(self._is_answered, Deadline(min(LAST_ANSWERS, self._patience)))
+            raise
         finally:
             self._settle()
             self._tell()
@@ -144,14 +137,14 @@ class Replay:
         number = replays_of(message) + 1
         headers = (*without_reasons(message), (REPLAYS, str(number).encode()))
         id = message.id or ""
-        copy = message.headers[TOPIC], message.payload, message.raw_key, headers, id, f"{id}/replay/{number}"
+        copy = Copy(message.headers[TOPIC], message.payload, message.raw_key, headers, id, f"{id}/replay/{number}")
         deadline = Deadline(self._patience)
         self._next.setdefault(place[0], place[1])
         self._waiting[place] = len(message.payload)
         self._bytes += len(message.payload)
         while True:
             try:
-                self._publish(*copy, lambda result: self._answered(place, result))
+                self._publish(copy, lambda result: self._answered(place, result))
                 return
             except PublishRejectedError as error:
                 self._answers.append((place, error))
@@ -182,6 +175,10 @@ class Replay:
             elif isinstance(result, Exception):
                 self._unknown.add(place)
                 self._trouble = self._trouble or result
+
+    def _is_answered(self) -> bool:
+        self._settle()
+        return not self._waiting
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for answers until it holds; NotConnectedError when none comes for too long."""

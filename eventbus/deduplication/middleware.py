@@ -7,16 +7,15 @@ import os
 import threading
 from collections.abc import Callable
 from secrets import token_hex
-from weakref import WeakSet
 
 from .. import log
 from ..callables import check_plain
 from ..consuming.handling import current_subscription
 from ..errors import RetryLater
-from ..forks import let_go_in_child
 from ..message import Message
 from ..middleware import Consume
 from ..threads import seconds
+from .renewed import Renewed
 from .stores import Claim, MemoryStore, Store
 
 logger = log.get(__name__)
@@ -28,7 +27,7 @@ AGAIN = 1.0
 """Seconds until a message comes again that somebody else handles now: as after a redelivery that is given back."""
 
 
-class Deduplication:
+class Deduplication(Renewed):
     """Consume middleware, made by `deduplicate`. One may serve any number of buses.
 
     skipped: messages that were acknowledged without a call of the handler, as they had been handled.
@@ -38,10 +37,12 @@ class Deduplication:
     def __init__(self, store: Store, key: KeyOf, retry_after: float) -> None:
         self.store = store
         self.skipped = self.busy = 0
+        super().__init__()
         self._key = key
         self._retry_after = retry_after
+
+    def _renew(self) -> None:
         self._lock = threading.Lock()
-        _made.add(self)
 
     def __call__(self, message: Message, call_next: Consume) -> object:
         """Handle a message unless it was handled; RetryLater while somebody else does."""
@@ -112,12 +113,3 @@ def _key_of(message: Message) -> str | None:
     else:
         return None
     return json.dumps([sub and sub.group, sub and sub.topic, message.topic, *known])
-
-
-_made: WeakSet[Deduplication] = WeakSet()
-
-
-@let_go_in_child
-def _after_fork_in_child() -> None:
-    for one in list(_made):
-        one._lock = threading.Lock()

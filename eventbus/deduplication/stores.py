@@ -6,9 +6,8 @@ import threading
 from collections import OrderedDict
 from enum import Enum
 from typing import Protocol
-from weakref import WeakSet
 
-from ..forks import let_go_in_child
+from .renewed import Renewed
 
 KEPT = 100_000
 """Marks that a `MemoryStore` keeps: as many as messages may be in flight."""
@@ -47,24 +46,26 @@ class Store(Protocol):
         """The owner has failed: it may be claimed again, at once."""
 
 
-class MemoryStore:
+class MemoryStore(Renewed):
     """Marks in the memory of this process: what another process has handled, or this one before its start, is unknown.
 
-    size: marks kept; of more than that those go that were not asked for the longest. Thread-safe. A forked child's copy
-    knows what its parent had handled, and none of the claims of its handlers.
+    size: marks kept; of more than that those go that were not asked for the longest. Thread-safe. A forked child has
+    the marks of its parent, and none of its claims.
     """
 
     def __init__(self, size: int = KEPT) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be an int from 1 on, not {size!r}")
+        super().__init__()
         self._size = size
+        self._done: OrderedDict[str, None] = OrderedDict()
+
+    def _renew(self) -> None:
         self._lock = threading.Lock()
         self._owners: dict[str, str] = {}
-        self._done: OrderedDict[str, None] = OrderedDict()
-        _stores.add(self)
 
     def claim(self, key: str, owner: str) -> Claim:
-        """Claim a message, until `done` or `forget`: an owner dies with the process only, and so does the claim."""
+        """Claim a message, until `done` or `forget`: an owner dies with its process only, and so does the claim."""
         with self._lock:
             if key in self._done:
                 self._done.move_to_end(key)
@@ -89,12 +90,3 @@ class MemoryStore:
     def __len__(self) -> int:
         """Marks kept now."""
         return len(self._done)
-
-
-_stores: WeakSet[MemoryStore] = WeakSet()
-
-
-@let_go_in_child
-def _after_fork_in_child() -> None:
-    for store in list(_stores):
-        store._lock, store._owners = threading.Lock(), {}

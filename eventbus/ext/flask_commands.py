@@ -36,7 +36,7 @@ def consume(context: click.Context, as_json: bool, interval: float, log_level: s
     if not own.handlers:
         raise click.UsageError("the application has no handlers: register some with @events.on(topic, group=...)")
     url = current_app.config.get("EVENTBUS_URL")
-    options = RunOptions(as_json=as_json, interval=interval, level=log_level, url=url)
+    options = RunOptions(as_json=as_json, interval=interval, level=log_level, source=url)
     context.exit(run(lambda: _with_handlers(own), options))
 
 

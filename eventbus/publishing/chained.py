@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from datetime import datetime
 
 from ..errors import (
+    EventBusError,
     ForkedError,
     PublishError,
     PublishManyError,
@@ -16,14 +16,13 @@ from ..errors import (
     PublishUnknownError,
     UnsupportedError,
 )
-from ..fields import Headers
 from ..message import Message, Receipt, Received, parts_of, place_of
 from ..middleware import Middleware, through
 from ..state import FlushReport
 from ..threads import Deadline
 from .futures import ReceiptFuture
 from .publisher import Publisher
-from .records import NO_EXTRAS, Record, Result
+from .records import NO_EXTRAS, Given, Record, Result
 
 
 class ChainedPublisher:
@@ -37,49 +36,20 @@ class ChainedPublisher:
         self._publisher = publisher
         self._middleware = middleware
 
-    def publish(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None,
-        headers: Headers | None,
-        id: str | None,
-        timeout: float,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> Receipt:
+    def publish(self, given: Given, timeout: float) -> Receipt:
         """Publish and wait up to `timeout` seconds for the answer; raises a PublishError without one."""
-        message = self._message(topic, payload, key, headers, id, partition, timestamp)
+        message = self._message(given)
         call = _Call(self._publisher, message, timeout)
         return call.result_of(self._pass(call))
 
-    def publish_async(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None,
-        headers: Headers | None,
-        id: str | None,
-        timeout: float,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> Future[Receipt]:
+    def publish_async(self, given: Given, timeout: float) -> Future[Receipt]:
         """Publish and return the Future that the outermost middleware has returned."""
-        message = self._message(topic, payload, key, headers, id, partition, timestamp)
+        message = self._message(given)
         return self._pass(_Call(self._publisher, message, timeout))
 
-    def publish_nowait(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None = None,
-        headers: Headers | None = None,
-        id: str | None = None,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> None:
+    def publish_nowait(self, given: Given) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
-        message = self._message(topic, payload, key, headers, id, partition, timestamp)
+        message = self._message(given)
         self._pass(_Call(self._publisher, message, 0.0, unwatched=True))
 
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
@@ -101,19 +71,10 @@ class ChainedPublisher:
         """Wait up to `timeout` seconds until everything accepted so far is answered."""
         return self._publisher.flush(timeout)
 
-    def _message(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None,
-        headers: Headers | None,
-        id: str | None,
-        partition: int | None,
-        timestamp: datetime | None,
-    ) -> Message:
-        topic, data, extras = self._publisher.checked(topic, payload, key, headers, id, partition, timestamp)
-        key, given, id, _ = extras or NO_EXTRAS
-        made = Message(topic, data, key=key, headers=given, id=id, partition=partition, timestamp=timestamp)
+    def _message(self, given: Given) -> Message:
+        topic, data, extras = self._publisher.checked(*given)
+        key, headers, id, _ = extras or NO_EXTRAS
+        made = Message(topic, data, key=key, headers=headers, id=id, partition=given[5], timestamp=given[6])
         return self._with_id(made)
 
     def _with_id(self, message: Message) -> Message:
@@ -125,9 +86,9 @@ class ChainedPublisher:
     def _try_to_pass(self, call: _Call) -> Future[Receipt] | PublishError:
         try:
             return self._pass(call)
-        except ForkedError:
-            raise
         except Exception as error:  # it is told as this message's result
+            if isinstance(error, ForkedError) or error is call.interrupt:
+                raise
             return call.verdict_on(error)
 
 
@@ -151,6 +112,8 @@ class _Call:
         self._deadline = deadline or Deadline(timeout)
         self._unwatched = unwatched
         self._accepted: list[tuple[Record, ReceiptFuture]] = []
+        self.interrupt: BaseException | None = None
+        """What has ended a wait for room: it is no verdict on the message."""
 
     def accept(self, message: Message) -> Future[Receipt]:
         """The end of the chain: take a message, or raise; then nothing of it is left."""
@@ -163,7 +126,13 @@ class _Call:
         else:
             future = ReceiptFuture(next(pending.numbers), publisher.answers, pending.withdraw)
         record = Record(future.number, *parts, future)
-        pending.accept(record, 0.0 if self._unwatched else self._deadline.remaining())
+        try:
+            pending.accept(record, 0.0 if self._unwatched else self._deadline.remaining())
+        except EventBusError:
+            raise
+        except BaseException as error:  # a time limit out of a signal handler, say
+            self.interrupt = error
+            raise
         self._accepted.append((record, future))
         return future
 
@@ -174,7 +143,8 @@ class _Call:
         except CancelledError as error:
             raise PublishNotSentError(f"{self.message.topic}: a middleware took it back", self._id) from error
         except FutureTimeoutError:
-            if future.done():  # it is what the middleware's own future has come to
+            # Else it is what the middleware's own future has come to, or a signal handler's time limit.
+            if future.done() or not self._deadline.over:
                 raise
         overdue = self._overdue()
         if overdue is None:
@@ -182,12 +152,14 @@ class _Call:
         raise overdue
 
     def outcome_of(self, future: Future[Receipt]) -> Result:
-        """What `result_of` returns, or raises."""
+        """What `result_of` returns, or raises; what interrupts the wait for it is raised."""
         try:
             return self.result_of(future)
-        except ForkedError:
-            raise
+        except PublishError as error:
+            return error
         except Exception as error:
+            if isinstance(error, ForkedError) or not future.done() or future.exception(0.0) is not error:
+                raise
             return self.verdict_on(error)
 
     def verdict_on(self, error: Exception) -> PublishError:

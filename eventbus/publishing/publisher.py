@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from datetime import datetime
 
+from ..copies import Copy, CopyId
 from ..errors import (
     ClosedError,
     EventBusError,
@@ -16,10 +16,9 @@ from ..errors import (
     PublishUnknownError,
     UnsupportedError,
 )
-from ..fields import BadType, BadValue, Headers, RawHeaders, check_headers, check_key
+from ..fields import BadType, BadValue, check_headers, check_key
 from ..message import (
     TOMBSTONE,
-    CopyId,
     Message,
     Receipt,
     Received,
@@ -41,6 +40,7 @@ from .records import (
     BatchWaiter,
     CallWaiter,
     Extras,
+    Given,
     Record,
     Result,
     SyncWaiter,
@@ -106,20 +106,10 @@ class Publisher:
 
     # -- on the caller's thread: no lock, single steps -------------------------------------------
 
-    def publish(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None,
-        headers: Headers | None,
-        id: str | None,
-        timeout: float,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> Receipt:
+    def publish(self, given: Given, timeout: float) -> Receipt:
         """Publish and wait up to `timeout` seconds for the answer; raises a PublishError without one."""
         deadline = Deadline(timeout)
-        parts = self.checked(topic, payload, key, headers, id, partition, timestamp)
+        parts = self.checked(*given)
         waiter = SyncWaiter(next(self.pending.numbers))
         record = Record(waiter.number, *parts, waiter)
         self.pending.accept(record, timeout)
@@ -131,75 +121,38 @@ class Publisher:
             raise result
         return result
 
-    def publish_async(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None,
-        headers: Headers | None,
-        id: str | None,
-        timeout: float,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> Future[Receipt]:
+    def publish_async(self, given: Given, timeout: float) -> Future[Receipt]:
         """Publish and return a Future of the answer; waits up to `timeout` seconds for room only."""
-        parts = self.checked(topic, payload, key, headers, id, partition, timestamp)
+        parts = self.checked(*given)
         future = ReceiptFuture(next(self.pending.numbers), self.answers, self.pending.withdraw)
         self.pending.accept((future.number, *parts, future), timeout)  # type: ignore[arg-type]
         return future
 
-    def publish_nowait(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None = None,
-        headers: Headers | None = None,
-        id: str | None = None,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> None:
+    def publish_nowait(self, given: Given) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
-        parts = self.checked(topic, payload, key, headers, id, partition, timestamp)
+        parts = self.checked(*given)
         self.pending.accept(Record(next(self.pending.numbers), *parts, None), 0.0)
 
-    def publish_copy(
-        self,
-        topic: str,
-        payload: bytes,
-        key: bytes | None,
-        headers: RawHeaders,
-        id: str,
-        stored_as: str,
-        answered: Callable[[Exception | None], object],
-    ) -> Callable[[], str]:
-        """Publish a received message to another topic under its own id, as a dead letter or a replay; never blocks.
+    def publish_copy(self, copy: Copy, answered: Callable[[Exception | None], object]) -> Callable[[], str]:
+        """Publish a dead letter; never blocks.
 
-        stored_as: what the broker deduplicates it by. answered(None): it is confirmed; else why it may not be stored.
-        Called on a thread of ours. Returns what says why the broker takes it not for now, "" where it said no such
-        thing. PublishError, ClosedError: it was not accepted.
+        answered(None): it is confirmed; else why it may not be stored. Called on a thread of ours. Returns what says
+        why the broker takes it not for now, "" where it said no such thing. PublishError, ClosedError: it was not
+        accepted.
         """
 
         def answer(result: Result) -> None:
             answered(result if isinstance(result, PublishError) else None)
 
-        record = self.publish_again(topic, payload, key, headers, id, stored_as, answer)
+        record = self.publish_again(copy, answer)
         return lambda: self.pending.cause_of(record)
 
-    def publish_again(
-        self,
-        topic: str,
-        payload: bytes,
-        key: bytes | None,
-        headers: RawHeaders,
-        id: str,
-        stored_as: str,
-        answered: Callable[[Result], object],
-    ) -> Record:
+    def publish_again(self, copy: Copy, answered: Callable[[Result], object]) -> Record:
         """Publish a copy as `publish_copy` does, with the receipt or the PublishError for `answered`."""
-        _, data, extras = self.checked(topic, payload, key, headers, id, received=True)
-        copy = (extras or NO_EXTRAS)._replace(id=CopyId.of(id, stored_as))
+        topic, data, extras = self.checked(*copy[:5], received=True)
+        extras = (extras or NO_EXTRAS)._replace(id=CopyId.of(copy.id, copy.stored_as))
         waiter = CallWaiter(next(self.pending.numbers), answered)
-        record = Record(waiter.number, topic, data, copy, waiter)
+        record = Record(waiter.number, topic, data, extras, waiter)
         self.pending.accept(record, 0.0)
         return record
 

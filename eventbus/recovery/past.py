@@ -17,7 +17,6 @@ from ..reports import DeadLetterTopic
 from ..state import Phase
 from ..threads import Deadline, Stopped, StopToken, join_all, spawn
 from .supervisor import Supervisor
-from .survey import Survey
 
 logger = log.get(__name__)
 
@@ -65,11 +64,14 @@ class Past:
         return self._run_errand("purge", topic, purge, timeout, asked)
 
     def survey(self, pattern: str, timeout: float, asked: list[Errand[list[DeadLetterTopic]]]) -> list[DeadLetterTopic]:
-        """The topics that a pattern covers, with the times of what they hold."""
+        """See `Session.topics_of`."""
         deadline = Deadline(timeout)
 
         def survey(stop: StopToken) -> list[DeadLetterTopic]:
-            return self._ask(pattern, lambda session: Survey(session, deadline, stop).look(pattern), deadline, stop)
+            found = self._ask(
+                pattern, lambda session: session.topics_of(pattern, deadline.remaining(), stop), deadline, stop
+            )
+            return sorted(found, key=lambda one: one.topic)
 
         return self._run_errand("list", pattern, survey, timeout, asked)
 

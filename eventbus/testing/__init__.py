@@ -15,13 +15,18 @@
 - `KafkaServer`, `KafkaCluster`: real Kafka brokers with the same abilities; `proxied=True` puts a
   `TcpProxy` between them and their clients. `MockKafka`: librdkafka's mock of a cluster, for
   answers that nobody can order from a real one.
+- `PostgresServer`: a real PostgreSQL, for what happens to handlers when their database goes.
 - `TcpProxy`: refused, cut, black-holed, delayed and half-open connections.
 - `Certificates`: an authority and certificates for TLS tests.
+- `eventbus.testing.conformance`: what every backend must do, as a suite of tests to subclass; `.outages` and
+  `.history`, which its fault chapter is made of: a broker's outages by the same names everywhere, and a judge of
+  what became of each message.
 - `LeakGuard`: fails a test that leaves a thread, a file descriptor or an unhandled error behind.
 
 The pytest plugin (loaded by itself where this library is installed) offers them as the fixtures
 `nats_server`, `nats_server_shared`, `nats_cluster`, `kafka_server`, `kafka_server_shared`,
-`kafka_cluster`, `mock_kafka`, `tcp_proxy`, `certificates` and `eventbus_leaks`; see `eventbus.testing.plugin`.
+`kafka_cluster`, `mock_kafka`, `postgres_server`, `tcp_proxy`, `certificates` and
+`eventbus_leaks`; see `eventbus.testing.plugin`.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from eventbus.testing.servers.kafka_mock import MockKafka
     from eventbus.testing.servers.nats import NatsServer
     from eventbus.testing.servers.nats_cluster import NatsCluster
+    from eventbus.testing.servers.postgres import PostgresServer
     from eventbus.testing.servers.process import ServerFailed, ServerUnavailable
     from eventbus.testing.wait import wait_until
 
@@ -49,6 +55,7 @@ __all__ = [
     "MockKafka",
     "NatsCluster",
     "NatsServer",
+    "PostgresServer",
     "ServerFailed",
     "ServerUnavailable",
     "TcpProxy",
@@ -64,6 +71,7 @@ _HOME = {
     "MockKafka": "servers.kafka_mock",
     "NatsCluster": "servers.nats_cluster",
     "NatsServer": "servers.nats",
+    "PostgresServer": "servers.postgres",
     "ServerFailed": "servers.process",
     "ServerUnavailable": "servers.process",
     "TcpProxy": "faults",

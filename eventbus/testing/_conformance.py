@@ -97,8 +97,13 @@ class PublishingConformance:
         """Where the broker is. Called for each bus; all of them must reach the same broker."""
         raise NotImplementedError
 
+    @pytest.fixture
+    def served(self) -> Iterator[None]:
+        """Around each test and all its buses; override it for a broker of its own for each test."""
+        yield
+
     @pytest.fixture(autouse=True)
-    def _around(self, request: pytest.FixtureRequest) -> Iterator[None]:
+    def _around(self, request: pytest.FixtureRequest, served: None) -> Iterator[None]:
         reason = self.skips.get(request.node.originalname or request.node.name)
         if reason:
             pytest.skip(f"not applicable: {reason}")

@@ -17,6 +17,14 @@ from ..message import Message
 from ._conformance import BAD_TOPICS, Inbox, PublishingConformance
 from .wait import wait_until
 
+BEFORE_ALL = [
+    datetime(1969, 12, 31, 23, 59, 59, 999_000, tzinfo=timezone.utc),
+    datetime(1677, 1, 1, tzinfo=timezone.utc),
+    datetime.min.replace(tzinfo=timezone(timedelta(hours=5))),
+]
+BEHIND_ALL = [datetime(2300, 1, 1, tzinfo=timezone.utc), datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))]
+"""Times that brokers take for others: -1 ms is where a Kafka topic ends, nanoseconds in 63 bits end in 2262."""
+
 
 class ReadingConformance(PublishingConformance):
     """`EventBus.read`, and groups that begin at a time."""
@@ -93,7 +101,7 @@ class ReadingConformance(PublishingConformance):
         self._publish(bus, range(20, 40))
         other = self._now()
         self._publish(bus, range(40, 60))
-        for start, until, expected in (
+        cases: list[tuple[Any, datetime | None, range]] = [
             (one, None, range(20, 60)),
             (one, other, range(20, 40)),
             (other.astimezone(timezone(timedelta(hours=5))), None, range(40, 60)),
@@ -102,7 +110,12 @@ class ReadingConformance(PublishingConformance):
             (datetime.now(timezone.utc) + timedelta(hours=1), None, range(0)),
             ("earliest", datetime.now(timezone.utc) + timedelta(hours=1), range(60)),
             (datetime(1970, 1, 2, tzinfo=timezone.utc), None, range(60)),
-        ):
+            *((moment, None, range(60)) for moment in BEFORE_ALL),
+            *(("earliest", moment, range(0)) for moment in BEFORE_ALL),
+            *((moment, None, range(0)) for moment in BEHIND_ALL),
+            *(("earliest", moment, range(60)) for moment in BEHIND_ALL),
+        ]
+        for start, until, expected in cases:
             assert numbers(bus.read(self.topic, start=start, until=until)) == list(expected), (start, until)
         middle = next(message for message in bus.read(self.topic) if message.text() == "20")
         assert middle.timestamp is not None
@@ -247,6 +260,15 @@ class ReadingConformance(PublishingConformance):
         second.subscribe(self.topic, rest, group="g", start=moment)
         assert numbers(rest.wait(2)) == [10, 11]
         self.all_at_rest_once(second, 2)
+
+    def test_a_group_begins_at_a_time_that_no_broker_knows(self) -> None:
+        bus, all_of_it, new = self._filled(3), Inbox(), Inbox()
+        bus.subscribe(self.topic, all_of_it, group="before", start=BEFORE_ALL[0])
+        bus.subscribe(self.topic, new, group="behind", start=BEHIND_ALL[0])
+        assert numbers(all_of_it.wait(3)) == [0, 1, 2]
+        self._publish(bus, range(3, 5))
+        assert numbers(all_of_it.wait(5)) == list(range(5))
+        assert not [text for text in new.texts if int(text) < 3]
 
     def test_a_time_without_a_zone_is_refused(self) -> None:
         bus = self.open()

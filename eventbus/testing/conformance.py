@@ -4,8 +4,12 @@
         def config(self) -> EventBusConfig:
             return EventBusConfig(backend=MemoryConfig(name="conformance"))
 
+        def outages(self) -> Outages:                  # optional: the verbs of the fault chapter
+            return MemoryOutages("conformance")
+
 Each test makes its buses with `self.open()` and its topics below `self.prefix`, which no other test uses.
-What a backend does not promise (`Features`) is skipped, with the reason; `skips` adds reasons by test name.
+What a backend does not promise (`Features`) is skipped, with the reason, "not applicable: ..."; `skips` adds
+reasons by test name. Without `outages` those of the fault chapter that need them are not applicable.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from ._conformance import FOREIGN_TOPICS, Inbox
 from ._conformance_batches import BatchConformance
 from ._conformance_dead_letters import DeadLetterConformance
 from ._conformance_delivery import DeliveryConformance
+from ._conformance_faults import FaultConformance
 from ._conformance_reading import ReadingConformance
 from .wait import wait_until
 
@@ -37,7 +42,9 @@ BAD_GROUPS = ["", "a\r\nb", "a\x00", 7]
 FOREIGN_GROUPS = ["a b", ".a", "a" * 65, "*", "ä"]
 
 
-class BackendConformance(DeliveryConformance, DeadLetterConformance, BatchConformance, ReadingConformance):
+class BackendConformance(
+    DeliveryConformance, DeadLetterConformance, BatchConformance, ReadingConformance, FaultConformance
+):
     """Subclass it, give it a `config`, and pytest does the rest."""
 
     # -- consuming -------------------------------------------------------------------------------

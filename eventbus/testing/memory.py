@@ -13,9 +13,10 @@ from typing import Any
 from ..backends.memory.broker import Condition, MemoryBroker, broker_named, forget_broker
 from ..config import MemoryConfig
 from ..errors import NotConnectedError, SubscribeError
+from .outages import Outages
 
 
-class MemoryOutages:
+class MemoryOutages(Outages):
     """The outages of one memory broker. All calls return at once; any thread."""
 
     def __init__(self, name: str = "default") -> None:
@@ -27,6 +28,10 @@ class MemoryOutages:
         self._set(Condition.REFUSING)
         self.cut()
 
+    def kill(self) -> None:
+        """Do what `refuse` does: the name that all kinds of brokers have for it."""
+        self.refuse()
+
     def freeze(self) -> None:
         """Like a stopped process, keep the links open and answer nothing."""
         self._set(Condition.FROZEN)
@@ -37,6 +42,14 @@ class MemoryOutages:
             self._broker.delay = 0.0
             self._broker.break_at = None
         self._set(Condition.UP)
+
+    def thaw(self) -> None:
+        """Answer again after `freeze`."""
+        self.restore()
+
+    def heal(self) -> None:
+        """The broker is well again, whatever was done to it."""
+        self.restore()
 
     def cut(self) -> None:
         """Cut every link, as a network that resets connections; new ones work."""

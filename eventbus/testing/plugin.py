@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 
@@ -29,11 +29,21 @@ if TYPE_CHECKING:
     from eventbus.testing.servers.nats import NatsServer
     from eventbus.testing.servers.nats_cluster import NatsCluster
     from eventbus.testing.servers.nats_external import ExternalServer
+    from eventbus.testing.servers.postgres import PostgresServer
+    from eventbus.testing.servers.postgres_external import ExternalPostgres
 
 
 #: Which servers were used, by what they are.
 _used = pytest.StashKey[dict[str, str]]()
 _REPORT = "eventbus servers"
+
+
+class _Startable(Protocol):
+    def start(self) -> object: ...
+    def close(self) -> None: ...
+
+
+_Server = TypeVar("_Server", bound=_Startable)
 
 
 @contextlib.contextmanager
@@ -117,6 +127,15 @@ def mock_kafka() -> Iterator[Callable[..., MockKafka]]:
 
 
 @pytest.fixture
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer | ExternalPostgres]:
+    """A PostgreSQL server, fresh for this test; ``EVENTBUS_TEST_POSTGRES`` if that is set."""
+    from eventbus.testing.servers.postgres_external import open_postgres
+    from eventbus.testing.servers.postgres_source import find_postgres
+
+    yield from _started(request.config, "PostgreSQL", open_postgres, find_postgres)
+
+
+@pytest.fixture
 def tcp_proxy() -> Iterator[Callable[..., TcpProxy]]:
     """``tcp_proxy(host, port)`` starts a `TcpProxy` to that address, stopped after the test."""
     from eventbus.testing.faults import TcpProxy
@@ -175,32 +194,27 @@ def _started_kafka(config: pytest.Config) -> Iterator[KafkaServer | ExternalKafk
     from eventbus.testing.servers.kafka_external import open_kafka
     from eventbus.testing.servers.kafka_source import find_kafka
 
-    with skip_or_fail():
-        server = open_kafka()
-        try:
-            server.start()
-        except BaseException:
-            server.close()
-            raise
-        _note(config, "Kafka", find_kafka())
-    try:
-        yield server
-    finally:
-        server.close()
+    yield from _started(config, "Kafka", open_kafka, find_kafka)
 
 
 def _started_server(config: pytest.Config) -> Iterator[NatsServer | ExternalServer]:
     from eventbus.testing.servers.nats_external import open_nats
     from eventbus.testing.servers.nats_source import find_nats
 
+    yield from _started(config, "NATS", open_nats, find_nats)
+
+
+def _started(
+    config: pytest.Config, name: str, open_server: Callable[[], _Server], find: Callable[[], object]
+) -> Iterator[_Server]:
     with skip_or_fail():
-        server = open_nats()
+        server = open_server()
         try:
             server.start()
         except BaseException:
             server.close()
             raise
-        _note(config, "NATS", find_nats())
+        _note(config, name, find())
     try:
         yield server
     finally:

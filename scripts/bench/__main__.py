@@ -156,7 +156,9 @@ def _best_settings(stage: Any, row: Row, count: int) -> Mapping[str, Any]:
 def _once(stage: Any, row: Row, side: str, count: int, settings: Mapping[str, Any]) -> float:
     verb = row.ours if side == "ours" else row.peer
     assert verb is not None
-    return row.measure(stage, side, verb, count, row.size, {**row.settings, **settings})
+    own = row.our_settings if side == "ours" else {}
+    where = "ours" if row.against else side
+    return row.measure(stage, where, verb, count, row.size, {**row.settings, **own, **settings})
 
 
 def _profile(stage: Any, row: Row, scale: float, directory: Path | None) -> str:

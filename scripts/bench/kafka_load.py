@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scripts.bench.sampling import begin
-from scripts.bench.worker import LIMIT, Job
+from scripts.bench.worker import LIMIT, Job, Moment
 
 _EVERY = (0.010, 0.030)
 """Seconds from one message to the next when it is idle: anywhere between two fetches."""
@@ -64,11 +64,11 @@ def timed_calls(job: Job, call: Callable[[], object]) -> dict[str, Any]:
 
     gc.collect()
     begin()
-    start, used = time.monotonic(), time.process_time()
+    start = Moment()
     at_once(run, shares(job))
-    seconds, cpu = time.monotonic() - start, time.process_time() - used
+    end = Moment()
     job.expect("calls", len(took))
-    return {"seconds": seconds, "cpu": cpu, "p50": percentile(took, 50), "p99": percentile(took, 99)}
+    return {**start.until(end), "p50": percentile(took, 50), "p99": percentile(took, 99)}
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

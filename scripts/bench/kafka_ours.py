@@ -10,8 +10,10 @@ from typing import Any
 
 from eventbus import Batch, EventBus, Message, PublishNotSentError
 from scripts.bench.kafka_load import at_once, idle_latencies, keys_of, percentile, shares, timed_calls
+from scripts.bench.lanes import lanes
 from scripts.bench.sampling import begin
-from scripts.bench.worker import LIMIT, Job, Verb, timed
+from scripts.bench.surroundings import surrounded
+from scripts.bench.worker import LIMIT, Job, Moment, Verb, timed
 
 
 def nowait(job: Job) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def sync(job: Job) -> dict[str, Any]:
 def consume(job: Job) -> dict[str, Any]:
     """A handler that reads everything of each message; from the first message to the last."""
     count, seen, size = job.count, 0, 0
-    first = last = 0.0
+    first = last = Moment()
     complete = threading.Event()
 
     def handler(message: Message) -> None:
@@ -63,35 +65,35 @@ def consume(job: Job) -> dict[str, Any]:
         seen += 1
         if seen == 1:
             begin()
-            first = time.monotonic()
+            first = Moment()
         elif seen == count:
-            last = time.monotonic()
+            last = Moment()
             complete.set()
 
-    with EventBus(job.kafka_url) as bus:
-        bus.subscribe(job.topic, handler, group=job.settings["group"])
+    with EventBus(job.kafka_url) as bus, surrounded(bus, job) as options:
+        bus.subscribe(job.topic, handler, group=job.settings["group"], **options)
         complete.wait(LIMIT)
     job.expect("messages", seen)
     job.expect("bytes, by the size", size // job.size)
-    return {"seconds": last - first}
+    return first.until(last)
 
 
 def consume_batches(job: Job) -> dict[str, Any]:
     """A batch handler that reads everything of each message by columns; from the first message to the last."""
     count, seen, size = job.count, 0, 0
-    first = last = 0.0
+    first = last = Moment()
     complete = threading.Event()
 
     def handler(batch: Batch) -> None:
         nonlocal seen, size, first, last
         if not seen:
             begin()
-            first = time.monotonic()
+            first = Moment()
         payloads, _keys, _headers = batch.payloads, batch.keys, batch.headers
         size += sum(map(len, payloads))
         seen += len(payloads)
         if seen >= count:
-            last = time.monotonic()
+            last = Moment()
             complete.set()
 
     with EventBus(job.kafka_url) as bus:
@@ -99,7 +101,13 @@ def consume_batches(job: Job) -> dict[str, Any]:
         complete.wait(LIMIT)
     job.expect("messages", seen)
     job.expect("bytes, by the size", size // job.size)
-    return {"seconds": last - first}
+    return first.until(last)
+
+
+def on_lanes(job: Job) -> dict[str, Any]:
+    """See `lanes`."""
+    with EventBus(job.kafka_url) as bus:
+        return lanes(bus, job)
 
 
 def latency(job: Job) -> dict[str, Any]:
@@ -146,4 +154,6 @@ def _flush(bus: EventBus) -> None:
         raise RuntimeError(f"not everything was published: {report}")
 
 
-VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (nowait, many, sync, consume, consume_batches, latency)}
+VERBS: dict[str, Verb] = {
+    verb.__name__: verb for verb in (nowait, many, sync, consume, consume_batches, on_lanes, latency)
+}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from scripts.bench.kafka_load import at_once, idle_latencies, keys_of, percentile, shares, timed_calls
 from scripts.bench.kafka_raw import ID_HEADER, STORING, client_options, ids
-from scripts.bench.worker import LIMIT, Job, Verb, timed
+from scripts.bench.worker import LIMIT, Job, Moment, Verb, timed
 
 _POLL = 0.1
 
@@ -92,14 +91,14 @@ def consume(job: Job) -> dict[str, Any]:
     consumer.close()
     job.expect("messages", seen)
     job.expect("bytes, by the size", size // job.size)
-    return {"seconds": last - first}
+    return first.until(last)
 
 
-_Run = tuple[float, float, int, int]
+_Run = tuple[Moment, Moment, int, int]
 
 
 def _poll_loop(consumer: Any, job: Job) -> _Run:
-    poll, store, count, seen, size, first = consumer.poll, consumer.store_offsets, job.count, 0, 0, 0.0
+    poll, store, count, seen, size, first = consumer.poll, consumer.store_offsets, job.count, 0, 0, Moment()
     while seen < count:
         message = poll(_POLL)
         if message is None:
@@ -110,13 +109,13 @@ def _poll_loop(consumer: Any, job: Job) -> _Run:
         size += len(payload)
         seen += 1
         if seen == 1:
-            first = time.monotonic()
+            first = Moment()
         store(message)
-    return first, time.monotonic(), seen, size
+    return first, Moment(), seen, size
 
 
 def _decoding_loop(consumer: Any, job: Job) -> _Run:
-    poll, store, count, seen, size, first = consumer.poll, consumer.store_offsets, job.count, 0, 0, 0.0
+    poll, store, count, seen, size, first = consumer.poll, consumer.store_offsets, job.count, 0, 0, Moment()
     while seen < count:
         message = poll(_POLL)
         if message is None:
@@ -129,13 +128,13 @@ def _decoding_loop(consumer: Any, job: Job) -> _Run:
         size += len(payload)
         seen += 1
         if seen == 1:
-            first = time.monotonic()
+            first = Moment()
         store(message)
-    return first, time.monotonic(), seen, size
+    return first, Moment(), seen, size
 
 
 def _batch_loop(consumer: Any, job: Job) -> _Run:
-    batch, count, seen, size, first = job.settings["batch"], job.count, 0, 0, 0.0
+    batch, count, seen, size, first = job.settings["batch"], job.count, 0, 0, Moment()
     while seen < count:
         positions: dict[int, int] = {}
         for message in consumer.consume(batch, _POLL):
@@ -145,12 +144,12 @@ def _batch_loop(consumer: Any, job: Job) -> _Run:
             size += len(payload)
             seen += 1
             if seen == 1:
-                first = time.monotonic()
+                first = Moment()
             positions[message.partition()] = message.offset()
         if positions:
             offsets = [TopicPartition(job.topic, number, offset + 1) for number, offset in positions.items()]
             consumer.store_offsets(offsets=offsets)
-    return first, time.monotonic(), seen, size
+    return first, Moment(), seen, size
 
 
 def latency(job: Job) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scripts.bench.kafka_stage import KafkaStage
-from scripts.bench.row import Row
+from scripts.bench.row import LANES, ONE_LANE, Row
 
 _SERVED: Mapping[str, Any] = {"serve": 128}
 _QUICK: Mapping[str, Any] = {"warm_up": 5_000}
@@ -145,6 +145,32 @@ KAFKA_ROWS = (
         target=1.0,
         count=300_000,
         peer_settings=({"batch": 500},),
+    ),
+    Row(
+        name="kafka-lanes",
+        title="Kafka, a 2 ms handler of 20 keys on 16 lanes",
+        measure=KafkaStage.handle,
+        ours="on_lanes",
+        peer="on_lanes",
+        against="one lane",
+        stage="kafka",
+        target=10.0,
+        count=2_000,
+        settings=LANES,
+        peer_settings=ONE_LANE,
+    ),
+    Row(
+        name="kafka-around",
+        title="Kafka consume: retries, dead letters, middleware, statistics, against none",
+        measure=KafkaStage.consume,
+        ours="consume",
+        our_settings={"around": True},
+        peer="consume",
+        against="without them",
+        stage="kafka",
+        target=0.8,
+        count=300_000,
+        peer_settings=({"around": False},),
     ),
     Row(
         name="kafka-latency",

@@ -31,8 +31,7 @@ class KafkaStage:
     def store(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
         """A worker publishes into an empty topic, which then holds everything once."""
         result = self._stored(side, verb, count, size, settings)
-        if "cpu" in result:
-            self.cpu = float(result["cpu"]) / count
+        self.cpu = float(result["cpu"]) / count
         return count / float(result["seconds"])
 
     def p99(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
@@ -45,7 +44,13 @@ class KafkaStage:
         result = self._work(side, verb, self._job(topic, count, size, {**settings, "group": group}))
         if (found := self._raw.committed(group, topic)) != count:
             raise MeasurementFailed(f"{side} {verb}: {found} of {count} messages were committed")
+        self.cpu = float(result["cpu"]) / (count - 1)
         return (count - 1) / float(result["seconds"])
+
+    def handle(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
+        """A worker fills a topic, and handles it."""
+        with self._topic() as topic:
+            return count / float(self._work(side, verb, self._job(topic, count, size, settings))["seconds"])
 
     def latency(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
         """One process publishes and handles; the seconds that half of the messages take at least."""

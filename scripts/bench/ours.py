@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from eventbus import Batch, EventBus, FlushReport, Message, PublishNotSentError
+from scripts.bench.lanes import lanes
+from scripts.bench.surroundings import surrounded
 from scripts.bench.worker import LIMIT, WARM_UP, WARM_UPS, Counted, Job, Verb, say_ready, timed
 
 
@@ -74,12 +76,12 @@ def js_consume(job: Job) -> dict[str, Any]:
     counted = Counted(job)
 
     def work() -> None:
-        bus.subscribe(job.topic, _counting(counted), group="bench")
+        bus.subscribe(job.topic, _counting(counted), group="bench", **options)
         counted.wait()
         job.await_acknowledged()
         counted.check()
 
-    with _bus(job) as bus:
+    with _bus(job) as bus, surrounded(bus, job) as options:
         return timed(work)
 
 
@@ -99,6 +101,12 @@ def js_consume_batches(job: Job) -> dict[str, Any]:
 
     with _bus(job) as bus:
         return timed(work)
+
+
+def js_lanes(job: Job) -> dict[str, Any]:
+    """See `lanes`."""
+    with _bus(job) as bus:
+        return lanes(bus, job)
 
 
 def memory(job: Job) -> dict[str, Any]:
@@ -152,5 +160,6 @@ VERBS: dict[str, Verb] = {
     "js_publish_many": js_publish_many,
     "js_consume": js_consume,
     "js_consume_batches": js_consume_batches,
+    "js_lanes": js_lanes,
     "memory": memory,
 }

@@ -10,6 +10,10 @@ from attrs import field, frozen
 Measure = Callable[[Any, str, str, int, int, Mapping[str, Any]], float]
 """Of a stage, a side, a verb, a count, a size and settings it makes a figure, in the row's unit."""
 
+LANES: Mapping[str, Any] = {"lanes": 16, "keys": 20, "work": 0.002}
+"""Four of the lanes have two of the keys: ten times as much as one lane is all there is in it."""
+ONE_LANE: tuple[Mapping[str, Any], ...] = ({"lanes": 1},)
+
 
 @frozen(kw_only=True)
 class Row:
@@ -17,7 +21,8 @@ class Row:
     information. `absolute`: it is about our own figure, `most`: which it must not exceed.
 
     `stage`: "nats" or "kafka", where it is measured. `settings`: the load, for both sides.
-    `peer_settings`: those that the peer is tried with; the fastest is measured against.
+    `peer_settings`: those that the peer is tried with; the fastest is measured against. `our_settings`: ours alone.
+    `against`: what the peer is called where it is ourselves, with those settings.
     """
 
     name: str
@@ -33,7 +38,9 @@ class Row:
     count: int
     size: int = 128
     settings: Mapping[str, Any] = field(factory=dict)
+    our_settings: Mapping[str, Any] = field(factory=dict)
     peer_settings: tuple[Mapping[str, Any], ...] = field(default=({},))
+    against: str = ""
 
     @absolute.default
     def _absolute(self) -> bool:
@@ -42,4 +49,4 @@ class Row:
     @property
     def peer_name(self) -> str:
         """What the peer is called; nothing without one."""
-        return {"nats": "nats-py", "kafka": "confluent-kafka"}[self.stage] if self.peer else ""
+        return self.against or {"nats": "nats-py", "kafka": "confluent-kafka"}[self.stage] if self.peer else ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scripts.bench.kafka_rows import KAFKA_ROWS
-from scripts.bench.row import Row
+from scripts.bench.row import LANES, ONE_LANE, Row
 from scripts.bench.stage import Stage
 
 _MIB = 1024 * 1024
@@ -130,6 +130,30 @@ _NATS_ROWS = (
         peer="js_consume",
         count=60_000,
         peer_settings=_loops({"batch": 250}, {"batch": 1000}),
+    ),
+    Row(
+        name="js-lanes",
+        title="JetStream, a 2 ms handler of 20 keys on 16 lanes",
+        measure=Stage.handle,
+        ours="js_lanes",
+        peer="js_lanes",
+        against="one lane",
+        target=10.0,
+        count=2_000,
+        settings=LANES,
+        peer_settings=ONE_LANE,
+    ),
+    Row(
+        name="js-around",
+        title="JetStream consume: retries, dead letters, middleware, statistics, against none",
+        measure=Stage.consume,
+        ours="js_consume",
+        our_settings={"around": True},
+        peer="js_consume",
+        against="without them",
+        target=0.8,
+        count=60_000,
+        peer_settings=({"around": False},),
     ),
     Row(
         name="memory",

@@ -72,6 +72,8 @@ class Stage:
 
     def __init__(self, server: NatsServer) -> None:
         self._server = server
+        self.cpu: float | None = None
+        """Seconds of all processors for one message, in the last measurement that notes it."""
         self.versions = (f"nats-server {server.monitor('varz')['version']}",)
 
     def publish(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
@@ -104,6 +106,14 @@ class Stage:
         job = self._job("take", count, size, settings)
         with self._stream(job) as raw:
             fill(raw, job["topic"], b"x" * size, count)
+            result = self._work(side, verb, job)
+        self.cpu = float(result["cpu"]) / count if "cpu" in result else None
+        return count / float(result["seconds"])
+
+    def handle(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:
+        """JetStream: a worker fills a stream, and handles it."""
+        job = self._job("lanes", count, size, settings)
+        with self._stream(job):
             return count / float(self._work(side, verb, job)["seconds"])
 
     def alone(self, side: str, verb: str, count: int, size: int, settings: Mapping[str, Any]) -> float:

@@ -139,13 +139,25 @@ def say_ready() -> None:
     print("ready", flush=True)
 
 
+@frozen
+class Moment:
+    """What the clocks show: seconds, and those of all processors for this process."""
+
+    wall: float = field(factory=time.monotonic)
+    cpu: float = field(factory=time.process_time)
+
+    def until(self, end: Moment) -> dict[str, float]:
+        """From here to another moment, as a result."""
+        return {"seconds": end.wall - self.wall, "cpu": end.cpu - self.cpu}
+
+
 def timed(work: Callable[[], object]) -> dict[str, Any]:
     """The seconds that some work takes, and those of all processors for it. The collector starts from a clean slate."""
     gc.collect()
     begin()
-    start, used = time.monotonic(), time.process_time()
+    start = Moment()
     work()
-    return {"start": start, "seconds": time.monotonic() - start, "cpu": time.process_time() - used}
+    return {"start": start.wall, **start.until(Moment())}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Tests with their long numbers, each part in a process of its own: the parts `world`, `gunicorn` and `gevent`."""
+"""Tests with their long numbers, each in a process of its own: `conformance`, `world`, `gunicorn` and `gevent`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _WORLD = ("tests/world", "tests/conformance/test_nats_far_conformance.py", "tests/faults/test_nats_far_outages.py")
+_CONFORMANCE = ("tests/conformance", "tests/faults/test_key_concurrency.py")
 _GUNICORN = ("tests/ext/test_gunicorn_outages.py", "tests/ext/test_gunicorn_workers.py")
 _GEVENT = ("tests/conformance/test_nats_conformance.py", "tests/faults/test_nats_outages.py", "tests/nats_engine")
 _PYTEST = ("-m", "pytest")
@@ -24,6 +25,11 @@ _PYTEST_IN_GREENLETS = (
 def world(options: argparse.Namespace) -> bool:
     """Interrupts, forks and swaps by the hundred; whether all held."""
     return _held("world", _WORLD, {"EVENTBUS_TEST_LONG": "1", "EVENTBUS_TEST_SEED": str(options.seed)})
+
+
+def conformance(options: argparse.Namespace) -> bool:
+    """Every behaviour on every backend; whether all held."""
+    return _held("conformance", _CONFORMANCE, {"EVENTBUS_SOAK": "1"})
 
 
 def gunicorn(options: argparse.Namespace) -> bool:

@@ -6,12 +6,13 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from attrs import define, field
 
 from eventbus import EventBus, Message, PublishError
 from eventbus.testing import wait_until
+from eventbus.testing.history import out_of_order
 from scripts.bench.kafka_raw import RawKafka
 
 Place = tuple[str, int]
@@ -88,7 +89,7 @@ class Traffic:
         """Compare what was confirmed with what is stored and what was handled, and print that."""
         confirmed = {(key, number) for _, key, number in self.confirmed}
         log = [place_of(message.key(), message.value()) for message in raw.read(self.topic)]
-        lost, unhandled, inverted = len(confirmed - set(log)), len(self.missing), inversions(log)
+        lost, unhandled, inverted = len(confirmed - set(log)), len(self.missing), len(out_of_order(log))
         good = not (lost or unhandled or inverted or self.inversions)
         rate = len(confirmed) / max(0.001, self._ended - self._began)
         print(
@@ -134,20 +135,6 @@ def place_of(key: object, payload: object) -> Place:
     assert isinstance(key, bytes)
     assert isinstance(payload, bytes)
     return key.decode(), int(payload)
-
-
-def inversions(log: Iterable[Place]) -> int:
-    """How often a message comes after one of the same key that was published later; repeats do not count."""
-    seen: set[Place] = set()
-    last: dict[str, int] = {}
-    found = 0
-    for place in log:
-        if place not in seen:
-            seen.add(place)
-            key, number = place
-            found += number < last.get(key, -1)
-            last[key] = number
-    return found
 
 
 def verdict(good: bool) -> str:

@@ -9,11 +9,15 @@ import pytest
 from eventbus import EventBusConfig, MemoryConfig
 from eventbus.testing.conformance import BackendConformance
 from eventbus.testing.memory import MemoryOutages
+from eventbus.testing.outages import Outages
 
 
 class TestMemoryConformance(BackendConformance):
     def config(self) -> EventBusConfig:
         return EventBusConfig(backend=MemoryConfig(name="conformance"))
+
+    def outages(self) -> Outages:
+        return MemoryOutages("conformance")
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod

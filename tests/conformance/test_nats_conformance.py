@@ -8,8 +8,9 @@ from typing import ClassVar
 import pytest
 
 from eventbus import EventBusConfig, NatsConfig
-from eventbus.testing import NatsServer
+from eventbus.testing import NatsServer, TcpProxy
 from eventbus.testing.conformance import BackendConformance
+from eventbus.testing.outages import Outages, ServerOutages
 
 pytestmark = pytest.mark.nats
 
@@ -17,15 +18,19 @@ pytestmark = pytest.mark.nats
 class OnOneServer(BackendConformance):
     jetstream: ClassVar[bool]
     server: ClassVar[NatsServer]
+    proxy: ClassVar[TcpProxy]
 
     def config(self) -> EventBusConfig:
-        address = "{}:{}".format(*self.server.address)
+        address = "{}:{}".format(*self.proxy.address)
         return EventBusConfig(backend=NatsConfig(servers=(address,), jetstream=self.jetstream, ack_wait=1.0))
+
+    def outages(self) -> Outages:
+        return ServerOutages(self.server, self.proxy)
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
     def _own_server(cls) -> Iterator[None]:
-        with NatsServer(jetstream=cls.jetstream) as cls.server:
+        with NatsServer(jetstream=cls.jetstream) as cls.server, TcpProxy(*cls.server.address) as cls.proxy:
             yield
 
 

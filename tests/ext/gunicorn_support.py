@@ -201,7 +201,8 @@ class Gunicorn:
         return Answer(text, response.status, number, said, began, time.monotonic() - began)
 
     def wait_serving(self, path: str = "/state", timeout: float = 20.0) -> None:
-        """Wait until some worker answers well."""
+        """Wait until all workers are there, and one answers well."""
+        wait_until(lambda: len(self.pids()) == self.workers, timeout, message=self.log)
         wait_until(lambda: self.ask(path, "first").is_good, timeout, message=self.log)
 
     def signal(self, number: signal.Signals) -> None:

@@ -114,6 +114,33 @@ def test_greenlets_that_publish_and_handle_take_turns() -> None:
     assert lines == ["True", "201"]
 
 
+def test_a_bus_that_was_open_at_a_fork_is_final_in_the_child() -> None:
+    """Its greenlets were forked with it: a second set of them would work beside those."""
+    lines = lines_of(
+        PATCHED
+        + REPORT
+        + textwrap.dedent(
+            """
+            import os
+
+            bus = eventbus.EventBus("memory://forked")
+            bus.open()
+            child = os.fork()
+            if not child:
+                try:
+                    bus.publish("t", b"x")
+                except eventbus.ForkedError as error:
+                    print(error, flush=True)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            print(bus.publish("t", b"x").confirmed, bus.close().unanswered)
+            """
+        )
+    )
+    assert "make and open a bus in the child" in lines[0]
+    assert lines[1:] == ["True 0"]
+
+
 @pytest.mark.nats
 def test_a_nats_server_that_reads_no_more_holds_up_no_close(nats_server: NatsServer) -> None:
     """gevent's sockets wait in `send`, whatever its flags."""

@@ -130,9 +130,10 @@ def test_on_jetstream_no_answer_is_a_lie(web_nats: NatsServer, worker: str, prel
 
 
 @pytest.mark.nats
-def test_on_jetstream_under_gevent_no_answer_is_a_lie(web_nats: NatsServer) -> None:
+@pytest.mark.parametrize("preload", ["yes", *["no"] * SOAK])
+def test_on_jetstream_under_gevent_no_answer_is_a_lie(web_nats: NatsServer, preload: str) -> None:
     pytest.importorskip("gevent")
-    check_cell(web_nats, "gevent", "no", PATCHED + HOOKS)
+    check_cell(web_nats, "gevent", preload, PATCHED + HOOKS)
 
 
 @pytest.mark.kafka

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, NoReturn
-
-import pytest
+from typing import Any
 
 from eventbus import EventBus, EventBusConfig, HealthCheckConfig, MemoryConfig, ReconnectConfig, Subscription
 from eventbus.testing.leaks import open_descriptors
 from eventbus.testing.memory import MemoryOutages
+from eventbus.testing.outages import Outages, not_applicable
 
 _numbers = itertools.count(1)
 
 
-def not_applicable(reason: str) -> NoReturn:
-    """This backend cannot show the case; the matrix prints the reason."""
-    pytest.skip(f"not applicable: {reason}")
-
-
-class Driver:
-    """One broker of a kind, with its outages. The verbs return when the outage is there (or over).
-
-    A verb that a backend has no way to show stays as it is here: the test is then not applicable.
-    """
+class Driver(Outages):
+    """One broker of a kind, with more outages than every backend must live through, and looks from its side."""
 
     backend: str
 
@@ -43,30 +34,6 @@ class Driver:
 
     def close(self) -> None:
         """End the broker."""
-
-    def kill(self) -> None:
-        """As kill -9: links are reset, connects are refused. What was stored stays."""
-        raise NotImplementedError
-
-    def restore(self) -> None:
-        """After `kill`: it is back."""
-        raise NotImplementedError
-
-    def freeze(self) -> None:
-        """As SIGSTOP: connects are accepted, nothing is ever answered."""
-        raise NotImplementedError
-
-    def thaw(self) -> None:
-        """After `freeze`: what was sent meanwhile is read now."""
-        raise NotImplementedError
-
-    def cut(self) -> None:
-        """Reset the present links; new ones are served (unless the broker is frozen)."""
-        not_applicable(f"{self.backend}: links cannot be cut one by one here")
-
-    def half_open(self) -> None:
-        """The present links go dead without a sign; new ones are served."""
-        not_applicable(f"{self.backend}: links cannot be muted here")
 
     def slow(self, seconds: float) -> None:
         """Every answer takes so long; 0 ends it."""
@@ -121,53 +88,25 @@ class Driver:
         return True
 
 
-class MemoryDriver(Driver):
+class MemoryDriver(MemoryOutages, Driver):
     """The memory broker, a new one for each driver."""
 
     backend = "memory"
 
     def __init__(self) -> None:
         self.name = f"outages-{next(_numbers)}"
-        self._outages = MemoryOutages(self.name)
-        self._broker = self._outages._broker
+        super().__init__(self.name)
 
     def backend_config(self) -> MemoryConfig:
         return MemoryConfig(name=self.name)
 
     def close(self) -> None:
-        self._outages.forget()
-
-    def kill(self) -> None:
-        self._outages.refuse()
-
-    def restore(self) -> None:
-        self._outages.restore()
-
-    def freeze(self) -> None:
-        self._outages.freeze()
-
-    def thaw(self) -> None:
-        self._outages.restore()
-
-    def cut(self) -> None:
-        self._outages.cut()
-
-    def half_open(self) -> None:
-        self._outages.half_open()
-
-    def slow(self, seconds: float) -> None:
-        self._outages.slow(seconds)
-
-    def refuse_topic(self, topic: str) -> None:
-        self._outages.refuse_topic(topic)
-
-    def allow_topic(self, topic: str) -> None:
-        self._outages.allow_topic(topic)
+        self.forget()
 
     def restore_broken(self, step: str) -> None:
         with self._broker.lock:
-            self._outages.restore()
-            self._outages.break_next(step)
+            self.restore()
+            self.break_next(step)
 
     def links(self) -> int:
         with self._broker.lock:

@@ -6,13 +6,13 @@ import itertools
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary, WeakSet
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from drivers import Driver
+from raw_kafka import native_clients
 
 from eventbus import AuthenticationError, EventBus, EventBusConfig, KafkaConfig, Subscription
 from eventbus.backends.kafka.backend import KafkaBackend
@@ -22,6 +22,7 @@ from eventbus.backends.kafka.publishing.publisher import KafkaPublisher
 from eventbus.backends.kafka.session import KafkaSession
 from eventbus.message import matches
 from eventbus.testing import KafkaServer, wait_until
+from eventbus.testing.outages import ServerOutages
 
 USER = "tester"
 PASSWORD = "s3cret pass/word"
@@ -45,15 +46,15 @@ def make_server() -> KafkaServer:
     )
 
 
-class KafkaDriver(Driver):
+class KafkaDriver(ServerOutages, Driver):
     """One test's view of a broker that others have used before."""
 
     backend = "kafka"
 
     def __init__(self, server: KafkaServer) -> None:
+        super().__init__(server, server.proxy)
         self._server = server
         self._proxy = server.proxy
-        self._frozen = False
         self._password = PASSWORD
         self._denied: set[str] = set()
         self._patches = ExitStack()
@@ -83,7 +84,7 @@ class KafkaDriver(Driver):
 
     def kill(self) -> None:
         self._askers.clear()  # they would take their time to come back
-        self._server.kill()
+        super().kill()
 
     def restore(self) -> None:
         if self._denied:  # rules are for a broker that runs: nobody gets through before they are there
@@ -93,21 +94,9 @@ class KafkaDriver(Driver):
             self._server.access.deny(USER, topic)
         self._proxy.accept()
 
-    def freeze(self) -> None:
-        self._server.freeze()
-        self._frozen = True
-
     def thaw(self) -> None:
-        if self._frozen:
-            self._server.thaw()
-            self._frozen = False
+        super().thaw()
         self._proxy.accept()
-
-    def cut(self) -> None:
-        self._proxy.cut()
-
-    def half_open(self) -> None:
-        self._proxy.half_open()
 
     def slow(self, seconds: float) -> None:
         self._proxy.delay(seconds / 2)  # each way
@@ -240,14 +229,3 @@ class Made:
                 raise
 
         return connect
-
-
-def native_clients() -> int:
-    """How many handles librdkafka has open: each has one main thread, which Python does not list."""
-    names = []
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            names.append((task / "comm").read_text().strip())
-        except OSError:  # it has just ended
-            continue
-    return names.count("rdk:main")

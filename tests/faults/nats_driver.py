@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from drivers import Driver, not_applicable
+from drivers import Driver
 from outages_base import GROUP
 
 from eventbus import EventBus, EventBusConfig, NatsConfig, Subscription
@@ -20,12 +20,13 @@ from eventbus.backends.nats.jetstream.durables import durable_name
 from eventbus.backends.nats.jetstream.publisher import JetStreamPublisher
 from eventbus.backends.nats.jetstream.session import JetStreamSession
 from eventbus.testing import NatsServer, TcpProxy, wait_until
+from eventbus.testing.outages import ServerOutages, not_applicable
 
 USER = "tester"
 PASSWORD = "s3cret pass/word"
 
 
-class NatsDriver(Driver):
+class NatsDriver(ServerOutages, Driver):
     """One nats-server for each driver: core NATS, or JetStream."""
 
     def __init__(self, *, jetstream: bool) -> None:
@@ -38,7 +39,7 @@ class NatsDriver(Driver):
         self._server = NatsServer(config=self._authorization(), store_dir=self._store)
         self._server.start()
         self._proxy = TcpProxy(*self._server.address).start()
-        self._frozen = False
+        super().__init__(self._server, self._proxy)
         self._logins_ended = 0
         self._patches = ExitStack()
 
@@ -53,27 +54,6 @@ class NatsDriver(Driver):
         self._proxy.stop()
         self._server.close()
         self._directory.cleanup()
-
-    def kill(self) -> None:
-        self._server.kill()
-
-    def restore(self) -> None:
-        self._server.start()
-
-    def freeze(self) -> None:
-        self._server.freeze()
-        self._frozen = True
-
-    def thaw(self) -> None:
-        if self._frozen:
-            self._server.thaw()
-            self._frozen = False
-
-    def cut(self) -> None:
-        self._proxy.cut()
-
-    def half_open(self) -> None:
-        self._proxy.half_open()
 
     def slow(self, seconds: float) -> None:
         self._proxy.delay(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,24 +10,24 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import eventbus
 from eventbus import EventBus
 from eventbus.testing import wait_until
+from eventbus.testing.history import out_of_order
 
 GROUP = "g"
 KEYS = 50
 LANES = 8
 MEMBER = """
-import os, signal, sys, threading, time
+import json, os, signal, sys, threading, time
 import eventbus
-from eventbus.backends.nats.jetstream import ordered_durable
 
-url, path, topic, lanes, pause, window = sys.argv[1], sys.argv[2], sys.argv[3], *map(float, sys.argv[4:])
+settings, path, topic, lanes, pause = json.loads(sys.argv[1])
 out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 end = threading.Event()
 signal.signal(signal.SIGTERM, lambda number, frame: end.set())
@@ -38,9 +39,8 @@ def handle(message):
     if pause:
         time.sleep(pause)
 
-settings = {"url": url, "consumer": {"max_ack_pending": int(window)}}
 with eventbus.EventBus(settings) as bus:
-    bus.subscribe(topic, handle, group="g", concurrency=int(lanes), ordered=True)
+    bus.subscribe(topic, handle, group="g", concurrency=lanes, ordered=True)
     end.wait()
 """
 
@@ -59,11 +59,13 @@ class Handled(NamedTuple):
 class Member:
     """A process of the group."""
 
-    def __init__(self, url: str, path: Path, number: int, *, topic: str, pause: float, window: int) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], path: Path, number: int, *, topic: str, lanes: int = LANES, pause: float
+    ) -> None:
         self.number = number
         self.path = path
-        arguments = [url, str(path), topic, str(LANES), str(pause), str(window)]
-        command = [sys.executable, "-c", textwrap.dedent(MEMBER), *arguments]
+        job = json.dumps([settings, str(path), topic, lanes, pause])
+        command = [sys.executable, "-c", textwrap.dedent(MEMBER), job]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     def handled(self) -> list[Handled]:
@@ -117,13 +119,13 @@ class OrderedGroup:
         pause: float = 0.0,
         window: int = 1000,
     ) -> None:
-        self.url = url
         self.members: list[Member] = []
         self.confirmed: set[str] = set()
         self._folder = folder
         self._rate = rate
         self._topics = topics
-        self._options = {"topic": pattern, "pause": pause, "window": window}
+        self._settings = {"url": url, "consumer": {"max_ack_pending": window}}
+        self._pattern, self._pause = pattern, pause
         self._stop = threading.Event()
         self._bus = EventBus(url)
         self._publisher = threading.Thread(target=self._publish, name="publisher")
@@ -147,7 +149,8 @@ class OrderedGroup:
     def start(self) -> Member:
         """One member more."""
         number = len(self.members)
-        member = Member(self.url, self._folder / f"member-{number}", number, **self._options)
+        path = self._folder / f"member-{number}"
+        member = Member(self._settings, path, number, topic=self._pattern, pause=self._pause)
         self.members.append(member)
         return member
 
@@ -212,17 +215,8 @@ class OrderedGroup:
 
 def inversions(handled: list[Handled]) -> list[str]:
     """Messages that were handled for the first time after a later one of their stream and key."""
-    newest: dict[tuple[str, str], int] = {}
-    seen: set[tuple[str, int]] = set()
-    found = []
-    for one in handled:
-        if (one.stream, one.offset) in seen:
-            continue
-        seen.add((one.stream, one.offset))
-        if one.offset < newest.get((one.stream, one.key), 0):
-            found.append(f"{one} after {newest[one.stream, one.key]}")
-        newest[one.stream, one.key] = max(one.offset, newest.get((one.stream, one.key), 0))
-    return found
+    places = (((one.stream, one.key), one.offset) for one in handled)
+    return [f"{key}: {offset} after {newest}" for key, offset, newest in out_of_order(places)]
 
 
 def again(handled: list[Handled]) -> int:

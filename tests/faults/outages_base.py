@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import pytest
-from drivers import Driver, not_applicable
-from history import History
+from drivers import Driver
 
 from eventbus import (
     BROADCAST,
@@ -19,13 +17,15 @@ from eventbus import (
     EventBusConfig,
     HealthCheckConfig,
     Phase,
-    PublishError,
     ReconnectConfig,
     ReconnectEvent,
     Subscription,
     SubscriptionState,
 )
 from eventbus.testing import wait_until
+from eventbus.testing.history import History
+from eventbus.testing.outages import not_applicable
+from eventbus.testing.traffic import publish_until_answered
 
 GROUP = "outages"
 _numbers = itertools.count(1)
@@ -45,56 +45,6 @@ class Watch:
     def errors_of(self, source: str) -> list[BaseException]:
         """The errors with this source."""
         return [event.error for event in list(self.errors) if event.source == source]
-
-
-class Traffic:
-    """Threads that publish confirmed messages, one key each, through every outage."""
-
-    def __init__(self, bus: EventBus, history: History, topic: str, *, threads: int = 3) -> None:
-        self._bus, self._history, self._topic = bus, history, topic
-        self._stop = threading.Event()
-        self.errors: list[BaseException] = []
-        self._threads = [
-            threading.Thread(target=self._run, args=(f"k{number}",), daemon=True) for number in range(threads)
-        ]
-
-    def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(20.0)
-        assert not any(thread.is_alive() for thread in self._threads), "a publisher hangs"
-
-    def more(self, count: int = 20) -> None:
-        """Wait for so many more confirmed messages."""
-        target = self._history.answered + count
-        wait_until(lambda: self._history.answered >= target, 10.0, message=lambda: f"errors: {self.errors[-3:]}")
-
-    def _run(self, key: str) -> None:
-        number = 0
-        while not self._stop.is_set():
-            number += 1
-            publish_until_confirmed(self._bus, self._history, self._topic, key, number, self.errors)
-
-
-def publish_until_confirmed(
-    bus: EventBus, history: History, topic: str, key: str, number: int, errors: list[BaseException]
-) -> None:
-    """One message, again with the same id until the broker answers."""
-    payload = history.payload(key, number)
-    for _ in range(20):
-        try:
-            receipt = bus.publish(topic, payload, key=key, id=f"{topic}-{key}-{number}", timeout=5.0)
-        except PublishError as error:
-            errors.append(error)
-        else:
-            history.confirm(payload, receipt)
-            return
-    raise AssertionError(f"{payload} could not be published: {errors[-1]}")
 
 
 class OutageBase:
@@ -183,11 +133,11 @@ class OutageBase:
     def publish(self, bus: EventBus, *numbers: int, key: str = "k", topic: str | None = None) -> None:
         """Publish these, each until the broker answers."""
         for number in numbers:
-            publish_until_confirmed(bus, self.history, topic or self.topic, key, number, [])
+            publish_until_answered(bus, self.history, topic or self.topic, key, number)
 
     def settle(self, *subs: Subscription, handled: int | None = None, timeout: float = 10.0) -> None:
         """Wait until all that was confirmed is handled and acknowledged; none of it may come again."""
-        wait_until(lambda: self.history.all_handled, timeout, message=self.describe)
+        wait_until(lambda: self.history.all_done, timeout, message=self.describe)
         if handled is not None:
             wait_until(lambda: self.history.handled >= handled, timeout, message=self.describe)
         for sub in subs:
@@ -236,15 +186,8 @@ class OutageBase:
         )
 
     def assert_history(self, **options: Any) -> None:
-        """No promise that this backend makes was broken.
-
-        Core NATS keeps no ids: what was sent and not answered at an outage may arrive twice. JetStream hands out
-        later what was lost on the wire, behind newer messages.
-        """
-        features = self.buses[0].features
-        options.setdefault("once", features.deduplicates)
-        options.setdefault("ordered", features.ordered_by_key or not features.replays)
-        assert self.history.check(**options) == []
+        """No promise that this backend makes was broken."""
+        assert self.history.check_promised(self.buses[0].features, **options) == []
 
     def listen_alone(self, bus: EventBus) -> Subscription:
         """As `listen`; on a backend without acknowledgements without a group, where a dead member keeps its share."""

@@ -6,11 +6,11 @@ import threading
 import time
 
 import pytest
-from drivers import not_applicable
 from outages_base import OutageBase
 
 from eventbus import EventBus, Message, NotConnectedError
 from eventbus.testing import wait_until
+from eventbus.testing.outages import not_applicable
 
 COUNT = 5000
 PADDING = "." * 2000

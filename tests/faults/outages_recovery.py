@@ -9,10 +9,11 @@ import time
 import tracemalloc
 
 import pytest
-from outages_base import OutageBase, Traffic, Watch
+from outages_base import OutageBase, Watch
 
 from eventbus import EventBus, EventBusConfig, Phase, PublishNotSentError, PublishUnknownError, ReconnectExhaustedError
 from eventbus.testing import wait_until
+from eventbus.testing.traffic import Traffic
 
 
 class RecoveryOutages(OutageBase):

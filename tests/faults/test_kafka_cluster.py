@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("confluent_kafka")
 
-from history import History
-from kafka_driver import native_clients
-from outages_base import Traffic
+from raw_kafka import native_clients
 
 from eventbus import EventBus, ReconnectEvent
 from eventbus.testing import KafkaCluster, KafkaServer, wait_until
+from eventbus.testing.history import History
 from eventbus.testing.plugin import skip_or_fail
+from eventbus.testing.traffic import Traffic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -52,7 +52,7 @@ class Work:
 
     def check(self) -> None:
         """Nothing was lost or overtaken."""
-        wait_until(lambda: self.history.all_handled, 30.0, message=lambda: str(self.history.check(once=False)))
+        wait_until(lambda: self.history.all_done, 30.0, message=lambda: str(self.history.check(once=False)))
         assert self.history.check(once=False) == []
         for bus in self.buses:
             wait_until(lambda bus=bus: bus.get_health_status().is_healthy)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
+from testing_support import run_pytest
 
 USES = """
     import socket, threading
@@ -39,35 +38,18 @@ LEAKS = """
 """
 
 
-def run(directory: Path, text: str, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Run pytest on one test file; return its exit code and output."""
-    (directory / "test_it.py").write_text(textwrap.dedent(text))
-    # Only ours, whether it is installed or not, and none of the settings of this run.
-    clean = {k: v for k, v in os.environ.items() if k not in ("CI", "EVENTBUS_TEST_NATS", "EVENTBUS_TEST_KAFKA")}
-    answer = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "eventbus.testing.plugin", "-rs", *arguments],
-        check=False,
-        cwd=directory,
-        env={**clean, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return answer.returncode, answer.stdout + answer.stderr
-
-
 @pytest.mark.nats
 @pytest.mark.parametrize("spread", [(), ("-p", "xdist", "-n", "1")], ids=["here", "in a worker"])
 def test_the_fixtures_work_together(tmp_path: Path, spread: tuple[str, ...]) -> None:
     if spread:
         pytest.importorskip("xdist")
-    code, output = run(tmp_path, USES, "-W", "error", *spread)
+    code, output = run_pytest(tmp_path, USES, "-W", "error", *spread)
     assert code == 0, output
     assert "eventbus: tests used NATS: " in output
 
 
 def test_the_leak_guard_fails_a_test(tmp_path: Path) -> None:
-    code, output = run(tmp_path, LEAKS)
+    code, output = run_pytest(tmp_path, LEAKS)
     assert code == 1, output
     assert "something was left behind" in output
     assert "thread eventbus.left" in output
@@ -76,7 +58,7 @@ def test_the_leak_guard_fails_a_test(tmp_path: Path) -> None:
 @pytest.mark.kafka
 def test_the_fixtures_of_kafka_work_together(tmp_path: Path) -> None:
     pytest.importorskip("confluent_kafka")
-    code, output = run(tmp_path, USES_KAFKA, "-W", "error")
+    code, output = run_pytest(tmp_path, USES_KAFKA, "-W", "error")
     assert code == 0, output
     assert "eventbus: tests used Kafka: " in output
 
@@ -84,7 +66,7 @@ def test_the_fixtures_of_kafka_work_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("broker", ["nats", "kafka"])
 def test_without_a_server_it_skips_with_the_reason(tmp_path: Path, broker: str) -> None:
     text = f"def test_it({broker}_server): ..."
-    code, output = run(tmp_path, text, **{f"EVENTBUS_TEST_{broker.upper()}": "127.0.0.1:9"})
+    code, output = run_pytest(tmp_path, text, **{f"EVENTBUS_TEST_{broker.upper()}": "127.0.0.1:9"})
     assert code == 0, output
     assert "1 skipped" in output
     assert "does not answer" in output
@@ -94,7 +76,7 @@ def test_without_a_server_it_skips_with_the_reason(tmp_path: Path, broker: str) 
 @pytest.mark.parametrize("fixture", ["kafka_server_shared", "kafka_cluster"])
 def test_without_java_it_skips_with_the_reason(tmp_path: Path, fixture: str) -> None:
     nothing = {"PATH": str(tmp_path), "JAVA_HOME": "", "DOCKER_HOST": "unix:///no/such/socket"}
-    code, output = run(tmp_path, f"def test_it({fixture}): ...", **nothing)
+    code, output = run_pytest(tmp_path, f"def test_it({fixture}): ...", **nothing)
     assert code == 0, output
     assert "1 skipped" in output
     assert "no java (JAVA_HOME is not set, and none on PATH)" in output
@@ -103,7 +85,7 @@ def test_without_java_it_skips_with_the_reason(tmp_path: Path, fixture: str) -> 
 @pytest.mark.parametrize("broker", ["nats", "kafka"])
 def test_without_a_server_it_fails_in_ci(tmp_path: Path, broker: str) -> None:
     text = f"def test_it({broker}_server): ..."
-    code, output = run(tmp_path, text, CI="true", **{f"EVENTBUS_TEST_{broker.upper()}": "127.0.0.1:9"})
+    code, output = run_pytest(tmp_path, text, CI="true", **{f"EVENTBUS_TEST_{broker.upper()}": "127.0.0.1:9"})
     assert code == 1, output
     assert "CI is set" in output
 

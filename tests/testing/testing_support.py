@@ -1,11 +1,16 @@
-"""A NATS client of thirty lines, and a TCP target to put a proxy in front of."""
+"""A NATS client of thirty lines, a TCP target to put a proxy in front of, a pytest of its own."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
+import textwrap
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 TIMEOUT = 5.0
@@ -107,3 +112,20 @@ def is_readable(sock: socket.socket, timeout: float) -> bool:
     finally:
         sock.settimeout(before)
     return True
+
+
+def run_pytest(directory: Path, text: str, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Run pytest on one test file; return its exit code and output."""
+    (directory / "test_it.py").write_text(textwrap.dedent(text))
+    # Only ours, whether it is installed or not, and none of the settings of this run.
+    clean = {k: v for k, v in os.environ.items() if k not in ("CI", "EVENTBUS_TEST_NATS", "EVENTBUS_TEST_KAFKA")}
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "eventbus.testing.plugin", "-rs", *arguments],
+        check=False,
+        cwd=directory,
+        env={**clean, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return answer.returncode, answer.stdout + answer.stderr

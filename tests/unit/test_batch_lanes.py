@@ -71,6 +71,17 @@ def test_full_lanes_wait_for_no_more(make: Any) -> None:
     assert keeper.got == [list(range(10))]
 
 
+def test_full_lanes_take_what_is_there_already(make: Any) -> None:
+    rig, keeper = make(4, 60.0, 1, high=6)
+    rig.put(1, 2, 3, 4)
+    assert keeper.entered.wait(5.0)
+    rig.put(5, 6)
+    assert not rig.put(7, 8)
+    keeper.gate.set()
+    wait_until(lambda: rig.acknowledged == list(range(1, 9)))
+    assert keeper.got == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
 def test_the_end_handles_what_is_there(make: Any) -> None:
     rig, keeper = make(4, 60.0, 1)
     rig.put(1, 2, 3, 4, 5, 6)

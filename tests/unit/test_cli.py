@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from eventbus import EventBus, Message, Reject
+from eventbus import EventBus, EventBusConfig, Message, NatsConfig, Reject
 from eventbus.cli import main
 from eventbus.cli.output import hidden, visible
 from eventbus.testing import wait_until
@@ -125,12 +128,74 @@ def test_how_it_ends(bus: EventBus, capsys: pytest.CaptureFixture[str], monkeypa
     assert main(["--help"]) == 0
     assert dlq("show", "dlq.none") == 1
     assert dlq("show", TOPIC, "--limit", "-1") == 2
+    assert dlq("show", TOPIC, "--limit", "9" * 30) == 1
+    for bad in ("-1", "nan", "soon"):
+        assert dlq("list", "--timeout", bad) == 2
+    for bad in ("12", "0:", ":3", "0:x", "0:-1"):
+        assert dlq("replay", TOPIC, "--start", bad) == 2
     assert main(["dlq", "list", "--url", "what://a"]) == 2
     monkeypatch.delenv("EVENTBUS_URL", raising=False)
     assert main(["dlq", "list"]) == 2
     monkeypatch.setenv("EVENTBUS_URL", URL)
     assert main(["dlq", "list"]) == 0
     assert "Traceback" not in capsys.readouterr().err
+
+
+PROGRAM = """
+import sys
+from eventbus import EventBus
+from eventbus.cli import main
+with EventBus("memory://cli-pipes") as bus:
+    for number in range(3000):
+        bus.publish_nowait("dlq.g.t", "x", key="\\u2603", headers=[("Eventbus-Dead-Topic", b"t")])
+    bus.flush()
+    code = main(["dlq", *sys.argv[1:], "--url", "memory://cli-pipes"])
+raise SystemExit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "code", "told"),
+    [
+        ("show dlq.g.t --limit 3000", "| head -n 1; exit ${PIPESTATUS[0]}", 1, ""),
+        ("show dlq.g.t", ">&-", 0, ""),
+        ("show dlq.g.t", "> /dev/full", 1, "No space left"),
+        ("replay dlq.g.t --limit 3", "> /dev/full", 1, "No space left"),
+        ("replay dlq.g.t --limit 3", "2>&-", 0, ""),
+        ("replay dlq.g.t --limit 3", "2> /dev/full", 0, ""),
+        ("replay dlq.g.t --limit 3", "> /dev/full 2> /dev/full", 1, ""),
+    ],
+)
+def test_output_that_nobody_takes(words: str, where: str, code: int, told: str) -> None:
+    line = f"{sys.executable} -c '{PROGRAM}' {words} {where}"
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == code, ended.stderr
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr, ended.stderr
+
+
+def test_what_a_terminal_cannot_show_is_shown_as_escapes() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "show", "dlq.g.t", "--limit", "1"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\\u2603" in ended.stdout
+
+
+def test_a_replay_goes_on_where_another_one_ended(
+    bus: EventBus, letters: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dlq("replay", TOPIC, "--limit", "2") == 0
+    _, _, start = capsys.readouterr().err.partition("--start ")
+    assert dlq("replay", TOPIC, "--json", "--start", *start.split()) == 0
+    (counts,) = lines(capsys)
+    assert (counts["replayed"], counts["duplicates"]) == (1, 0)
+    assert [f"{one}:{offset}" for one, offset in counts["next"].items()] != start.split()
 
 
 def test_nobody_answers_and_no_secret_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +206,13 @@ def test_nobody_answers_and_no_secret_is_told(capsys: pytest.CaptureFixture[str]
     for text in ("login me:s3cret failed", "s3cret"):
         assert "s3cret" not in hidden(text, "kafka://me:s3cret@a:1,b:2?group=x")
     assert hidden("the token abcd", "nats://a?token=abcd") == "the token ***"
+    for source in (
+        {"url": "nats://me:s3cret@a"},
+        {"backend": "kafka", "password": "s3cret"},
+        {"backend": "kafka", "common": {"ssl.key.password": "s3cret"}},
+        EventBusConfig(backend=NatsConfig(servers=("nats://a", "nats://b"), user="me", password="s3cret")),
+    ):
+        assert hidden("me s3cret", source) == "me ***"
 
 
 def test_what_is_shown_moves_no_cursor() -> None:

@@ -644,6 +644,23 @@ def test_the_table_s_statement_is_told(database: Database) -> None:
         store.forget("k", "a" * 32)
 
 
+def test_what_a_parent_handles_as_it_forks_is_nobodys_in_the_child() -> None:
+    store = MemoryStore()
+    assert store.claim("done", "o1") is Claim.CLAIMED
+    store.done("done", "o1")
+    assert store.claim("handled now", "o1") is Claim.CLAIMED
+    once = deduplicate(store)
+    with store._lock, once._lock:  # as other threads have them at that moment
+        child = os.fork()
+        if not child:
+            with once._lock:
+                found = [store.claim(key, "o2") for key in ("done", "handled now")]
+            os._exit(0 if found == [Claim.DONE, Claim.CLAIMED] else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert store.claim("handled now", "o2") is Claim.BUSY
+
+
 def test_a_handler_that_comes_back_in_a_forked_child_leaves_the_claim_to_its_parent(database: Database) -> None:
     store = own(database)
     middleware = deduplicate(store)

@@ -26,6 +26,7 @@ from eventbus import (
     RetryLater,
     SubscribeError,
 )
+from eventbus.copies import Copy
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
 
@@ -176,11 +177,11 @@ def test_it_is_acknowledged_only_when_the_dead_letter_is_confirmed(make: Make, b
     letterbox = bus._consumers
     calls: list[str] = []
 
-    def refuse(topic: str, *rest: Any) -> None:
-        calls.append(topic)
+    def refuse(copy: Copy, answered: Any) -> None:
+        calls.append(copy.topic)
         if not stored.is_set():
             raise PublishNotSentError("no room there", "x")
-        store(topic, *rest)
+        store(copy, answered)
 
     letterbox._letterbox = refuse
     sub = bus.subscribe("t", shop, group="g")
@@ -349,11 +350,11 @@ def test_what_a_broker_does_not_carry_is_left_out_and_named(make: Make) -> None:
     bus, shop = make(), Shop(error=Reject("no"))
     store, refused = bus._copier.publish_copy, list[Any]()
 
-    def choosy(topic: str, payload: bytes, key: Any, headers: Any, *rest: Any) -> Any:
-        if any(name == "odd" for name, _ in headers) or key == b"\xff":
-            refused.append(key)
+    def choosy(copy: Copy, answered: Any) -> Any:
+        if any(name == "odd" for name, _ in copy.headers) or copy.key == b"\xff":
+            refused.append(copy.key)
             raise PublishRejectedError("a header that nobody carries", "x")
-        return store(topic, payload, key, headers, *rest)
+        return store(copy, answered)
 
     bus._consumers._letterbox = choosy
     bus.subscribe("t", shop, group="g")
@@ -370,10 +371,10 @@ def test_an_error_is_shown_as_long_as_its_letter_waits_whatever_the_others_do(ma
     bus.register_error_callback(errors.append)
     store = bus._copier.publish_copy
 
-    def choosy(topic: str, payload: bytes, *rest: Any) -> Any:
-        if payload == b"bad 1":
+    def choosy(copy: Copy, answered: Any) -> Any:
+        if copy.payload == b"bad 1":
             raise PublishRejectedError("too large", "x")
-        return store(topic, payload, *rest)
+        return store(copy, answered)
 
     def handler(message: Message) -> None:
         raise Reject("no")

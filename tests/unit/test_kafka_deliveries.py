@@ -14,6 +14,7 @@ pytest.importorskip("confluent_kafka")
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE
 
 from eventbus.backends.kafka.consuming.deliveries import KafkaDelivery
+from eventbus.backends.kafka.consuming.header_fields import fields_of, fields_of_all
 
 NOW = 1_700_000_000_000
 
@@ -24,7 +25,7 @@ class Stored:
     def __init__(self, key: Any = None, value: Any = b"x", headers: Any = None, time: Any = None) -> None:
         self.key, self.value, self.headers = (lambda: key), (lambda: value), (lambda: headers)
         self.timestamp = lambda: time or (TIMESTAMP_CREATE_TIME, NOW)
-        self.partition, self.offset = (lambda: 3), (lambda: 7)
+        self.partition, self.offset, self.topic = (lambda: 3), (lambda: 7), (lambda: "t")
 
 
 def delivery(**stored: Any) -> KafkaDelivery:
@@ -70,3 +71,25 @@ def test_a_null_value_is_a_tombstone_and_an_empty_one_is_not() -> None:
     null, empty = delivery(value=None), delivery(value=b"")
     assert (null.payload, null.is_tombstone, empty.payload, empty.is_tombstone) == (b"", True, b"", False)
     assert pickle.loads(pickle.dumps(null)).is_tombstone
+
+
+class Broken(Stored):
+    """Raises when its headers are read for the first time, as one does whose first name is not UTF-8."""
+
+    def __init__(self) -> None:
+        super().__init__(headers=[("seen", b"v")])
+        self.headers, self._there = self._fail, self.headers
+
+    def _fail(self) -> Any:
+        self.headers = self._there
+        raise SystemError from UnicodeDecodeError("utf-8", b"bad\xff", 3, 4, "invalid start byte")
+
+
+@pytest.mark.parametrize("places", [(), (0,), (3,), (0, 1, 3)])
+def test_the_headers_of_many_are_those_of_each(places: tuple[int, ...]) -> None:
+    messages: list[Any] = [Stored(headers=[("n", b"1"), ("n", None)]), Stored(), Stored(headers=[]), Stored()]
+    for place in places:
+        messages[place] = Broken()
+    found = fields_of_all(messages)
+    assert [list(fields) for fields in found] == [list(fields_of(message)) for message in messages]
+    assert fields_of_all([]) == []

@@ -194,7 +194,11 @@ TestOnePartition = OnePartition.TestCase
 TestOnePartition.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=10), st.randoms())
+RUNS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=10)
+"""Of offsets that are handed out: the gap before each, and its length."""
+
+
+@given(RUNS, st.randoms())
 def test_runs_with_gaps_finished_in_any_order_end_at_the_position(runs: list[tuple[int, int]], chance: Any) -> None:
     offsets, at, handed = Offsets(0), 0, list[int]()
     for gap, length in runs:
@@ -210,6 +214,24 @@ def test_runs_with_gaps_finished_in_any_order_end_at_the_position(runs: list[tup
         left.discard(offset)
         offsets.finish(offset, offset + 1)  # again: nothing happens
     assert (offsets.committed, offsets.unfinished) == (at, 0)
+
+
+@given(RUNS, st.integers(1, 7), st.randoms())
+def test_many_at_once_are_finished_as_one_by_one(runs: list[tuple[int, int]], many: int, chance: Any) -> None:
+    together, singly, at, handed = Offsets(0), Offsets(0), 0, list[int]()
+    for gap, length in runs:
+        for offsets in (together, singly):
+            offsets.hand_out(at + gap, at + gap + length)
+        handed += range(at + gap, at + gap + length)
+        at += gap + length
+    handed += [at, at + 1, *chance.sample(handed, len(handed) // 2)]  # not handed out, and again
+    chance.shuffle(handed)
+    for begin in range(0, len(handed), many):
+        together.finish_each(handed[begin : begin + many])
+        for offset in handed[begin : begin + many]:
+            singly.finish(offset, offset + 1)
+        assert (together.committed, together.unfinished) == (singly.committed, singly.unfinished)
+    assert (together.committed, together.unfinished) == (at, 0)
 
 
 def taking(*offsets: int) -> tuple[KafkaInHand, Intake, dict[tuple[str, int], PartitionState]]:

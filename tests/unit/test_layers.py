@@ -36,6 +36,7 @@ VOCABULARY = {
         "config_fields",
         "config_kafka",
         "config_sources",
+        "copies",
         "config_tls",
         "errands",
         "errors",
@@ -80,6 +81,7 @@ HOME_OF = {
     "pynats": {"eventbus.backends.nats.link.pynats"},
     "confluent_kafka": {name for name in MODULES if name.startswith("eventbus.backends.kafka.")},
     "nats": set(),
+    "django": {name for name in MODULES if name.startswith("eventbus.ext.django")},
 }
 ROOMS = {
     "eventbus.backends.nats": ["link", "core", "jetstream", "backend"],

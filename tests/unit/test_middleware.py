@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -269,6 +271,36 @@ def test_a_publish_that_is_not_answered_in_time_says_what_became_of_it(bus: Even
     with pytest.raises(PublishNotSentError):
         bus.publish("t", b"x", timeout=0.05)
     assert isinstance(futures[-1].exception(5.0), PublishNotSentError)
+
+
+@pytest.mark.parametrize("limit", [TimeoutError("time limit"), RuntimeError("soft limit"), KeyboardInterrupt()])
+@pytest.mark.parametrize("verb", ["publish", "publish_many", "publish_many without room"])
+def test_a_time_limit_out_of_a_signal_handler_ends_a_publish_behind_middleware(
+    bus: EventBus, broker: MemoryOutages, verb: str, limit: BaseException
+) -> None:
+    def end(*_: object) -> None:
+        raise limit
+
+    bus.use(publish=lambda message, call_next: call_next(message))
+    bus.open()
+    broker.freeze()
+    if "room" in verb:
+        bus.publish_nowait("t", b"x" * bus.config.max_in_flight_bytes)
+    before = signal.signal(signal.SIGUSR1, end)
+    timer = threading.Timer(0.2, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+    began = time.monotonic()
+    try:
+        timer.start()
+        with pytest.raises(type(limit)) as caught:
+            if verb == "publish":
+                bus.publish("t", "x", timeout=5.0)
+            else:
+                bus.publish_many([Message("t", "x"), Message("t", "y")], timeout=5.0)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert caught.value is limit
+    assert time.monotonic() - began < 3.0
 
 
 def test_a_middleware_may_answer_with_a_future_of_its_own_or_take_the_message_back(bus: EventBus) -> None:

@@ -23,6 +23,7 @@ from eventbus import (
     UnsupportedError,
 )
 from eventbus.consuming.replay import IN_FLIGHT, Replay, Wanted
+from eventbus.copies import Copy
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
 
@@ -142,7 +143,8 @@ def test_progress_is_told_also_of_what_a_caller_interrupts(bus: EventBus) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         bus.replay_dead_letters("dlq.g.t", filter=interrupt, progress=told.append)
-    assert told[-1].replayed + told[-1].unanswered == 3
+    assert (told[-1].replayed, told[-1].unanswered) == (3, 0), "what is on its way is waited for"
+    assert bus.replay_dead_letters("dlq.g.t", start=told[-1].next).duplicates == 0
 
 
 def test_wrong_calls_are_typed(bus: EventBus) -> None:
@@ -176,10 +178,10 @@ ALL = Wanted(filter=None, marks={}, limit=None)
 def test_a_copy_that_is_not_stored_ends_it_with_where_to_go_on() -> None:
     asked: list[str] = []
 
-    def publish(topic: str, payload: bytes, key: Any, headers: Any, id: str, stored_as: str, answered: Any) -> None:
-        asked.append(stored_as)
-        if payload == b"2":
-            answered(PublishNotSentError("no broker", id))
+    def publish(copy: Copy, answered: Any) -> None:
+        asked.append(copy.stored_as)
+        if copy.payload == b"2":
+            answered(PublishNotSentError("no broker", copy.id))
 
     with pytest.raises(ReplayError, match="no broker") as caught:
         Replay(publish, ALL, 0.05, None).run([letter(offset) for offset in range(6)])
@@ -191,22 +193,24 @@ def test_a_copy_that_is_not_stored_ends_it_with_where_to_go_on() -> None:
 def test_it_has_no_more_in_flight_than_it_may() -> None:
     asked: list[str] = []
     with pytest.raises(ReplayError, match="no answer within"):
-        Replay(lambda *copy: asked.append(copy[4]), ALL, 0.05, None).run(letter(offset) for offset in range(5000))
+        Replay(lambda copy, answered: asked.append(copy.id), ALL, 0.05, None).run(
+            letter(offset) for offset in range(5000)
+        )
     assert len(asked) == IN_FLIGHT
 
 
 def test_a_bus_without_room_is_asked_again() -> None:
     full = [True, True]
 
-    def publish(*copy: Any) -> None:
+    def publish(copy: Copy, answered: Any) -> None:
         if full:
             full.pop()
-            raise PublishNotSentError("no room", copy[4])
-        copy[-1](PublishRejectedError("no", copy[4]))
+            raise PublishNotSentError("no room", copy.id)
+        answered(PublishRejectedError("no", copy.id))
 
     assert Replay(publish, ALL, 5.0, None).run([letter(7)]).failed == 1
     with pytest.raises(ReplayError, match="no room") as caught:
-        Replay(lambda *copy: full.extend([True] * 9) or publish(*copy), ALL, 0.1, None).run([letter(7)])
+        Replay(lambda *asked: full.extend([True] * 9) or publish(*asked), ALL, 0.1, None).run([letter(7)])
     assert (caught.value.report.unanswered, dict(caught.value.report.next)) == (0, {0: 7})
 
 

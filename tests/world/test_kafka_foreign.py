@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import subprocess
 import sys
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from rounds import limit, rounds
 from world_support import Seen, end, fresh
 
-from eventbus import TOMBSTONE, EventBus, Message, PublishManyError, PublishRejectedError, SubscribeError
-from eventbus.testing import KafkaServer
+from eventbus import TOMBSTONE, Batch, EventBus, Message, PublishManyError, PublishRejectedError, SubscribeError
+from eventbus.fields import RawHeaders
+from eventbus.testing import KafkaServer, wait_until
 
 pytest.importorskip("confluent_kafka")
 
@@ -94,6 +96,30 @@ def test_no_name_of_a_header_ends_the_process(bus: EventBus, kafka_server_shared
         assert message.raw_headers == message.raw_headers
     assert dict(messages[0].headers) == {"bad\\xff": "v"}
     assert messages[-1].payload == b"last"
+
+
+@pytest.mark.parametrize("threshold", [700, 1], ids=["seldom", "amid the reading"])
+def test_a_column_of_headers_has_what_the_messages_have(
+    bus: EventBus, kafka_server_shared: KafkaServer, threshold: int
+) -> None:
+    """Whenever the garbage collector runs: before Python 3.12 it may hide that a name was none."""
+    topic, found = new_topic(kafka_server_shared), list[tuple[RawHeaders, RawHeaders]]()
+    rows = [(b"x", [(name, b"v") for name in names]) for names in [[], *NAMES, [b"ok"]] * 5]
+    raw_kafka.produce(kafka_server_shared.bootstrap, topic, rows)
+    singly = [message.raw_headers for message in read(bus, topic, len(rows))]
+
+    def handler(batch: Batch) -> None:
+        thresholds = gc.get_threshold()
+        gc.set_threshold(threshold)
+        column = batch.headers
+        gc.set_threshold(*thresholds)
+        found.extend(zip(column, [message.raw_headers for message in batch], strict=True))
+
+    bus.subscribe(topic, handler, group=fresh("reader"), batch=(len(rows), 0.5))
+    wait_until(lambda: len(found) >= len(rows))
+    assert all(in_column == alone for in_column, alone in found)
+    assert [list(map(itemgetter(1), one)) for one, _ in found] == [list(map(itemgetter(1), one)) for one in singly]
+    assert threshold == 1 or [one for one, _ in found] == singly
 
 
 def test_a_name_that_cannot_be_published_is_refused_and_nothing_else_is(

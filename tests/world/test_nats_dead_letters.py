@@ -8,8 +8,8 @@ import pytest
 from rounds import limit
 from test_nats_narrow import bus_of, users
 
-from eventbus import PurgeError, ReadError
-from eventbus.testing import NatsServer
+from eventbus import EventBus, Message, PurgeError, ReadError
+from eventbus.testing import NatsServer, TcpProxy
 
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
 
@@ -29,3 +29,15 @@ def test_a_right_that_lacks_is_said_at_once() -> None:
         assert time.monotonic() - began < 4.0
         assert len(list(bus.read(TOPIC))) == 1
         assert bus.purge_dead_letters(TOPIC) == 1
+
+
+def test_many_topics_of_dead_letters_are_listed_from_afar() -> None:
+    topics = sorted(f"dlq.g.t{number}" for number in range(80))
+    with NatsServer() as server, TcpProxy(*server.address) as proxy:
+        with EventBus(server.url) as near:
+            near.publish_many([Message(topic, "x") for topic in topics for _ in range(2)])
+        proxy.delay(0.03)
+        with EventBus(f"nats://127.0.0.1:{proxy.port}") as bus:
+            found = bus.list_dead_letters(timeout=3.0)
+    assert [(one.topic, one.messages) for one in found] == [(topic, 2) for topic in topics]
+    assert all(one.oldest and one.newest and one.oldest <= one.newest for one in found)

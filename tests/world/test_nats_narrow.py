@@ -99,6 +99,52 @@ def test_who_may_not_acknowledge_is_told_so(server: NatsServer) -> None:
         wait_until(lambda: "subscription" in told)
 
 
+ORDERLY = ("$JS.API.CONSUMER.RESET.orders.*", "$JS.API.CONSUMER.UNPIN.orders.*")
+
+
+def test_who_may_look_after_its_ordered_durable_reads_it() -> None:
+    keeper = {"publish": {"allow": [*DURABLE, *ORDERLY]}, **READS_INBOX}
+    with NatsServer(config=users(keeper=keeper)) as server, bus_of(server, "admin") as admin:
+        admin.unsubscribe(admin.subscribe("orders.*", print, group="billing", ordered=True))
+        with bus_of(server, "keeper") as bus:
+            seen = Seen()
+            bus.subscribe("orders.*", seen, group="billing", ordered=True)
+            admin.publish_many([Message("orders.new", str(number)) for number in range(50)])
+            assert seen.wait(50) == [str(number).encode() for number in range(50)]
+            server.restart()
+            admin.publish("orders.new", b"after the restart", timeout=10.0)
+            wait_until(lambda: b"after the restart" in seen.payloads, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("rights", "lacks"),
+    [
+        ({"publish": {"deny": ["$JS.API.CONSUMER.RESET.>"]}}, "RESET"),
+        ({"publish": {"deny": ["$JS.API.CONSUMER.INFO.>"]}}, "INFO"),
+        (BARE, "INFO"),
+    ],
+)
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_ordered_group_says_which_right_it_lacks_and_stays_failed(
+    rights: dict[str, Any], lacks: str, exists: bool
+) -> None:
+    with NatsServer(config=users(app=rights)) as server, bus_of(server, "admin") as admin:
+        admin.publish("orders.new", b"x")
+        if exists or rights is BARE:
+            admin.unsubscribe(admin.subscribe("orders.*", print, group="billing", ordered=True))
+        bus = bus_of(server, "app", health_check={"interval": 0.2})
+        sub = bus.subscribe("orders.*", lambda message: None, group="billing", ordered=True)
+        with bus:
+            wait_until(lambda: sub.error is not None, 10.0)
+            states = set[SubscriptionState]()
+            for _ in range(20):
+                pause(0.05)
+                states.add(sub.state)
+            assert states == {SubscriptionState.FAILED}
+            assert f"CONSUMER.{lacks}" in str(sub.error)
+            assert bus.get_health_status().not_served
+
+
 @pytest.mark.parametrize(
     ("jetstream", "taken"),
     [

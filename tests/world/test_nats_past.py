@@ -107,6 +107,20 @@ def test_a_stream_that_is_deleted_in_the_middle_is_said_to_be(bus: EventBus, ope
         numbers(excerpt)
 
 
+def test_a_stream_that_is_made_anew_in_the_middle_is_said_to_be(bus: EventBus, operator: Operator) -> None:
+    fill(bus, 5000, 1000)
+    excerpt = bus.read(TOPIC)
+    next(excerpt)
+    operator.call("STREAM.DELETE.orders")
+    operator.make_stream("orders", "orders", "orders.>")
+    bus.publish_many([Message(TOPIC, f"-1 {'.' * 1000}") for _ in range(5000)])
+    found: list[str] = []
+    with pytest.raises(ReadError, match="made anew"):
+        for message in excerpt:
+            found.append(message.text())
+    assert not [text for text in found if text.startswith("-1")]
+
+
 def test_messages_of_any_size_are_read(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(excerpts, "MOST_BYTES", 64 * 1024)
     for number, size in enumerate([10, 200_000, 10, 500_000, 900_000, 60_000, 10, 10]):

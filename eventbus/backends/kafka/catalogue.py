@@ -78,6 +78,10 @@ _NO_LEADER = frozenset(
 )
 
 
+def _milliseconds(answers: Mapping[TopicPartition, Any]) -> dict[TopicPartition, int]:
+    return {where: int(answer.timestamp) for where, answer in answers.items() if answer.timestamp >= 0}
+
+
 class Catalogue:
     """Asked through an admin client. All methods are thread-safe, and block."""
 
@@ -175,6 +179,15 @@ class Catalogue:
         """
         return self._offsets(places, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
 
+    def times(
+        self, places: Sequence[TopicPartition], timeout: float
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """When the first and the newest message of partitions are of, in ms; without those that do not say it."""
+        deadline = Deadline(timeout)
+        specs = OffsetSpec.for_timestamp(0), OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
+        first, newest = (self._asked_offsets(places, spec, deadline.remaining())[0] for spec in specs)
+        return _milliseconds(first), _milliseconds(newest)
+
     def not_led(self, places: Sequence[TopicPartition], timeout: float) -> set[TopicPartition]:
         """Partitions whose leaders, as the cluster names them, say that they are none: not yet, or not any more.
 
@@ -205,7 +218,8 @@ class Catalogue:
             raise NotConnectedError("no answer from the cluster in time") from error
 
     def _offsets(self, places: Sequence[TopicPartition], spec: Any, timeout: float) -> dict[TopicPartition, int]:
-        found, errors = self._asked_offsets(places, spec, timeout)
+        answers, errors = self._asked_offsets(places, spec, timeout)
+        found = {where: int(answer.offset) for where, answer in answers.items()}
         failed = next(iter(errors.values()), None)
         if failed is not None and not found:
             if isinstance(failed, KafkaException) and failed.args[0].code() > 0:
@@ -215,9 +229,9 @@ class Catalogue:
 
     def _asked_offsets(
         self, places: Sequence[TopicPartition], spec: Any, timeout: float
-    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, Exception]]:
-        """The offsets, and what came instead of one."""
-        found, failed = dict[TopicPartition, int](), dict[TopicPartition, Exception]()
+    ) -> tuple[dict[TopicPartition, Any], dict[TopicPartition, Exception]]:
+        """The answers, each with an offset and its time, and what came instead of one."""
+        found, failed = dict[TopicPartition, Any](), dict[TopicPartition, Exception]()
         if not places:
             return found, failed
         answers = self._client().list_offsets(
@@ -229,7 +243,7 @@ class Catalogue:
         for position, future in answers.items():
             where = position.topic, position.partition
             try:
-                found[where] = future.result(max(0.01, deadline.remaining())).offset
+                found[where] = future.result(max(0.01, deadline.remaining()))
             except (KafkaException, FutureTimeout) as error:
                 failed[where] = error
         return found, failed

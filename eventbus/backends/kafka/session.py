@@ -17,6 +17,7 @@ from ...consuming.excerpts import Span, Stretches
 from ...consuming.subscriptions import PartitionStatus
 from ...errors import AuthenticationError, NotConnectedError, SessionRetired
 from ...message import Delivery
+from ...reports import DeadLetterTopic
 from ...threads import Deadline, Stopped, StopToken, interruptibly, join_all
 from ..base import Prepared, SessionContext
 from .catalogue import Catalogue
@@ -155,9 +156,11 @@ class KafkaSession:
         """Through a consumer that is made for it."""
         return self._past.read(topic, stretches)
 
-    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> dict[str, int]:
+    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> list[DeadLetterTopic]:
         """Of those that we may know of, within `timeout` seconds; counted in offsets."""
-        found: dict[str, int] = self._past_call("list", partial(self._past.topics, pattern, timeout), timeout, stop)
+        found: list[DeadLetterTopic] = self._past_call(
+            "list", partial(self._past.topics, pattern, timeout), timeout, stop
+        )
         return found
 
     def purge(self, topic: str, stretches: Stretches, timeout: float, stop: StopToken) -> int:

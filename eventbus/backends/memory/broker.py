@@ -11,9 +11,10 @@ from weakref import WeakKeyDictionary
 from ...config import MemoryConfig
 from ...consuming.in_hand import newest
 from ...consuming.subscriptions import Subscription
+from ...copies import stored_as
 from ...errors import PublishNotSentError
 from ...forks import let_go_in_child
-from ...message import matches, stored_as
+from ...message import matches
 from ...publishing.records import Record, topic_of
 from .groups import Group, Member
 from .topics import Topic

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timezone
 from itertools import islice
 
 from ...consuming.excerpts import Span, Stretch, Stretches
 from ...errors import PurgeError, ReadError
 from ...message import Delivery
+from ...reports import DeadLetterTopic
 from ...threads import Deadline, StopToken
 from .broker import MemoryBroker
 from .deliveries import MemoryDelivery
@@ -30,6 +31,14 @@ def stretches_of(broker: MemoryBroker, span: Span) -> Stretches:
     begin = topic.base if span.start is None else max(topic.base, _place(topic, span.start))
     end = topic.end if span.until is None else min(topic.end, _place(topic, span.until))
     return Stretches({topic.identities: Stretch(begin, end)})
+
+
+def held_by(topic: Topic) -> DeadLetterTopic:
+    """What a topic holds. Under the lock."""
+    if not len(topic):
+        return DeadLetterTopic(topic=topic.name, messages=0)
+    oldest, newest = (datetime.fromtimestamp(stored, timezone.utc) for stored in topic.times)
+    return DeadLetterTopic(topic=topic.name, messages=len(topic), oldest=oldest, newest=newest)
 
 
 def purge(broker: MemoryBroker, name: str, stretches: Stretches) -> int:

@@ -11,11 +11,12 @@ from ...consuming.subscriptions import PartitionStatus
 from ...errors import NotConnectedError, PublishError, SessionRetired
 from ...message import Delivery
 from ...publishing.records import Record, given_id_of, number_of, waiter_of
+from ...reports import DeadLetterTopic
 from ...threads import Deadline, StopToken, join_all, spawn
 from ..base import Prepared, SessionContext
 from .broker import Condition, MemoryBroker
 from .deliveries import MemoryDelivery
-from .excerpts import MemoryReading, purge, stretches_of
+from .excerpts import MemoryReading, held_by, purge, stretches_of
 from .groups import Member
 from .waiting import notify, pause
 
@@ -186,11 +187,11 @@ class MemorySession:
         """Look into the topic, again and again."""
         return MemoryReading(self._broker, topic, stretches, self._wait_answer)
 
-    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> dict[str, int]:
+    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> list[DeadLetterTopic]:
         """Those of the broker, with the messages that they keep."""
         self._wait_answer(Deadline(timeout), stop)
         with self._broker.lock:
-            return {topic.name: len(topic) for topic in self._broker.topics_of(pattern)}
+            return [held_by(topic) for topic in self._broker.topics_of(pattern)]
 
     def purge(self, topic: str, stretches: Stretches, timeout: float, stop: StopToken) -> int:
         """Forget the oldest, also those that a group has not finished."""

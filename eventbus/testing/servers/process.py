@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ _GUARDIAN = Path(__file__).with_name("guardian.py")
 _GATE = 'read -r _ && exec "$@" </dev/null'
 _READY_INTERVAL = 0.002
 _TAIL = 2000
+_ASKED = 10.0
 
 
 class ServerUnavailable(Exception):
@@ -64,6 +66,18 @@ def wait_ready(name: str, server: Runs, probe: Callable[[], bool], timeout: floa
             raise ServerFailed(f"{name} is not ready after {timeout:g} s: {log_tail(server)}")
         time.sleep(_READY_INTERVAL)
     raise ServerFailed(f"{name} ended while it was to start: {log_tail(server)}")
+
+
+@functools.lru_cache(maxsize=16)
+def answer_of(program: str, *arguments: str) -> tuple[str, str]:
+    """Run a program that only tells something; return what it wrote, or the reason why it does not work."""
+    try:
+        told = subprocess.run([program, *arguments], check=False, capture_output=True, text=True, timeout=_ASKED)
+    except (OSError, subprocess.SubprocessError) as exc:
+        return "", f"{program} does not run ({exc})"
+    if told.returncode:
+        return "", f"{program} does not run ({(told.stderr or told.stdout).strip()[:200]})"
+    return told.stdout.strip(), ""
 
 
 def log_tail(server: Runs) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from eventbus.backends.nats.jetstream import asking as asking_module
 from eventbus.backends.nats.jetstream.asking import ApiError, Asking, Call, Pipeline
-from eventbus.backends.nats.link.requests import Forbidden, Reply, Waiting
+from eventbus.backends.nats.link.requests import Forbidden, NoResponders, Reply, Waiting
 from eventbus.errors import NotConnectedError
 from eventbus.threads import Deadline
 
@@ -135,6 +135,18 @@ def test_no_responders_is_an_answer_after_a_while(monkeypatch: pytest.MonkeyPatc
     answers = run(link, {1: question("nobody")})
     assert time.monotonic() - started < 2.0
     assert "nobody answers nobody" in str(answers[1])
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_who_was_just_made_is_asked_again_where_nobody_answers_yet(is_new: bool) -> None:
+    """The other servers of a cluster hear of a consumer a moment after it was made."""
+    link = Link(lambda subject, time: {} if time == 3 else b"NATS/1.0 503\r\n\r\n")
+
+    def asking() -> Asking[Any]:
+        return (yield Call("consumer", is_json=False, is_new=is_new))
+
+    answer = run(link, {1: asking()})[1]
+    assert (answer, link.asked.count("consumer")) == ({}, 3) if is_new else isinstance(answer, NoResponders)
 
 
 def test_one_that_is_long_in_coming_holds_up_the_others_for_its_grace_only() -> None:

@@ -10,8 +10,8 @@ from confluent_kafka import Message
 from ....consuming.batches import LazyBatch
 from ....fields import RawHeaders
 from ....message import TOMBSTONE
-from .deliveries import KafkaDelivery, raw_headers_of
-from .header_fields import fields_of
+from .deliveries import KafkaDelivery, without_ours
+from .header_fields import fields_of, fields_of_all
 from .partition_state import PartitionState
 
 _new = KafkaDelivery.__new__
@@ -58,7 +58,7 @@ class KafkaBatch(LazyBatch[KafkaDelivery]):
     @property
     def headers(self) -> list[RawHeaders]:
         """The headers but for ours: (name, bytes or None) in order, repeats kept."""
-        return [raw_headers_of(message) for message in self._messages]
+        return [without_ours(fields) for fields in fields_of_all(self._messages)]
 
     def __iter__(self) -> Iterator[KafkaDelivery]:
         topic, state, identity = self.topic, self.state, self.first

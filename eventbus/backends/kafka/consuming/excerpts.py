@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -15,23 +15,26 @@ from ....consuming.excerpts import Span, Stretch, Stretches
 from ....errors import NotConnectedError, ReadError
 from ....log import get
 from ....message import Delivery
+from ....reports import DeadLetterTopic
 from ....threads import Deadline, StopToken
-from ..catalogue import Catalogue
+from ..catalogue import Catalogue, Described
 from ..clients.connecting import new_client
 from ..clients.errors import HOPELESS, ClientErrors, is_fatal, text_of
 from ..clients.fork_safety import Consumer, keep
 from ..clients.options import ClientOptions
 from ..names import TopicPartition
 from ..topics import AGAIN, ROUND, UNKNOWN_FOR, Topics
-from .deliveries import KafkaDelivery
+from .deliveries import KafkaDelivery, moment_of
 
 logger = get(__name__)
 
-FETCH = 256
-"""Messages taken at once, at most."""
+FETCH = 4000
+"""Messages taken at once, at most: with each batch it is asked whether the topic is still the same."""
 LOOK_AGAIN = 0.5
 """Seconds between two questions whether a partition ends in front of what was to be read."""
 ANSWER = 2.0
+IDENTIFY = 1.0
+"""Seconds that one question may take whether a topic is still the same."""
 QUIET = 0.5
 """Seconds without a message after which the topic is looked for."""
 _GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
@@ -57,6 +60,7 @@ class Past:
         """From where to where a span goes in each partition, for whoever reads what is committed."""
         deadline = Deadline(timeout)
         places = [(span.topic, number) for number in self._partitions(span, deadline, stop)]
+        identity = _id_of(self._catalogue, span.topic, min(ROUND, deadline.remaining()))
         ends = self._asked(self._catalogue.ends, places, deadline)
         begins = self._asked(self._catalogue.beginnings, places, deadline)
         if span.start is not None:
@@ -65,24 +69,34 @@ class Past:
         if span.until is not None:
             untils = self._places(span.until, places, deadline)
             ends = {where: min(ends[where], untils[where]) for where in places}
-        return Stretches({where: Stretch(begins[where], ends[where]) for where in places})
+        return Stretches({where: Stretch(begins[where], ends[where]) for where in places}, identity)
 
     def read(self, topic: str, stretches: Stretches) -> TopicReading:
         """Through a consumer that is made for it."""
         options = self._options.consumer(self._instance, protocol="classic", start="earliest")
         return TopicReading({**options, **_OURS}, ClientErrors(f"{self._name}-read"), self._catalogue, topic, stretches)
 
-    def topics(self, pattern: str, timeout: float) -> dict[str, int]:
-        """How many offsets each topic holds that a pattern covers."""
+    def topics(self, pattern: str, timeout: float) -> list[DeadLetterTopic]:
+        """What each topic holds that a pattern covers; a partition that cannot say it now is not counted."""
         deadline = Deadline(timeout)
         found = Topics.among(self._catalogue.listing(None, max(0.05, deadline.remaining())).found, pattern)
         places = [(topic, number) for topic, numbers in found.items() for number in numbers]
-        ends = self._asked(self._catalogue.ends, places, deadline)
-        begins = self._asked(self._catalogue.beginnings, places, deadline)
-        return {
-            topic: sum(ends[topic, number] - begins[topic, number] for number in numbers)
+        ends, begins = (
+            question(places, max(0.1, deadline.remaining()))
+            for question in (self._catalogue.ends, self._catalogue.beginnings)
+        )
+        counts = {where: ends[where] - begins[where] for where in places if where in ends and where in begins}
+        filled = [where for where, count in counts.items() if count > 0]
+        firsts, lasts = self._catalogue.times(filled, max(0.1, deadline.remaining()))
+        return [
+            DeadLetterTopic(
+                topic=topic,
+                messages=sum(counts.get((topic, number), 0) for number in numbers),
+                oldest=_moment(min, firsts, topic, numbers),
+                newest=_moment(max, lasts, topic, numbers),
+            )
             for topic, numbers in found.items()
-        }
+        ]
 
     def purge(self, topic: str, stretches: Stretches, timeout: float) -> int:
         """Delete the records in front of these ends; how many offsets that were."""
@@ -146,6 +160,8 @@ class TopicReading:
         self._silent: dict[Hashable, int] = {}
         """Partitions with nothing behind these offsets now, where more was to be read."""
         self._look_at = 0.0
+        self._fetched: list[Message] = []
+        """What has come, and is not known to be of the topic."""
         self._quiet_since = time.monotonic()
         self._unknown_since: float | None = None
         self._trouble: str | None = None
@@ -167,9 +183,12 @@ class TopicReading:
             raise self._failure
         batch: list[Delivery] = []
         try:
-            first = self._consumer.poll(timeout)
-            if first is not None:
-                for message in [first, *self._consumer.consume(FETCH - 1, 0)]:
+            if not self._fetched:
+                first = self._consumer.poll(timeout)
+                self._fetched = [] if first is None else [first, *self._consumer.consume(FETCH - 1, 0)]
+            if all(message.error() for message in self._fetched) or self._is_of_it():
+                fetched, self._fetched = self._fetched, []
+                for message in fetched:
                     self._take(message, batch)
         except KafkaException as error:
             self._note(error.args[0])
@@ -189,6 +208,23 @@ class TopicReading:
         if consumer is not None:
             with suppress(KafkaException, RuntimeError):
                 consumer.close()
+
+    def _is_of_it(self) -> bool:
+        """Whether the topic is the one that was to be read: the client reads on in one that is made anew.
+
+        So what has come is of it, for the ids of topics do not come again. False: it is not, or that is not known yet.
+        """
+        identity = self._stretches.identity
+        if identity is None:
+            return True
+        try:
+            now = _id_of(self._catalogue, self._topic, IDENTIFY)
+        except NotConnectedError as error:
+            self._trouble = str(error)
+            return False
+        if now not in (None, identity):
+            self._failure = ReadError(f"{self._topic} cannot be read on: it was made anew")
+        return self._failure is None
 
     def _take(self, message: Message, batch: list[Delivery]) -> None:
         error: KafkaError | None = message.error()
@@ -246,11 +282,26 @@ class TopicReading:
         except NotConnectedError as error:
             self._trouble = str(error)
             return
-        for where, end in ends.items():
-            if end <= self._silent[where]:
+        short = {where: end for where, end in ends.items() if end <= self._silent[where]}
+        if short and self._is_of_it():
+            for where, end in short.items():
                 logger.info("%s [%d] ends at %d now", *where, end)
                 self._stretches.finish(where)
                 del self._silent[where]
+
+
+def _moment(
+    choose: Callable[[Iterable[int]], int], times: Mapping[TopicPartition, int], topic: str, numbers: Sequence[int]
+) -> datetime | None:
+    """The least or the greatest of the times of a topic's partitions; None without any."""
+    known = [times[topic, number] for number in numbers if (topic, number) in times]
+    return moment_of(choose(known)) if known else None
+
+
+def _id_of(catalogue: Catalogue, topic: str, timeout: float) -> str | None:
+    """What tells a topic from another one of that name; None where the cluster does not say. NotConnectedError."""
+    answer = catalogue.describe([topic], max(0.1, timeout)).get(topic)
+    return answer.id if isinstance(answer, Described) else None
 
 
 def _number(key: Hashable) -> int:

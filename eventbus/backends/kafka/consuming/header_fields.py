@@ -42,6 +42,20 @@ def fields_of(message: Message) -> Fields:
     return _mended(message, None)
 
 
+def fields_of_all(messages: Sequence[Message]) -> list[Fields]:
+    """`fields_of` each of these, counted together: a third of the time for a column of 500."""
+    found: list[Any] = []
+    while len(found) < len(messages):
+        try:
+            found.extend(map(_headers, messages[len(found) :]))
+        except (SystemError, UnicodeError) as error:  # what came before it is there
+            found.append(_mended(messages[len(found)], error))
+    fields = get_referents(*found)
+    if len(get_referents(*fields)) != 2 * len(fields):
+        return [fields_of(message) for message in messages]
+    return [one or () for one in found]
+
+
 def _mended(message: Message, error: BaseException | None) -> Fields:
     try:
         fields: Any = _headers(message) or ()

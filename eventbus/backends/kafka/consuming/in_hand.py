@@ -121,11 +121,13 @@ class KafkaInHand:
                 deliveries.state.finish(deliveries.first, deliveries.end)
                 self.touched.add(deliveries.state)
             return deliveries
-        identities: list[Any] = [delivery.identity for delivery in deliveries]
+        done: dict[PartitionState, list[Any]] = {}
+        for delivery in deliveries:
+            done.setdefault(delivery.token, []).append(delivery.identity)
         with self.lock:
-            for delivery, identity in zip(deliveries, identities, strict=True):
-                delivery.token.finish(identity, identity + 1)
-                self.touched.add(delivery.token)
+            for state, identities in done.items():
+                state.finish_each(identities)
+            self.touched.update(done)
         return deliveries
 
     def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:

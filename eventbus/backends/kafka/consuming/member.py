@@ -187,11 +187,7 @@ class Member:
             self._owner.pause(POLL)
             return
         try:
-            first = consumer.poll(0.02 if pressed or self._owner.request > Request.FETCH else self._patience)
-            if first is None:
-                self.standstill.drained = True
-            else:
-                self._take_all(first)
+            self._take(0.02 if pressed or self._owner.request > Request.FETCH else self._patience)
             if pressed:
                 self._drain()
                 self._flow.rest_pressed(consumer)
@@ -203,14 +199,18 @@ class Member:
     def _patience(self) -> float:
         return min(POLL, max(0.005, self._owner.shared.commit_interval))
 
-    def _take_all(self, first: Message) -> None:
-        batch = [first]
+    def _take(self, patience: float) -> None:
+        """Hand over what was fetched, or else the next message that comes, with all behind it."""
+        batch: list[Message] = []
         try:
             # With a time to wait it would wait for a full batch: 500 ms where this takes 3.
             batch += self.consumer.consume(FETCH, 0)
+            if not batch and (first := self.consumer.poll(patience)) is not None:
+                batch.append(first)
+                batch += self.consumer.consume(FETCH, 0)
         finally:
             self._hand_over(batch)
-        self.standstill.drained |= len(batch) <= FETCH
+        self.standstill.drained |= len(batch) < FETCH
 
     def _drain(self) -> None:
         """Take out all that was fetched: what is there would be lost by a pause, and fetched again."""

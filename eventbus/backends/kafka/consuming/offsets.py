@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 
 class Offsets:
@@ -47,9 +48,14 @@ class Offsets:
             if end == out[0][1]:
                 out.popleft()
             return
-        for offset in range(first, end):
-            if self.is_out(offset):
-                self._finished.add(offset)
+        for begin, stop in out:
+            self._finished.update(range(max(first, begin), min(end, stop)))
+        self._cut()
+
+    def finish_each(self, offsets: Sequence[int]) -> None:
+        """Note these as done, in whatever order; what was not handed out is ignored."""
+        for begin, stop in self._out:
+            self._finished.update([offset for offset in offsets if begin <= offset < stop])
         self._cut()
 
     def is_out(self, offset: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ....consuming.lease import Lease
 from ....consuming.subscriptions import PartitionStatus
 from ..names import TopicPartition
@@ -186,6 +188,12 @@ class PartitionState:
         self.copies -= end - first
         if self.offsets is not None:
             self.offsets.finish(first - self.base, end - self.base)
+
+    def finish_each(self, identities: Sequence[int]) -> None:
+        """These are done, in whatever order."""
+        self.copies -= len(identities)
+        if self.offsets is not None:
+            self.offsets.finish_each([identity - self.base for identity in identities])
 
     def claims(self, identity: int) -> bool:
         """Whether a delivery that came again is not done meanwhile."""

@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 
+from ....copies import CopyId, stored_as
 from ....errors import PublishRejectedError
-from ....message import CopyId, check_topic, stored_as
+from ....message import check_topic
 from ....publishing.port import Answers
 from ....publishing.records import (
     NO_EXTRAS,

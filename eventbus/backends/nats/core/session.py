@@ -13,6 +13,7 @@ from ....consuming.excerpts import Reading, Span, Stretches
 from ....consuming.subscriptions import PartitionStatus
 from ....errors import EventBusError, NotConnectedError, SessionRetired, SubscribeError, UnsupportedError
 from ....message import Delivery
+from ....reports import DeadLetterTopic
 from ....threads import Deadline, StopToken
 from ....workers import OrderedWorker
 from ...base import Prepared, SessionContext
@@ -128,7 +129,7 @@ class NatsSession:
         """None, as above."""
         raise UnsupportedError("core NATS keeps no messages to read")
 
-    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> Mapping[str, int]:
+    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> Sequence[DeadLetterTopic]:
         """None: core NATS does not know which there are."""
         raise UnsupportedError("core NATS keeps no messages to list")
 

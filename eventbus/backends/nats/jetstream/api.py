@@ -60,17 +60,24 @@ class JetStreamApi:
         answer = yield Call(f"{self.prefix}.{operation}", b"" if request is None else json.dumps(request).encode())
         return answer
 
-    def see_consumer(self, stream: str, consumer: str) -> Asking[None]:
+    def see_consumer(self, stream: str, consumer: str, is_new: bool = False) -> Asking[None]:
         """See that there is a consumer that we may pull from, where we may not ask for it; ApiError, Forbidden.
 
-        By a request that is no request: it is answered, and takes no message.
+        is_new: see `Call`.
         """
         try:
-            yield Call(f"{self.prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}", b"{", is_json=False)
+            yield from self.see_right(f"CONSUMER.MSG.NEXT.{stream}.{consumer}", is_new)
         except NoResponders as error:
             raise ApiError(
                 404, CONSUMER_NOT_FOUND, f"consumer {consumer!r} not found, and it may not be made"
             ) from error
+
+    def see_right(self, operation: str, is_new: bool = False) -> Asking[None]:
+        """See that a call is ours to make; Forbidden, NoResponders.
+
+        By a request that is no request: it is answered, and nothing is done. is_new: see `Call`.
+        """
+        yield Call(f"{self.prefix}.{operation}", b"{", is_json=False, is_new=is_new)
 
     def names(self, subject: str) -> Asking[list[str]]:
         """The streams with a subject that overlaps this one."""

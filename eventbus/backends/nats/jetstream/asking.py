@@ -50,11 +50,13 @@ class ApiError(Exception):
 
 @frozen
 class Call:
-    """One call. is_json: its answer is an object; else any answer will do, and nobody at all is one, too."""
+    """One call. is_json: its answer is an object; else any answer will do, and nobody at all is one, too, unless who
+    answers was just made (is_new): the other servers of a cluster hear of it a moment later."""
 
     subject: str
     payload: bytes = b""
     is_json: bool = True
+    is_new: bool = False
 
     def read(self, reply: Reply) -> JsonObject:
         """The answer; ApiError, or NoAnswer where somebody else answers than JetStream."""
@@ -178,7 +180,7 @@ class Pipeline(Generic[K, T]):
         try:
             answer = sent.call.read(waiting.result())
         except (Forbidden, NoResponders, NoAnswer, ApiError) as error:
-            if not sent.call.is_json or not self._passes(sent, error):
+            if not (sent.call.is_json or sent.call.is_new) or not self._passes(sent, error):
                 self._finish(sent, error=error)
                 return
             sent.cause = error

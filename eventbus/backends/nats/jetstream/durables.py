@@ -113,6 +113,8 @@ class Durables:
         else:
             yield from self._check_mode(attachment, stream)
             answer = yield from self._shared(attachment, stream, name)
+            if attachment.ordered and self._resets:
+                answer = yield from self._pinned(answer, stream.name, name)
         note_position(attachment, stream.incarnation, answer, stream.last)
         return self._target(stream.name, stream.incarnation, name, answer)
 
@@ -183,6 +185,21 @@ class Durables:
         if found:
             self._check(attachment, found, name, stream.name)
         return found
+
+    def _pinned(self, answer: JsonObject, stream: str, name: str) -> Asking[JsonObject]:
+        """The consumer of an ordered group; StreamRefused where we may not look after it.
+
+        Where it is full nobody is pinned before it begins again, and whoever takes over has it begin again.
+        """
+        if answer and pinning_in(answer.get("config") or {}) is None:
+            return answer
+        try:
+            found = yield from self._api.call(f"CONSUMER.INFO.{stream}.{name}")
+            yield from self._api.see_right(f"CONSUMER.RESET.{stream}.{name}")
+        except Unasked as error:
+            text = f"ordered=True takes the rights to CONSUMER.INFO and CONSUMER.RESET of durable {name!r}: {error}"
+            raise StreamRefused(text) from error
+        return answer or found
 
     def _check(self, attachment: Attachment, found: Mapping[str, Any], name: str, stream: str) -> None:
         config = found.get("config") or {}

@@ -16,6 +16,7 @@ from attrs import frozen
 from ....consuming.excerpts import Span, Stretch, Stretches
 from ....errors import NotConnectedError, ReadError
 from ....message import Delivery
+from ....reports import DeadLetterTopic
 from ....threads import Deadline
 from ..link import wire
 from ..link.connection import Connection
@@ -67,6 +68,13 @@ class Last:
         return moment is not None and self.stored is not None and self.stored < moment
 
 
+class Holding(NamedTuple):
+    """How many messages a stream holds of a topic."""
+
+    stream: str
+    messages: int
+
+
 class Past:
     """What one session asks of streams that are read once more; its methods are questions."""
 
@@ -90,7 +98,8 @@ class Past:
         if last.is_before(since):
             return Stretches({})
         before = span.until if isinstance(span.until, datetime) else None
-        return Stretches({stream.name: Stretch(max(1, begin), end, since, before)})
+        identity = stream.incarnation if stream.is_known else None
+        return Stretches({stream.name: Stretch(max(1, begin), end, since, before)}, identity)
 
     def last(self, stream: str, topic: str) -> Asking[Last | None]:
         """A topic's last message; None where that is not for us to ask."""
@@ -105,20 +114,36 @@ class Past:
         message = answer.get("message") or {}
         return Last(int(message.get("seq") or 0), _time_of(str(message.get("time"))))
 
-    def topics(self, pattern: str) -> Asking[dict[str, int]]:
-        """How many messages each topic holds that a pattern covers."""
-        found: dict[str, int] = {}
+    def first(self, stream: str, topic: str) -> Asking[datetime | None]:
+        """When a topic's first message was stored; None where that is not known."""
+        answer = yield from self._api.call(f"STREAM.MSG.GET.{stream}", {"seq": 1, "next_by_subj": topic})
+        return _time_of(str((answer.get("message") or {}).get("time")))
+
+    def topics(self, pattern: str) -> Asking[dict[str, Holding]]:
+        """How many messages each topic holds that a pattern covers, and in which stream."""
+        found: dict[str, Holding] = {}
         for stream in (yield from self._streams.find(pattern)):
             seen = 0
             while True:
                 asked = {"subjects_filter": pattern, "offset": seen}
                 answer = yield from self._api.call(f"STREAM.INFO.{stream}", asked)
                 page = (answer.get("state") or {}).get("subjects") or {}
-                found |= {str(topic): int(number) for topic, number in page.items()}
+                found |= {str(topic): Holding(stream, int(number)) for topic, number in page.items()}
                 seen += len(page)
                 if not page or seen >= int(answer.get("total") or 0):
                     break
-        return dict(sorted(found.items()))
+        return found
+
+    def times(self, topic: str, holding: Holding) -> Asking[DeadLetterTopic]:
+        """The same of one topic, and from when its messages are, where that is ours to ask."""
+        try:
+            oldest = yield from self.first(holding.stream, topic)
+            last = yield from self.last(holding.stream, topic)
+        except (*_WHY_NOT, ApiError, NotConnectedError):
+            return DeadLetterTopic(topic=topic, messages=holding.messages)
+        return DeadLetterTopic(
+            topic=topic, messages=holding.messages, oldest=oldest, newest=None if last is None else last.stored
+        )
 
     def purge(self, topic: str, stretches: Stretches) -> Asking[int]:
         """Delete a topic's messages in front of where it ended; how many that were."""
@@ -128,8 +153,11 @@ class Past:
             purged += int(answer.get("purged") or 0)
         return purged
 
-    def make(self, stream: str, topic: str, name: str, stretch: Stretch) -> Asking[JsonObject]:
-        """A consumer that begins where the stretch does, and that we may pull from."""
+    def make(self, stream: str, topic: str, name: str, stretch: Stretch, identity: str | None) -> Asking[JsonObject]:
+        """A consumer that begins where the stretch does, and that we may pull from; ReadError for another stream."""
+        now = yield from self._streams.look_at(stream, topic)
+        if now.is_known and identity not in (None, now.incarnation):
+            raise ReadError(f"{topic} cannot be read on: its stream was made anew")
         where: JsonObject = {"deliver_policy": "by_start_sequence", "opt_start_seq": stretch.begin}
         if stretch.since is not None and stretch.begin == 1:
             where = by_start_time(stretch.since)
@@ -144,7 +172,7 @@ class Past:
         }
         made = {"stream_name": stream, "config": config, "action": "create"}
         answer = yield from self._api.call(f"CONSUMER.CREATE.{stream}.{name}.{topic}", made)
-        yield from self._api.see_consumer(stream, name)
+        yield from self._api.see_consumer(stream, name, is_new=True)
         return answer
 
     def _stream_of(self, topic: str) -> Asking[Stream]:
@@ -201,7 +229,10 @@ class StreamReading:
         self._failure: Exception | None = None
         self._heard = self._looked = time.monotonic()
         made = told(
-            lambda: api.run(past.make(str(self._stream), topic, self._name, self._stretch), Deadline(ANSWER)), topic
+            lambda: api.run(
+                past.make(str(self._stream), topic, self._name, self._stretch, stretches.identity), Deadline(ANSWER)
+            ),
+            topic,
         )
         self._is_empty = made.get("num_pending") == 0
         """Whether the server has said that nothing is left, before anything came."""

@@ -13,6 +13,7 @@ from ....consuming.excerpts import Span, Stretches
 from ....consuming.subscriptions import SubscriptionState
 from ....errors import NotConnectedError, PublishRejectedError, PurgeError, SubscribeError
 from ....message import Delivery
+from ....reports import DeadLetterTopic
 from ....threads import Deadline, StopToken
 from ....workers import Helpers
 from ...base import Prepared, SessionContext
@@ -167,12 +168,13 @@ class JetStreamSession(NatsSession):
         self._check_lost()
         return StreamReading(self._connection, self._api, self._past, topic, stretches)
 
-    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> dict[str, int]:
+    def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> list[DeadLetterTopic]:
         """Of all streams that take such topics, within `timeout` seconds."""
         self._check_lost()
         deadline = Deadline(timeout)
-        found: dict[str, int] = told(lambda: self._api.run(self._past.topics(pattern), deadline), pattern)
-        return found
+        holdings = told(lambda: self._api.run(self._past.topics(pattern), deadline), pattern)
+        asked = {topic: self._past.times(topic, holding) for topic, holding in holdings.items()}
+        return [one for one in self._api.run_all(asked, deadline).values() if isinstance(one, DeadLetterTopic)]
 
     def purge(self, topic: str, stretches: Stretches, timeout: float, stop: StopToken) -> int:
         """Of the topic's stream this topic alone, within `timeout` seconds."""

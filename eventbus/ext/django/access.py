@@ -1,0 +1,91 @@
+"""The one bus of a Django process: made from the settings when it is used first."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from contextlib import suppress
+from functools import partial
+
+from django.conf import settings
+from django.dispatch import Signal
+
+from ... import ClosedError, EventBus, NotInitializedError, close_global, get_global, initialize_from_config, log
+from ...config_sources import ConfigSource
+from ...forks import let_go_in_child
+from ...threads import Deadline
+from .connections import with_fresh_connections
+
+logger = log.get(__name__)
+
+_turn = threading.RLock()
+"""Of those who use the bus first, outermost of all locks; a signal handler on top of one is told, and not held up."""
+_prepared: EventBus | None = None
+
+bus_made = Signal()
+"""Sent with `bus`, on the thread that uses it first: the place for middleware and callbacks of one's own."""
+
+
+def config_source() -> ConfigSource:
+    """What the settings say: `EVENTBUS`, a URL, a mapping or an EventBusConfig; None without it: the environment."""
+    source: ConfigSource = getattr(settings, "EVENTBUS", None)
+    return source
+
+
+def get_bus() -> EventBus:
+    """The bus of this process, opened at the first call without waiting for the broker: it connects by itself.
+
+    It is the global one, `eventbus.get_global()`; a project may make that itself. Any thread. Around each handler it
+    has `with_fresh_connections`. After it was closed the next call makes another one. ConfigError: the settings are
+    wrong; `manage.py check` says so, too.
+    """
+    with suppress(NotInitializedError):
+        bus = get_global()
+        if bus is _prepared:
+            return bus
+    return _prepare()
+
+
+def _prepare() -> EventBus:
+    global _prepared  # noqa: PLW0603
+    with _turn:
+        try:
+            bus = get_global()
+        except NotInitializedError:
+            bus = initialize_from_config(config_source(), wait=False)
+        if bus is _prepared:
+            return bus
+        bus.use(consume=partial(with_fresh_connections, bus.config.retry))
+        _prepared = bus
+    bus_made.send(sender=type(bus), bus=bus)
+    return bus
+
+
+def setting_changed(setting: str, **kwargs: object) -> None:
+    """A test has overridden a setting: the bus that was made from it is closed, and the next use makes another."""
+    if setting == "EVENTBUS":
+        close_global()
+
+
+def _close_at_exit() -> None:
+    """Nothing else ends the bus of a web process: what it has accepted gets its time, during an outage, too.
+
+    After `stop_health_check()` the library's own end of forgotten buses takes less.
+    """
+    with suppress(NotInitializedError, ClosedError):
+        bus = get_global()
+        if bus is _prepared and bus.get_health_status().is_running:
+            deadline = Deadline(bus.config.close_timeout)
+            bus.flush(deadline.share(0.5))
+            report = close_global(deadline.remaining())
+            if report is not None and (report.unanswered or report.unhandled):
+                logger.warning("%s: closed at the end of the process: %s", bus.config.name, report)
+
+
+@let_go_in_child
+def _after_fork_in_child() -> None:
+    global _turn  # noqa: PLW0603
+    _turn = threading.RLock()
+
+
+atexit.register(_close_at_exit)

@@ -1,0 +1,1 @@
+"""`manage.py eventbus_consume` and `manage.py eventbus_dlq`."""
