@@ -81,6 +81,19 @@ class Pauses:
             return self.longest if self.first else 0.0
 
 
+SIGNAL_LOOK = 1.0
+"""Seconds between two looks for signals: one that the system has given to another thread wakes nobody here."""
+
+
+def taken(lock: LockType, timeout: float) -> bool:
+    """Take a lock, within `timeout` seconds; a signal's handler runs meanwhile, whichever thread the signal went to."""
+    deadline = Deadline(timeout)
+    while not lock.acquire(timeout=min(SIGNAL_LOOK, deadline.remaining())):
+        if deadline.over:
+            return False
+    return True
+
+
 class Bell:
     """Wakes whoever waits for a change.
 
@@ -110,7 +123,7 @@ class Bell:
             self._waiting[own] = True
             try:
                 if not condition():  # it may have changed before we were among the waiting
-                    own.acquire(timeout=deadline.remaining())
+                    taken(own, deadline.remaining())
             finally:
                 self._waiting.pop(own, None)
         return True

@@ -13,7 +13,7 @@ from typing import Any
 from .. import log
 from ..errors import EventBusError
 from ..message import Receipt
-from ..threads import drained
+from ..threads import drained, taken
 from ..workers import OrderedWorker
 from .records import Claim, Outcome, Result, Waiter
 
@@ -193,7 +193,7 @@ class ReceiptFuture(Claim, Future[Receipt]):
         waits.append(lock)
         try:
             if self._outcome is None:
-                lock.acquire(timeout=timeout)
+                taken(lock, timeout)
         finally:
             _remove(waits, lock)
 

@@ -8,6 +8,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from operator import attrgetter
 
+from ..threads import taken
+
 
 class FlushWaiter:
     """One thread that waits for all records up to a moment."""
@@ -22,7 +24,7 @@ class FlushWaiter:
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds; False when something is unanswered."""
-        return self._lock.acquire(timeout=timeout)
+        return taken(self._lock, timeout)
 
     def release(self) -> None:
         """Let it go on; once more does no harm."""

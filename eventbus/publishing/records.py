@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from ..errors import EventBusError, PublishError
 from ..fields import Headers, RawHeaders
 from ..message import Receipt
+from ..threads import taken
 
 Given = tuple[str, object, str | bytes | None, Headers | None, str | None, int | None, datetime | None]
 """What a caller has passed, unchecked: topic, payload, key, headers, id, partition, timestamp."""
@@ -180,7 +181,7 @@ class SyncWaiter(Claim):
 
     def wait(self, timeout: float) -> Outcome | None:
         """The result, or None when `timeout` seconds have passed."""
-        self._lock.acquire(timeout=timeout)
+        taken(self._lock, timeout)
         return self.result
 
 
@@ -249,7 +250,7 @@ class BatchWaiter:
         """Wait up to `timeout` seconds for so many answers; False when some are missing."""
         self._expected = count
         self._look()
-        return self._done.acquire(timeout=timeout)
+        return taken(self._done, timeout)
 
     def results(self, receipt_of: MakeReceipt) -> dict[int, Result]:
         """What became of the records, by their numbers; those without an answer are left out."""
