@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -26,13 +25,12 @@ from .. import (
 )
 from ..config_sources import settings_named
 from ..forks import begin_in_child
+from .process import close_at_exit
 
 logger = log.get(__name__)
 
 NAME = "eventbus"
 """What the extension is called in `app.extensions`."""
-AT_EXIT = 1.0
-"""Seconds for the close at the end of a process whose broker is away: as many as a bus has that nobody closes."""
 
 
 @frozen(eq=False)
@@ -76,6 +74,7 @@ class AppBus:
 
         self.bus.use(consume=in_context)
         _all.add(self)
+        close_at_exit(self.bus)
 
     @property
     def handlers(self) -> tuple[Registered, ...]:
@@ -115,21 +114,6 @@ class AppBus:
                 return
             self._again_at = time.monotonic() + self.bus.config.health_check.interval
         self._subscribe_late()
-
-    def end_with_process(self) -> None:
-        """Close what is open: the process ends. Waits for handlers and answers only while the broker is there."""
-        phase, health = self.bus.get_connection_state().phase, self.bus.get_health_status()
-        if phase in (Phase.NEW, Phase.FORKED, Phase.CLOSED):
-            return
-        well = health.is_healthy and health.is_running
-        timeout = self.bus.config.close_timeout
-        report = self.bus.close(timeout if well else min(AT_EXIT, timeout))
-        if report.unanswered:
-            logger.warning(
-                "%s: the process ends; %d accepted messages were not confirmed and may be lost",
-                self.bus.config.name,
-                report.unanswered,
-            )
 
     def inherited(self) -> None:
         """This is a forked child's copy; of the subscriptions some may be the parent's alone."""
@@ -186,18 +170,7 @@ def config_of(app: Flask) -> EventBusConfig:
 _all: weakref.WeakSet[AppBus] = weakref.WeakSet()
 
 
-def _end_all() -> None:
-    for own in list(_all):
-        try:
-            own.end_with_process()
-        except (EventBusError, RuntimeError, OSError):
-            logger.exception("%s: could not be closed at the end of the process", own.bus.config.name)
-
-
 @begin_in_child
 def _inherit_all() -> None:
     for own in list(_all):
         own.inherited()
-
-
-atexit.register(_end_all)  # behind the library's own, so it runs before that would say that nobody has closed the bus

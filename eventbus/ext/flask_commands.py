@@ -53,7 +53,7 @@ def status(context: click.Context, timeout: float | None, as_json: bool) -> None
     own.open(handle=False)
     own.bus.wait_connected(own.bus.config.connect_timeout if timeout is None else timeout)
     report = ready(own.bus)
-    own.end_with_process()
+    own.bus.close()
     told = {**report.body, "handlers": [_told(own, one) for one in own.handlers]}
     del told["subscriptions"]  # those of this process, which has none
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 from contextlib import suppress
 from functools import partial
@@ -10,13 +9,11 @@ from functools import partial
 from django.conf import settings
 from django.dispatch import Signal
 
-from ... import ClosedError, EventBus, NotInitializedError, close_global, get_global, initialize_from_config, log
+from ... import EventBus, NotInitializedError, close_global, get_global, initialize_from_config
 from ...config_sources import ConfigSource
 from ...forks import let_go_in_child
-from ...threads import Deadline
+from ..process import close_at_exit
 from .connections import with_fresh_connections
-
-logger = log.get(__name__)
 
 _turn = threading.RLock()
 """Of those who use the bus first, outermost of all locks; a signal handler on top of one is told, and not held up."""
@@ -56,6 +53,7 @@ def _prepare() -> EventBus:
         if bus is _prepared:
             return bus
         bus.use(consume=partial(with_fresh_connections, bus.config.retry))
+        close_at_exit(bus)
         _prepared = bus
     bus_made.send(sender=type(bus), bus=bus)
     return bus
@@ -67,25 +65,7 @@ def setting_changed(setting: str, **kwargs: object) -> None:
         close_global()
 
 
-def _close_at_exit() -> None:
-    """Nothing else ends the bus of a web process: what it has accepted gets its time, during an outage, too.
-
-    After `stop_health_check()` the library's own end of forgotten buses takes less.
-    """
-    with suppress(NotInitializedError, ClosedError):
-        bus = get_global()
-        if bus is _prepared and bus.get_health_status().is_running:
-            deadline = Deadline(bus.config.close_timeout)
-            bus.flush(deadline.share(0.5))
-            report = close_global(deadline.remaining())
-            if report is not None and (report.unanswered or report.unhandled):
-                logger.warning("%s: closed at the end of the process: %s", bus.config.name, report)
-
-
 @let_go_in_child
 def _after_fork_in_child() -> None:
     global _turn  # noqa: PLW0603
     _turn = threading.RLock()
-
-
-atexit.register(_close_at_exit)
