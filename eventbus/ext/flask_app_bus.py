@@ -25,7 +25,7 @@ from .. import (
 )
 from ..config_sources import settings_named
 from ..forks import begin_in_child
-from .process import close_at_exit
+from .process import close_at_exit, open_bus
 
 logger = log.get(__name__)
 
@@ -106,9 +106,9 @@ class AppBus:
             phase = self.bus.get_connection_state().phase
             if phase is Phase.NEW:  # so subscribing is local, and cannot be refused
                 self._subscribe_all() if handle else self._unsubscribe_all()
-                self.bus.open(wait=False)
+                open_bus(self.bus)
             elif phase is Phase.FORKED and self.bus.config.on_fork == "reopen":
-                self.bus.open(wait=False)
+                open_bus(self.bus)
             self._open = True  # not before: whoever is let through publishes
             if self._complete or not handle or time.monotonic() < self._again_at:
                 return

@@ -21,7 +21,7 @@ from ..config import EventBusConfig
 from ..errors import ConfigError, NotInitializedError
 from ..globals import get_global, initialize_from_config
 from ..state import CloseReport
-from .process import close_bus
+from .process import close_bus, open_bus
 
 
 class Worker(Protocol):
@@ -68,7 +68,7 @@ class _WorkerBus:
         bus = self._find()
         for text in _misfits(bus.config, worker.cfg):
             worker.log.warning("eventbus: %s", text)
-        bus.open(wait=False)
+        open_bus(bus)
         self._bus = bus
 
     def close(self, server: object, worker: Worker) -> None:

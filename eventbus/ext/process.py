@@ -14,6 +14,17 @@ logger = log.get(__name__)
 _all: WeakSet[EventBus] = WeakSet()
 
 
+def open_bus(bus: EventBus) -> None:
+    """Open a bus without waiting for the broker; nothing happens where it is open. Raises what `EventBus.open` does.
+
+    Where `on_outage` is "raise" the first attempt to connect gets its time (`wait_first_attempt`): else the first
+    publish of each process would be refused, though the broker is there.
+    """
+    bus.open(wait=False)
+    if bus.config.on_outage == "raise" and not log.is_logging():
+        wait_first_attempt(bus)
+
+
 def wait_first_attempt(bus: EventBus) -> None:
     """Give a bus that was opened just now up to `health_check.timeout` seconds: no process is away for being new.
 
@@ -25,7 +36,7 @@ def wait_first_attempt(bus: EventBus) -> None:
 
 
 def close_bus(bus: EventBus, timeout: float | None = None) -> CloseReport:
-    """Close a bus within `timeout` seconds (`close_timeout`), of which what it has accepted gets half, in an outage, too.
+    """Close a bus within `timeout` seconds (`close_timeout`); half of it is for what was accepted, in an outage, too.
 
     Without an outage it has all that handlers leave; for a broker that is away `EventBus.close` alone does not wait.
     """

@@ -151,6 +151,12 @@ def test_a_server_that_is_frozen(apps: Apps, nats_server: NatsServer) -> None:
     shop.check()
 
 
+def test_the_first_request_of_a_process_is_not_refused_for_being_the_first(apps: Apps, nats_server: NatsServer) -> None:
+    """With `on_outage="raise"`: nothing is known of an outage before the first attempt to connect."""
+    app = apps.make(url=nats_server.url, ON_OUTAGE="raise")
+    assert app.test_client().post("/orders/1").status_code == 200
+
+
 # -- the end of the process ----------------------------------------------------------------------
 
 PROGRAM = """

@@ -12,7 +12,7 @@ from django.dispatch import Signal
 from ... import EventBus, NotInitializedError, close_global, get_global, initialize_from_config
 from ...config_sources import ConfigSource
 from ...forks import let_go_in_child
-from ..process import close_at_exit
+from ..process import close_at_exit, open_bus
 from .connections import with_fresh_connections
 
 _turn = threading.RLock()
@@ -54,6 +54,7 @@ def _prepare() -> EventBus:
             return bus
         bus.use(consume=partial(with_fresh_connections, bus.config.retry))
         close_at_exit(bus)
+        open_bus(bus)
         _prepared = bus
     bus_made.send(sender=type(bus), bus=bus)
     return bus
