@@ -19,7 +19,7 @@ from flask import Flask
 from flask_support import Apps
 
 from eventbus import Message
-from eventbus.ext.flask import FlaskEventBus
+from eventbus.ext.flask import FlaskEventBus, app_bus
 from eventbus.testing import NatsServer, wait_until
 
 pytestmark = [pytest.mark.nats, pytest.mark.slow]
@@ -155,6 +155,23 @@ def test_the_first_request_of_a_process_is_not_refused_for_being_the_first(apps:
     """With `on_outage="raise"`: nothing is known of an outage before the first attempt to connect."""
     app = apps.make(url=nats_server.url, ON_OUTAGE="raise")
     assert app.test_client().post("/orders/1").status_code == 200
+
+
+def test_no_request_waits_for_what_is_subscribed_late(apps: Apps, nats_server: NatsServer) -> None:
+    """The application published before it served requests, so the broker is asked now, and it is frozen."""
+    events = FlaskEventBus()
+    for number in range(3):
+        events.subscribe(f"orders.{number}", print, group="billing")
+    app = apps.make(events, url=nats_server.url)
+    with app.app_context():
+        events.bus.publish("orders.new", b"1")
+    nats_server.freeze()
+    begun = time.monotonic()
+    app.test_client().get("/")
+    took = time.monotonic() - begun
+    nats_server.thaw()
+    assert took < SLACK
+    wait_until(lambda: app.test_client().get("/") and len(app_bus(app).bus.get_subscriptions()) == 3, 30.0)
 
 
 # -- the end of the process ----------------------------------------------------------------------
