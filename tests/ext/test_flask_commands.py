@@ -15,7 +15,7 @@ pytest.importorskip("flask")
 from consume_support import QUICK, START, Process, Program
 from flask_support import Apps, bus_of
 
-from eventbus import BROADCAST, EventBus, Phase
+from eventbus import BROADCAST, EventBus, Message, Phase
 from eventbus.ext.flask import FlaskEventBus
 from eventbus.testing import NatsServer, wait_until
 
@@ -77,6 +77,24 @@ def test_status_of_a_server_that_is_away(apps: Apps, nats_server: NatsServer) ->
 
 
 # -- consume -------------------------------------------------------------------------------------
+
+
+def test_consume_runs_where_its_output_is_no_file(apps: Apps) -> None:
+    """As in the tests of an application, with Flask's own runner."""
+    events = FlaskEventBus()
+    seen: list[str] = []
+
+    @events.on("orders.*", group="billing")
+    def bill(message: Message) -> None:
+        seen.append(message.text())
+        events.bus.close()
+
+    app = apps.make(events)
+    with EventBus(app.config["EVENTBUS_URL"]) as bus:
+        bus.publish("orders.new", "1")
+        done = app.test_cli_runner().invoke(args=["eventbus", "consume"])
+    assert (done.exit_code, done.exception) == (0, None), done.output
+    assert seen == ["1"]
 
 
 def test_without_handlers_there_is_nothing_to_consume(apps: Apps) -> None:
