@@ -28,11 +28,13 @@ events = FlaskEventBus(handle_in_web=False)
 @events.on("orders.new", group="shop")
 def bill(message):
     assert current_app.name == "shop"
+    current_app.logger.warning("logged in with s3cret")
     hold(message)
 
 def create_app():
     app = Flask("shop")
     app.config.update(EVENTBUS_URL={url!r}, EVENTBUS_CLOSE_TIMEOUT=30)
+    app.config.update(EVENTBUS_USER="shop", EVENTBUS_PASSWORD="s3cret")
     events.init_app(app)
     return app
 """
@@ -123,6 +125,8 @@ def test_sigterm_has_the_handlers_finish(program: Program, nats_server: NatsServ
         program.release()
         assert process.end() == 0, process.text
     assert program.handled() == {"1": 1}
+    assert "logged in with ***" in process.text
+    assert "s3cret" not in process.text
 
 
 @pytest.mark.nats
