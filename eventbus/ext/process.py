@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 from contextlib import suppress
 from weakref import WeakSet
 
@@ -47,9 +48,9 @@ def close_bus(bus: EventBus, timeout: float | None = None) -> CloseReport:
 
 
 def close_at_exit(bus: EventBus) -> None:
-    """Have `close_bus` called when the process ends, if the bus is open then, and log what it had to leave.
+    """Have `close_bus` called when the process ends, if the bus is open then.
 
-    One that `stop_health_check()` was called for is left to the library's own end of forgotten buses, which takes a
+    What it had to leave is logged, or told on stderr where nobody hears what is logged. A bus that `stop_health_check()` was called for is left to the library's own end of forgotten buses, which takes a
     second. In a forked child it counts for the child's copy.
     """
     _all.add(bus)
@@ -65,13 +66,19 @@ def _end_all() -> None:
             logger.exception("%s: could not be closed at the end of the process", bus.config.name)
         else:
             if report.unanswered or report.unhandled:
-                logger.warning(
-                    "%s: the process ends; %d accepted messages were not confirmed and may be lost, and %d were left "
-                    "in the hands of handlers",
-                    bus.config.name,
-                    report.unanswered,
-                    report.unhandled,
-                )
+                _tell(bus.config.name, report)
+
+
+def _tell(name: str, report: CloseReport) -> None:
+    text = (
+        f"{name}: the process ends; {report.unanswered} accepted messages were not confirmed and may be lost, and "
+        f"{report.unhandled} were left in the hands of handlers"
+    )
+    if logger.is_heard:
+        logger.warning("%s", text)
+    elif sys.stderr is not None:
+        with suppress(OSError):  # its reader has gone
+            print(text, file=sys.stderr)
 
 
 atexit.register(_end_all)  # behind the library's own, so it runs before that would say that nobody has closed the bus

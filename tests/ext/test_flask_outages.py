@@ -240,6 +240,7 @@ def test_a_process_ends_in_time_while_the_server_is_away(
         nats_server.thaw()
     assert program.returncode == 0, errors
     assert took < patience + SLACK
+    assert "1 accepted messages were not confirmed and may be lost" in errors, "nothing is set up to hear the log"
 
 
 def test_what_was_accepted_in_an_outage_is_sent_by_a_process_that_ends(tmp_path: Path, nats_server: NatsServer) -> None:
