@@ -50,8 +50,9 @@ def close_bus(bus: EventBus, timeout: float | None = None) -> CloseReport:
 def close_at_exit(bus: EventBus) -> None:
     """Have `close_bus` called when the process ends, if the bus is open then.
 
-    What it had to leave is logged, or told on stderr where nobody hears what is logged. A bus that `stop_health_check()` was called for is left to the library's own end of forgotten buses, which takes a
-    second. In a forked child it counts for the child's copy.
+    What it had to leave is logged, or told on stderr where nobody hears what is logged. A bus that
+    `stop_health_check()` was called for is left to the library's own end of forgotten buses, which takes a second. In a
+    forked child it counts for the child's copy.
     """
     _all.add(bus)
 
