@@ -25,11 +25,11 @@ from .consuming.subscriptions import BatchHandler, Broadcast, Handler, Subscript
 from .errands import Errand
 from .errors import UnsupportedError
 from .fields import Headers
-from .forks import begin_in_child, catch_up
+from .forks import begin_in_child, catch_up, take_all
 from .message import Message, Receipt
 from .middleware import ConsumeMiddleware, Middleware, PublishMiddleware, check_middleware
 from .publishing.chained import ChainedPublisher
-from .publishing.inbox import SMALL, Inbox
+from .publishing.inbox import SMALL
 from .publishing.publisher import Publisher
 from .publishing.records import Record
 from .state import CloseReport, FlushReport
@@ -61,20 +61,14 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         self._monitor = wiring.life.monitor
         self._callbacks = wiring.callbacks
         self._consumers = wiring.consumers
-        self._copier = publisher = wiring.publisher
-        self._publisher: Publisher | ChainedPublisher = publisher
-        self._pending = publisher.pending
-        self._inbox = self._pending.inbox
-        self._numbers = self._pending.numbers
-        if self._middleware.links.publish:
-            self._chain()
-
-    def _chain(self) -> None:
-        self._inbox = Inbox()  # nobody's, and never with room: so the quick path is not taken
-        self._publisher = ChainedPublisher(self._copier, self._middleware)
+        self._copier = wiring.publisher
+        self._pending = wiring.publisher.pending
+        self._quick = wiring.quick
 
     def _in_child(self) -> None:
         self._wire(self._wiring.in_child())
+
+    def _resume(self) -> None:
         self._wiring.resume()
 
     def __reduce__(self) -> NoReturn:
@@ -149,9 +143,8 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         Raises PublishRejectedError, PublishNotSentError (no connection or room in time) or
         PublishUnknownError (no answer in time); each carries the id to publish again with.
         """
-        self._life.check_to_publish()
         wait = self._patience(timeout)
-        return self._publisher.publish(topic, payload, key, headers, id, wait, partition, timestamp)
+        return self._verbs(wait).publish((topic, payload, key, headers, id, partition, timestamp), wait)
 
     def publish_async(
         self,
@@ -170,14 +163,13 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         `timeout` bounds the wait for room; what was accepted lives until it is answered or `close()`.
         `cancel()` takes the message back, and returns True, as long as no client was given it.
         """
-        self._life.check_to_publish()
         wait = self._patience(timeout)
-        return self._publisher.publish_async(topic, payload, key, headers, id, wait, partition, timestamp)
+        return self._verbs(wait).publish_async((topic, payload, key, headers, id, partition, timestamp), wait)
 
     def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Receipt]:
         """Publish all, pipelined; receipts in order. PublishManyError carries each result, in order."""
-        self._life.check_to_publish()
-        return self._publisher.publish_many(messages, self._patience(timeout))
+        wait = self._patience(timeout)
+        return self._verbs(wait).publish_many(messages, wait)
 
     def publish_nowait(
         self,
@@ -194,7 +186,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
 
         What fails later goes to the error callbacks and to `flush()`.
         """
-        inbox = self._inbox
+        inbox, numbers, pending = self._quick
         records, extras = inbox.records, None
         # All that a plain message needs, in one frame: of every two calls saved it costs a fifth less.
         if (
@@ -209,20 +201,19 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
             and partition is None
             and timestamp is None
         ):
-            record: Record = (next(self._numbers), topic, payload, extras, None)  # type: ignore[assignment]
+            record: Record = (next(numbers), topic, payload, extras, None)  # type: ignore[assignment]
             records.append(record)
             if inbox.idle:
                 inbox.wake()
-                if self._pending.sender.ended:
-                    self._pending.too_late(record)
+                if pending.sender.ended:
+                    pending.too_late(record)
             return
-        self._life.check_to_publish()
-        self._publisher.publish_nowait(topic, payload, key, headers, id, partition, timestamp)
+        self._verbs(0.0).publish_nowait((topic, payload, key, headers, id, partition, timestamp))
 
     def flush(self, timeout: float | None = None) -> FlushReport:
         """Wait up to `timeout` seconds until all that was accepted so far is answered."""
-        self._life.check_to_publish()
-        return self._publisher.flush(self._patience(timeout))
+        wait = self._patience(timeout)
+        return self._verbs(wait).flush(wait)
 
     # -- consuming -------------------------------------------------------------------------------
 
@@ -323,9 +314,10 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         Receipt, with every verb, and `fn` returns that. What `fn` raises before `call_next`: nothing was accepted.
         """
         check_middleware(consume, publish)
-        if publish is not None and isinstance(self._publisher, Publisher):
-            self._chain()
         self._middleware.use(consume, publish)
+        if publish is not None:
+            self._wiring.chain()
+            self._quick = self._wiring.quick
 
     # -- recovery --------------------------------------------------------------------------------
 
@@ -350,8 +342,17 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
     def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the phase CONNECTED."""
         patience = seconds(timeout, self.config.connect_timeout)
-        self._life.wake()
+        self._life.wake(0.0)
         return self._supervisor.phases.wait_connected(patience)
+
+    def _verbs(self, patience: float) -> Publisher | ChainedPublisher:
+        """Who publishes, for a call that has so many seconds; ClosedError, ForkedError.
+
+        Of one wiring: a signal handler that forks on top of this has another one taken into use in the child.
+        """
+        wiring = self._wiring
+        wiring.life.check_to_publish(patience)
+        return wiring.verbs
 
     def _patience(self, timeout: float | None) -> float:
         """Seconds that a publishing call may wait: none in a log handler of ours, for recovery would wait with it."""
@@ -363,5 +364,6 @@ _buses: WeakSet[EventBus] = WeakSet()
 
 @begin_in_child
 def _after_fork_in_child() -> None:
-    for bus in list(_buses):
-        bus._in_child()
+    buses = list(_buses)
+    take_all(bus._in_child for bus in buses)
+    take_all(bus._resume for bus in buses)  # only now: what its threads call may use the others

@@ -42,12 +42,14 @@ class Errand(Generic[_Result]):
         name: str,
         call: Callable[[StopToken], _Result],
         undo: Callable[[_Result], object] | None = None,
+        told: Bell | None = None,
     ) -> None:
+        """told: rings at its end, and whenever whoever waits for it is to look at something else."""
         self.name = name
         self.stop = StopToken()
         self._call = call
         self._undo = undo
-        self._bell = Bell()
+        self._bell = told or Bell()
         self._begun = [False]
         self._over = False
         self._results: list[_Result] = []
@@ -72,9 +74,10 @@ class Errand(Generic[_Result]):
         """Whether the call has ended."""
         return self._over
 
-    def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the end of the call; False when it goes on."""
-        return self._bell.wait_for(self.is_over, Deadline(timeout))
+    def wait(self, timeout: float, or_else: Callable[[], object] = lambda: False) -> bool:
+        """Wait up to `timeout` seconds for the end of the call, or for something else; False when it goes on."""
+        self._bell.wait_for(lambda: self._over or or_else(), Deadline(timeout))
+        return self._over
 
     def result(self) -> _Result:
         """What the call returned, or raises what it raised; only once it is over."""
@@ -116,6 +119,9 @@ class Errands:
         self._opened = Bell()
         self._beginning = threading.Lock()
         """Never taken by a caller."""
+        self._told = Bell()
+        self._fork: Callable[[], Exception] | None = None
+        """In a forked child: makes what everybody is told."""
 
     @property
     def thread_name(self) -> str:
@@ -133,7 +139,7 @@ class Errands:
         if self._queue is None:
             # Two steps, and the second on a thread that no signal interrupts: `Thread.start` is not safe from them.
             _thread.start_new_thread(self._begin, ())
-            self._opened.wait_for(lambda: self._queue or not self._wanted, Deadline(START))
+            self._opened.wait_for(lambda: self._queue or self._fork or not self._wanted, Deadline(START))
 
     def run(
         self,
@@ -147,9 +153,9 @@ class Errands:
 
         NotInTime when it does not. A caller that leaves with an exception or with that sets its stop token, and
         has `undo(result)` called once the call has ended all the same. asked: takes the errand, for a caller further
-        out to `leave` it: an exception may come at the return from here, too.
+        out to `leave` it: an exception may come at the return from here, too. In a forked child: see `forked`.
         """
-        errand, queue = Errand(what, call, undo), self._queue
+        errand, queue = Errand(what, call, undo, self._told), self._queue
         if asked is not None:
             asked.append(errand)
         try:
@@ -157,7 +163,9 @@ class Errands:
                 queue.put((errand.run, f"{self._name}.{what}"))
             if queue is None or queue is not self._queue:  # the dispatcher may have gone, and not have seen it
                 self._start_alone(errand.run, what)
-            if not errand.wait(timeout + GRACE):
+            if not errand.wait(timeout + GRACE, lambda: self._fork):
+                if self._fork is not None:
+                    raise self._fork()
                 raise NotInTime(f"{what}() did not end within {timeout:g} s")
             return errand.result()
         except BaseException:
@@ -198,6 +206,16 @@ class Errands:
         if queue is None or queue is not self._queue:  # the dispatcher may have gone, and not have seen it
             self._start_alone(call, "close")
 
+    def forked(self, error: Callable[[], Exception]) -> None:
+        """This is a forked child's copy: what was asked for is done in the parent, if anywhere. Takes no lock.
+
+        Whoever waits here, or asks from now on, is told with this error, and nothing runs.
+        """
+        self._fork = error
+        self._queue = None
+        self._told.ring()
+        self._opened.ring()
+
     def _start_alone(self, call: Callable[[], object], what: str) -> None:
         """Have a call made where there is no dispatcher: as `start`, in two steps."""
         try:
@@ -206,11 +224,12 @@ class Errands:
             call()
 
     def _spawn(self, call: Callable[[], object], name: str) -> None:
-        spawn(name, _guarded, call, owner=self._owner)
+        if self._fork is None:
+            spawn(name, _guarded, call, owner=self._owner)
 
     def _begin(self) -> None:
         with self._beginning:
-            if self._wanted and self._queue is None:
+            if self._wanted and self._queue is None and self._fork is None:
                 queue: _Queue = SimpleQueue()
                 spawn(self.thread_name, self._serve, queue, owner=self._owner)
                 self._queue = queue

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TypeVar
+from weakref import WeakSet
 
 from . import log
 
 logger = log.get(__name__)
 
+_Socket = TypeVar("_Socket", bound=socket.socket)
+
 Step = Callable[[], object]
-"""Takes no lock that another thread of the parent may have held: nobody releases it in the child."""
+"""Takes no lock that another thread of the parent may have held: nobody releases it in the child.
+
+It may be taken twice.
+"""
 
 _process = os.getpid()
 """The one that this was last done for."""
-_letting_go: list[Step] = []
+_sockets: WeakSet[socket.socket] = WeakSet()
+_letting_go: list[Step] = [log.left_in_child]
 _beginning: list[Step] = []
 
 
@@ -30,20 +40,47 @@ def begin_in_child(step: Step) -> Step:
     return step
 
 
+def close_in_child(sock: _Socket) -> _Socket:
+    """In every forked child give the copy of a socket back at once, or its peer would never see the parent's end.
+
+    From its making on: a fork may come while it is being connected.
+    """
+    _sockets.add(sock)
+    return sock
+
+
 def catch_up() -> None:
     """Where a program in C has forked past Python, as uWSGI does by default, do now what no hook has done there."""
     if os.getpid() != _process:
         _after_fork_in_child()
 
 
-def _after_fork_in_child() -> None:
-    global _process  # noqa: PLW0603
-    _process = os.getpid()
-    for step in (*_letting_go, *_beginning):
+def take_all(steps: Iterable[Step]) -> None:
+    """Take each step, whether or not those before it have failed: what is left out would go on being the parent's."""
+    interrupt: BaseException | None = None
+    for step in steps:
         try:
             step()
         except Exception:
             logger.exception("in a forked child a step failed")
+        except BaseException as error:  # out of a signal handler: the step may have been in the middle
+            interrupt = error
+            step()
+    if interrupt is not None:
+        raise interrupt
+
+
+def _after_fork_in_child() -> None:
+    global _process  # noqa: PLW0603
+    _process = os.getpid()
+    take_all((*_letting_go, *_beginning))
+
+
+@let_go_in_child
+def _close_sockets() -> None:
+    for sock in list(_sockets):
+        with suppress(OSError):
+            os.close(sock.detach())  # the bare descriptor: no goodbye, no TLS alert, for the link is the parent's
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from math import inf
 
 from .errors import ClosedError, ForkedError
 
@@ -26,10 +27,11 @@ class Entry(Enum):
 class Gate:
     """One for each bus, in each process. It shuts once and for all.
 
-    begins: UNUSED, ASLEEP or CLOSED. wake(): opens the bus, on the thread of a call that needs it.
+    begins: UNUSED, ASLEEP or CLOSED.
+    wake(patience): opens the bus, on the thread of a call that needs it and has so many seconds.
     """
 
-    def __init__(self, bus: str, begins: Entry, wake: Callable[[], object]) -> None:
+    def __init__(self, bus: str, begins: Entry, wake: Callable[[float], object]) -> None:
         self._bus = bus
         self._begins = self.entry = begins
         self._wake = wake
@@ -74,10 +76,10 @@ class Gate:
         if not self.is_shut:
             self.entry = Entry.FORKED
 
-    def check(self) -> None:
+    def check(self, patience: float = inf) -> None:
         """ClosedError or ForkedError once it is shut; one that is asleep is woken."""
         if self.entry is Entry.ASLEEP:
-            self._wake()
+            self._wake(patience)
         self.check_shut()
 
     def check_shut(self) -> None:
@@ -87,9 +89,11 @@ class Gate:
 
     def error(self) -> ClosedError | ForkedError:
         """What `check` raises once it is shut."""
-        if self.is_forked:
-            return ForkedError(
-                f"{self._bus}: opened before os.fork(), its connection belongs to the parent; "
-                "make and open a bus in the child, or leave on_fork 'reopen' (which cannot be where gevent has patched)"
-            )
-        return ClosedError(f"{self._bus}: the bus is closed; make a new one")
+        return self.forked_error() if self.is_forked else ClosedError(f"{self._bus}: the bus is closed; make a new one")
+
+    def forked_error(self) -> ForkedError:
+        """What whoever is still in the parent's copy is told in a forked child."""
+        return ForkedError(
+            f"{self._bus}: opened before os.fork(), its connection belongs to the parent; "
+            "make and open a bus in the child, or leave on_fork 'reopen' (which cannot be where gevent has patched)"
+        )

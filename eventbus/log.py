@@ -27,6 +27,11 @@ def is_logging() -> bool:
     return getattr(_here, "depth", 0) > 0
 
 
+def left_in_child() -> None:
+    """In a child that a log handler has forked nobody waits for that handler: what is done there may wait."""
+    _here.depth = 0
+
+
 class Log(_Adapter):
     """A logger that never raises an Exception: its handlers and filters are other people's code. Any thread.
 
@@ -65,7 +70,7 @@ class Log(_Adapter):
                 raise
             _tell(self.logger.name, error)
         finally:
-            _here.depth -= 1
+            _here.depth = max(0, _here.depth - 1)
 
     @property
     def is_heard(self) -> bool:

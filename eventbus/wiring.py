@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+from collections.abc import Iterator
 
 from . import greenlets, log
 from .backends import backend_for
@@ -11,11 +12,17 @@ from .consuming.consumers import Consumers
 from .errors import EventBusError
 from .gate import Entry
 from .middleware import Middleware
+from .publishing.chained import ChainedPublisher
+from .publishing.inbox import Inbox
+from .publishing.pending import Pending
 from .publishing.publisher import Publisher
 from .recovery.callbacks import Callbacks
 from .recovery.lifecycle import Lifecycle
 
 logger = log.get(__name__)
+
+Quick = tuple[Inbox, Iterator[int], Pending]
+"""What `publish_nowait` needs where a message is plain and there is room: of one bus in one process."""
 
 
 class Wiring:
@@ -49,17 +56,34 @@ class Wiring:
             names=names_of(config.backend),
             places=features.places,
         )
-        self.consumers = Consumers(
-            config,
-            features.replays,
-            backend.new_in_hand,
-            callbacks.report,
-            features.takes_back,
-            publisher.publish_copy,
-            features.ordered_groups,
-            middleware,
-        )
+        self.verbs: Publisher | ChainedPublisher = publisher
+        """What users publish with."""
+        pending = publisher.pending
+        self.quick: Quick = (pending.inbox, pending.numbers, pending)
+        self.consumers = self._make_consumers()
         self.life: Lifecycle = Lifecycle(config, backend, self.consumers, publisher, callbacks, begins)
+        if middleware.links.publish:
+            self.chain()
+
+    def _make_consumers(self) -> Consumers:
+        features = self.backend.features
+        return Consumers(
+            self._config,
+            features.replays,
+            self.backend.new_in_hand,
+            self.callbacks.report,
+            features.takes_back,
+            self.publisher.publish_copy,
+            features.ordered_groups,
+            self._middleware,
+        )
+
+    def chain(self) -> None:
+        """From now on middleware is around each publish; it stays so."""
+        if self.verbs is self.publisher:
+            _, numbers, pending = self.quick
+            self.quick = (Inbox(), numbers, pending)  # nobody's, and never with room: so the quick path is not taken
+            self.verbs = ChainedPublisher(self.publisher, self._middleware)
 
     def in_child(self) -> Wiring:
         """What a forked child has in the place of this, which is its parent's; this very one if it is not to reopen.
@@ -86,6 +110,6 @@ class Wiring:
 
     def _wake(self) -> None:
         try:
-            self.life.wake()
+            self.life.wake(0.0)
         except EventBusError as error:
             logger.warning("%s: not opened in a forked child: %s", self._config.name, error)

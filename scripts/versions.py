@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 FOLDERS = ("unit", "races", "world", "conformance/test_memory_conformance.py", "faults/test_memory_outages.py")
 INSTALLED = ("--editable", ".[kafka,nats,flask,django,gunicorn,test]", "pytest-xdist>=3.5", "nats-py>=2.9")
-LONGEST = 300.0
+LONGEST = 600.0
 """Seconds that the tests of one version may take, and as many its installation."""
 
 

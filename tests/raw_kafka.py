@@ -1,9 +1,10 @@
-"""librdkafka without confluent_kafka's checks: it writes headers with any bytes for a name."""
+"""librdkafka past confluent_kafka: headers with any bytes for a name, and how many of its clients there are."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 
 import confluent_kafka
 
@@ -38,3 +39,14 @@ def _message(topic: str, payload: bytes, headers: Sequence[RawHeader]) -> list[o
         length = ctypes.c_ssize_t(0 if value is None else len(value))
         parts += [_HEADER, ctypes.c_char_p(name), ctypes.c_char_p(value), length]
     return [*parts, _END]
+
+
+def native_clients() -> int:
+    """How many handles librdkafka has open: each has one main thread, which Python does not list."""
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            names.append((task / "comm").read_text().strip())
+        except OSError:  # it has just ended
+            continue
+    return names.count("rdk:main")

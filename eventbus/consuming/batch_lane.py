@@ -14,9 +14,9 @@ from ..message import Delivery
 from ..middleware import Middleware, Wrapped
 from .batches import Batch, size_of
 from .entries import Entry, Owner
-from .lane import LONGEST_NAP, Lane
+from .lane import Lane
 from .outcomes import Outcomes
-from .parked import NEVER, lane_key
+from .parked import LONGEST_NAP, NEVER, lane_key
 
 
 @frozen

@@ -106,6 +106,8 @@ class Consumers:
             raise UnsupportedError(
                 f"{pattern}: ordered=True needs a broker that stores messages, and this one does not"
             )
+        if group is not None and given.dead_letter is ... and plan.dead_letters is None:
+            logger.info("%s: %s has no dead letters: they would come back to it", self._bus, pattern)
         sub = Subscription(
             pattern,
             group=group,
@@ -254,7 +256,6 @@ class Consumers:
         if comes_back(pattern, group, self._names, topic):
             if topic is not None:
                 raise ValueError(f"dead_letter: {topic!r} would come back to the same handler by {pattern!r}")
-            logger.info("%s: %s has no dead letters: they would come back to it", self._bus, pattern)
             return None
         return DeadLetters(group, topic, self._names, self._letterbox)
 

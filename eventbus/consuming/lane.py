@@ -17,13 +17,10 @@ from .entries import NOTHING, Entry, Halt, Notice, Owner, all_of
 from .lane_queue import LaneQueue
 from .lease import Lease
 from .outcomes import Outcomes
-from .parked import NEVER, ParkedKey, lane_key
+from .parked import LONGEST_NAP, NEVER, ParkedKey, lane_key
 from .retries import Next, Verdict
 
 logger = log.get(__name__)
-
-LONGEST_NAP = 3600.0
-"""Seconds: a queue takes no wait that is longer than some 290 years, and settings may be."""
 
 
 class Lane(LaneQueue):
@@ -40,8 +37,6 @@ class Lane(LaneQueue):
         self._owner = owner
         self._handler = Wrapped(handler, middleware or Middleware())
         self._outcomes = outcomes
-        self._first = 0
-        """Of the entry: what is acknowledged."""
         self.parked = 0
         """Deliveries that wait for a retry, or behind one."""
         self._answers: deque[tuple[ParkedKey, Delivery, Exception | None]] = deque()
@@ -50,17 +45,6 @@ class Lane(LaneQueue):
         self._forked = False
 
     # -- any thread ------------------------------------------------------------------------------
-
-    @property
-    def unsettled(self) -> int:
-        """Deliveries that are handled and not yet settled."""
-        return max(0, self._position - self._first)
-
-    @property
-    def oldest(self) -> float | None:
-        """When the oldest delivery in hand came, about; None without one."""
-        known = [one.since for one in (self._entry, *list(self._kept)[:1]) if one is not NOTHING]
-        return min([*known, *self._keys.since()], default=None)
 
     def flush(self) -> None:
         """Acknowledge what is done so far."""
@@ -90,13 +74,13 @@ class Lane(LaneQueue):
         try:
             while self._one():
                 pass
+            self._drop_all_parked(self._keys.take_unsent())
             with self._lock:
                 self._ended = True
                 rest = self._rest()
             for entry in rest:
                 self.drop(entry.batch, entry.lease, entry.size)
-            for lease, delivery in self._keys.empty():
-                self._drop_parked(lease, delivery)
+            self._see_late_answers()
         finally:
             if not self._forked:
                 self._owner.ended()
@@ -129,7 +113,7 @@ class Lane(LaneQueue):
             self._see_answers()
         elif notice is Notice.NUDGE:
             self._nudged = False
-            self._drop_stale()
+            self._drop_all_parked(self._keys.take_stale())  # what is not ours any more
             owner.ask_for_more()
         return notice is not Notice.END
 
@@ -329,6 +313,8 @@ class Lane(LaneQueue):
         def answered(trouble: Exception | None) -> None:
             self._answers.append((parked, delivery, trouble))
             self._inbox.put(Notice.ANSWER)
+            if self._ended:
+                self._see_late_answers()
 
         self._outcomes.leave(delivery, error, parked.starts, answered)
 
@@ -349,15 +335,31 @@ class Lane(LaneQueue):
             else:
                 self._keys.forget(parked)
 
+    def _see_late_answers(self) -> None:
+        """The lane has ended: whoever brings the answer to a dead letter lets go of its message. Any thread."""
+        while True:
+            with self._lock:
+                if not self._answers:
+                    return
+                parked, delivery, trouble = self._answers.popleft()
+                if not self._keys.waits_first(parked, delivery):
+                    continue
+                lease, _, _ = parked.take_first()
+                self._keys.forget(parked)
+                self.parked -= 1
+            if trouble is None:
+                self._finish((delivery,), lease, len(delivery.payload), self._outcomes.left_behind)
+            else:
+                self.drop((delivery,), lease, len(delivery.payload))
+
     def _take_out(self, parked: ParkedKey, done: Callable[[Sequence[Delivery]], None]) -> None:
         """The first message of a key is done with, in this way."""
         lease, delivery, _ = parked.take_first()
         self.parked -= 1
         self._finish((delivery,), lease, len(delivery.payload), done)
 
-    def _drop_stale(self) -> None:
-        """What waits for a retry and is not ours any more goes at once."""
-        for lease, delivery in self._keys.take_stale():
+    def _drop_all_parked(self, deliveries: Sequence[tuple[Lease, Delivery]]) -> None:
+        for lease, delivery in deliveries:
             self._drop_parked(lease, delivery)
 
     def _drop_parked(self, lease: Lease, delivery: Delivery) -> None:

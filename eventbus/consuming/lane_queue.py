@@ -32,8 +32,8 @@ class LaneQueue:
         """Not started because of a pause."""
         self._lock = threading.Lock()
         self._entry = NOTHING
-        self._position = self._cut = self._left = 0
-        """Of the entry: what is handled, where it ends now, and the bytes of the rest."""
+        self._first = self._position = self._cut = self._left = 0
+        """Of the entry: what is acknowledged, what is handled, where it ends now, and the bytes of the rest."""
         self._keys = ParkedKeys()
         self._trying: Delivery | None = None
         """What is tried again at this moment."""
@@ -52,6 +52,17 @@ class LaneQueue:
         """Of the thread that runs handlers."""
         self._told_at: tuple[int, int] | None = None
         """Where a handler was told to run for too long."""
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries that are handled and not yet settled."""
+        return max(0, self._position - self._first)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest delivery in hand came, about; None without one."""
+        known = [one.since for one in (self._entry, *list(self._kept)[:1]) if one is not NOTHING]
+        return min([*known, *self._keys.since()], default=None)
 
     def put(self, entry: Entry) -> None:
         """Queue a batch; one caller at a time."""

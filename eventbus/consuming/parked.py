@@ -17,6 +17,8 @@ Parked = tuple[Lease, Delivery, bool]
 
 
 NEVER = float("inf")
+LONGEST_NAP = 3600.0
+"""Seconds: a queue takes no wait that is longer than some 290 years, and settings may be."""
 
 
 def lane_key(delivery: Delivery) -> str | bytes | None:
@@ -46,6 +48,11 @@ class ParkedKey:
         self.messages: deque[Parked] = deque()
         self.due = 0.0
         self.begin()
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether its first message is on its way to the dead letters."""
+        return self.leaves_for is not None and self.due == NEVER
 
     def begin(self) -> None:
         """Another message is the first now."""
@@ -152,6 +159,17 @@ class ParkedKeys:
                 parked.due = 0.0
                 self.plan(parked)
         return stale
+
+    def take_unsent(self) -> list[tuple[Lease, Delivery]]:
+        """Take everything out but what the broker was asked to store as a dead letter, and has not answered."""
+        taken: list[tuple[Lease, Delivery]] = []
+        for parked in list(self.waiting.values()):
+            sent = [parked.messages.popleft()] if parked.is_sent else []
+            taken += [(lease, one) for lease, one, _ in parked.messages]
+            parked.messages = deque(sent)
+            if not sent:
+                self.forget(parked)
+        return taken
 
     def empty(self) -> list[tuple[Lease, Delivery]]:
         """Take everything out."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from datetime import datetime
 
 from ..errors import (
     EventBusError,
@@ -17,14 +16,13 @@ from ..errors import (
     PublishUnknownError,
     UnsupportedError,
 )
-from ..fields import Headers
 from ..message import Message, Receipt, Received, parts_of, place_of
 from ..middleware import Middleware, through
 from ..state import FlushReport
 from ..threads import Deadline
 from .futures import ReceiptFuture
 from .publisher import Publisher
-from .records import NO_EXTRAS, Record, Result
+from .records import NO_EXTRAS, Given, Record, Result
 
 
 class ChainedPublisher:
@@ -38,49 +36,20 @@ class ChainedPublisher:
         self._publisher = publisher
         self._middleware = middleware
 
-    def publish(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None,
-        headers: Headers | None,
-        id: str | None,
-        timeout: float,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> Receipt:
+    def publish(self, given: Given, timeout: float) -> Receipt:
         """Publish and wait up to `timeout` seconds for the answer; raises a PublishError without one."""
-        message = self._message(topic, payload, key, headers, id, partition, timestamp)
+        message = self._message(given)
         call = _Call(self._publisher, message, timeout)
         return call.result_of(self._pass(call))
 
-    def publish_async(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None,
-        headers: Headers | None,
-        id: str | None,
-        timeout: float,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> Future[Receipt]:
+    def publish_async(self, given: Given, timeout: float) -> Future[Receipt]:
         """Publish and return the Future that the outermost middleware has returned."""
-        message = self._message(topic, payload, key, headers, id, partition, timestamp)
+        message = self._message(given)
         return self._pass(_Call(self._publisher, message, timeout))
 
-    def publish_nowait(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None = None,
-        headers: Headers | None = None,
-        id: str | None = None,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> None:
+    def publish_nowait(self, given: Given) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
-        message = self._message(topic, payload, key, headers, id, partition, timestamp)
+        message = self._message(given)
         self._pass(_Call(self._publisher, message, 0.0, unwatched=True))
 
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
@@ -102,19 +71,10 @@ class ChainedPublisher:
         """Wait up to `timeout` seconds until everything accepted so far is answered."""
         return self._publisher.flush(timeout)
 
-    def _message(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None,
-        headers: Headers | None,
-        id: str | None,
-        partition: int | None,
-        timestamp: datetime | None,
-    ) -> Message:
-        topic, data, extras = self._publisher.checked(topic, payload, key, headers, id, partition, timestamp)
-        key, given, id, _ = extras or NO_EXTRAS
-        made = Message(topic, data, key=key, headers=given, id=id, partition=partition, timestamp=timestamp)
+    def _message(self, given: Given) -> Message:
+        topic, data, extras = self._publisher.checked(*given)
+        key, headers, id, _ = extras or NO_EXTRAS
+        made = Message(topic, data, key=key, headers=headers, id=id, partition=given[5], timestamp=given[6])
         return self._with_id(made)
 
     def _with_id(self, message: Message) -> Message:

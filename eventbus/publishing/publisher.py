@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from datetime import datetime
 
 from ..copies import Copy, CopyId
 from ..errors import (
@@ -17,7 +16,7 @@ from ..errors import (
     PublishUnknownError,
     UnsupportedError,
 )
-from ..fields import BadType, BadValue, Headers, check_headers, check_key
+from ..fields import BadType, BadValue, check_headers, check_key
 from ..message import (
     TOMBSTONE,
     Message,
@@ -41,6 +40,7 @@ from .records import (
     BatchWaiter,
     CallWaiter,
     Extras,
+    Given,
     Record,
     Result,
     SyncWaiter,
@@ -106,20 +106,10 @@ class Publisher:
 
     # -- on the caller's thread: no lock, single steps -------------------------------------------
 
-    def publish(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None,
-        headers: Headers | None,
-        id: str | None,
-        timeout: float,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> Receipt:
+    def publish(self, given: Given, timeout: float) -> Receipt:
         """Publish and wait up to `timeout` seconds for the answer; raises a PublishError without one."""
         deadline = Deadline(timeout)
-        parts = self.checked(topic, payload, key, headers, id, partition, timestamp)
+        parts = self.checked(*given)
         waiter = SyncWaiter(next(self.pending.numbers))
         record = Record(waiter.number, *parts, waiter)
         self.pending.accept(record, timeout)
@@ -131,35 +121,16 @@ class Publisher:
             raise result
         return result
 
-    def publish_async(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None,
-        headers: Headers | None,
-        id: str | None,
-        timeout: float,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> Future[Receipt]:
+    def publish_async(self, given: Given, timeout: float) -> Future[Receipt]:
         """Publish and return a Future of the answer; waits up to `timeout` seconds for room only."""
-        parts = self.checked(topic, payload, key, headers, id, partition, timestamp)
+        parts = self.checked(*given)
         future = ReceiptFuture(next(self.pending.numbers), self.answers, self.pending.withdraw)
         self.pending.accept((future.number, *parts, future), timeout)  # type: ignore[arg-type]
         return future
 
-    def publish_nowait(
-        self,
-        topic: str,
-        payload: object,
-        key: str | bytes | None = None,
-        headers: Headers | None = None,
-        id: str | None = None,
-        partition: int | None = None,
-        timestamp: datetime | None = None,
-    ) -> None:
+    def publish_nowait(self, given: Given) -> None:
         """Publish without waiting for anything; failures go to the error callbacks and to `flush`."""
-        parts = self.checked(topic, payload, key, headers, id, partition, timestamp)
+        parts = self.checked(*given)
         self.pending.accept(Record(next(self.pending.numbers), *parts, None), 0.0)
 
     def publish_copy(self, copy: Copy, answered: Callable[[Exception | None], object]) -> Callable[[], str]:

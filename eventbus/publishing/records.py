@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from math import inf
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from ..errors import EventBusError, PublishError
-from ..fields import RawHeaders
+from ..fields import Headers, RawHeaders
 from ..message import Receipt
 
+Given = tuple[str, object, str | bytes | None, Headers | None, str | None, int | None, datetime | None]
+"""What a caller has passed, unchecked: topic, payload, key, headers, id, partition, timestamp."""
 Result = Receipt | PublishError
 Outcome = Result | EventBusError
 """In a forked child that is another error."""

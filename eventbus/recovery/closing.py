@@ -28,6 +28,8 @@ OWN_GRACE = 0.1
 """Seconds that threads have at least which wait for nobody: they end at once, if the processor comes round to them."""
 CALLBACKS_GRACE = 1.0
 """Seconds for the callbacks that are queued when all else is over: one that hangs does not hold up a close."""
+NOTHING_LEFT = CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
+"""Of a close that had nothing to end."""
 
 
 class Closing:
@@ -91,6 +93,11 @@ class Closing:
             with leaves.interrupts(self._over.ring):
                 self._over.wait_for(lambda: self._report or leaves.is_set(), Deadline(timeout + LAST))
         return self._report or self._unfinished()
+
+    def forked(self) -> None:
+        """This is a forked child's copy: whoever closes it here has nothing to close. Takes no lock."""
+        self._report = NOTHING_LEFT
+        self._over.ring()
 
     def _unfinished(self) -> CloseReport:
         """What is left of a close that goes on."""

@@ -12,6 +12,7 @@ from ..consuming.consumers import Consumers
 from ..consuming.subscriptions import Subscription
 from ..errands import Errand, Errands, NotInTime
 from ..errors import (
+    ForkedError,
     NotConnectedError,
     SubscribeError,
 )
@@ -21,7 +22,7 @@ from ..state import CloseReport, HealthStatus, Phase
 from ..threads import StopToken, spawn, works_for
 from . import at_exit
 from .callbacks import Callbacks
-from .closing import Closing
+from .closing import NOTHING_LEFT, Closing
 from .health import HealthMonitor
 from .opening import Opening
 from .past import Past
@@ -67,7 +68,8 @@ class Lifecycle:
         )
         self.phases = self.supervisor.phases
         self.monitor = HealthMonitor(config, backend.retry_interval, self.supervisor, callbacks.report, self._stop)
-        self.gate = Gate(config.name, begins, lambda: self._opening.open_itself())  # noqa: PLW0108 - it is made later
+        # It is made later.
+        self.gate = Gate(config.name, begins, lambda patience: self._opening.open_itself(patience))  # noqa: PLW0108
         self._opening = self._make_opening(backend)
         self.open = self._opening.open
         self.past = Past(config.name, self.supervisor, self.gate, self.errands, self._stop, callbacks)
@@ -104,10 +106,10 @@ class Lifecycle:
 
     # -- open and close --------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """Open it if it is a forked child's copy that nobody has used yet."""
+    def wake(self, patience: float) -> None:
+        """Open it if it is a forked child's copy that nobody has used yet, for somebody who has so many seconds."""
         if self.gate.entry is Entry.ASLEEP:
-            self.gate.check()
+            self.gate.check(patience)
 
     def _begin_watching(self, connected: bool) -> None:
         if self._config.health_check.enabled:
@@ -124,7 +126,7 @@ class Lifecycle:
     def close(self, timeout: float, leave: StopToken | None = None) -> CloseReport:
         """See `EventBus.close`. leave: when it is set the caller waits no longer."""
         if self.gate.is_forked:
-            return CloseReport(unanswered=0, unhandled=0, unfinished_threads=())
+            return NOTHING_LEFT
         self.gate.shut()
         self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
         return self._closing.close(timeout, leave)
@@ -221,6 +223,8 @@ class Lifecycle:
             return not self.errands.run("stop_health_check", lambda stop: self._unwatch(timeout), timeout)
         except NotInTime:
             return False
+        except ForkedError:
+            return True
 
     def reconnect(self, timeout: float) -> None:
         """See `EventBus.reconnect`."""
@@ -263,13 +267,16 @@ class Lifecycle:
         well = status.is_healthy and phase is Phase.CONNECTED
         return evolve(status, is_healthy=well, detail=detail, not_served=not_served)
 
-    def check_to_publish(self) -> None:
-        """ClosedError or ForkedError; while the bus closes, handlers that still run publish what they have to."""
+    def check_to_publish(self, patience: float) -> None:
+        """ClosedError or ForkedError, for a call that has so many seconds.
+
+        While the bus closes, handlers that still run publish what they have to.
+        """
         gate = self.gate
         if not gate.is_open and (
             gate.entry is not Entry.CLOSED or self.phases.phase is Phase.CLOSED or not self._consumers.is_handling()
         ):
-            gate.check()
+            gate.check(patience)
 
     # The supervisor is made before the monitor that is told.
 
@@ -284,6 +291,8 @@ class Lifecycle:
     def forked(self) -> None:
         """This is a forked child's copy: whoever waits in it, on the thread that forked, is told. Takes no lock."""
         self.gate.fork()
-        self._publisher.pending.forked(self.gate.error)
+        self._publisher.pending.forked(self.gate.forked_error)
         self.phases.forked()
-        self._consumers.forked(self.gate.error())
+        self._consumers.forked(self.gate.forked_error())
+        self._closing.forked()
+        self.errands.forked(self.gate.forked_error)

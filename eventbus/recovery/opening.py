@@ -72,17 +72,19 @@ class Opening:
                 self._errands.run("open", lambda stop: self._open(timeout, wait, stop), timeout, self._take_back, asked)
             except NotInTime as error:
                 raise ConnectFailedError(self._not_connected(timeout)) from error
-        elif wait and not self._supervisor.was_connected and not self._phases.wait_connected(timeout):
-            self._gate.check()
-            raise NotConnectedError(self._not_connected(timeout))
+        else:
+            late = wait and not self._supervisor.was_connected and not self._phases.wait_connected(timeout)
+            self._gate.check_shut()
+            if late:
+                raise NotConnectedError(self._not_connected(timeout))
 
-    def open_itself(self) -> None:
-        """Open a forked child's copy, for a call that needs it; as `open(wait=False)` does."""
+    def open_itself(self, patience: float) -> None:
+        """Open a forked child's copy, for a call that needs it and has so many seconds; as `open(wait=False)` does."""
         asked: list[Errand[StopToken | None]] = []
         try:
             self._ask(self._config.connect_timeout, False, asked)
             if self._config.on_outage == "raise":  # nothing is known of an outage before the first attempt
-                self._phases.wait_connected(self._config.connect_timeout)
+                self._phases.wait_connected(min(patience, self._config.connect_timeout))
             self._gate.awake()
         except BaseException:
             self._errands.leave_all(asked)

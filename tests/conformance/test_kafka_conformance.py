@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
+from raw_kafka import native_clients
 from short_form import ALL, FAULTS, KAFKA_FAR, KAFKA_FAULTS, SWAPS
 
 from eventbus import EventBusConfig, KafkaConfig
+from eventbus.testing import wait_until
 from eventbus.testing.conformance import BackendConformance
 from eventbus.testing.outages import Outages, ServerOutages
 from eventbus.testing.servers.kafka import KafkaServer
 
-pytestmark = [pytest.mark.kafka, pytest.mark.watchdog(120.0)]
+pytestmark = [pytest.mark.kafka, pytest.mark.watchdog(180.0)]
+LEAVING = 90.0
+"""Seconds that librdkafka may take to leave a group, after an outage, on threads of its own."""
 BACK_AT_ONCE = {"broker.session.timeout.ms": 400, "broker.heartbeat.interval.ms": 80}
 """After kill -9 a broker has to wait for its own session to end."""
 
@@ -30,6 +34,13 @@ class OnOneServer(BackendConformance):
 
     def outages(self) -> Outages:
         return ServerOutages(self.server, self.server.proxy)
+
+    @pytest.fixture
+    def served(self, _no_leaks: None) -> Iterator[None]:
+        """A broker hears the end of a link no sooner than it has answered: a member that joins may wait for long."""
+        yield
+        wait_until(lambda: native_clients() == 0, LEAVING, message=lambda: f"{native_clients()} clients are left")
+        self.server.proxy.cut()
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod

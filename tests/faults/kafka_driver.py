@@ -6,13 +6,13 @@ import itertools
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary, WeakSet
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from drivers import Driver
+from raw_kafka import native_clients
 
 from eventbus import AuthenticationError, EventBus, EventBusConfig, KafkaConfig, Subscription
 from eventbus.backends.kafka.backend import KafkaBackend
@@ -229,14 +229,3 @@ class Made:
                 raise
 
         return connect
-
-
-def native_clients() -> int:
-    """How many handles librdkafka has open: each has one main thread, which Python does not list."""
-    names = []
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            names.append((task / "comm").read_text().strip())
-        except OSError:  # it has just ended
-            continue
-    return names.count("rdk:main")

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("confluent_kafka")
 
-from kafka_driver import native_clients
+from raw_kafka import native_clients
 
 from eventbus import EventBus, Message, NotConnectedError, Phase, PublishUnknownError
 from eventbus.testing import KafkaServer, wait_until

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("confluent_kafka")
 
-from kafka_driver import native_clients
+from raw_kafka import native_clients
 
 from eventbus import EventBus, ReconnectEvent
 from eventbus.testing import KafkaCluster, KafkaServer, wait_until

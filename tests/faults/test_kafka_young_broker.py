@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("confluent_kafka")
 
 from confluent_kafka.admin import AdminClient
-from kafka_driver import native_clients
+from raw_kafka import native_clients
 
 from eventbus import ConnectFailedError, EventBus, EventBusConfig, KafkaConfig
 from eventbus.backends.kafka.clients.connecting import connected_admin, drop

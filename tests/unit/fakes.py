@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from eventbus.backends.base import Features, Prepared, SessionContext
@@ -15,7 +16,7 @@ from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.errors import EventBusError, SessionRetired
 from eventbus.message import Receipt
-from eventbus.publishing.records import Claim, Record, Result, number_of
+from eventbus.publishing.records import Claim, Given, Record, Result, number_of
 from eventbus.threads import StopToken
 
 
@@ -57,6 +58,20 @@ class FakeSink:
         with self.lock:
             read, self.taken = self.taken[:count], self.taken[count:]
             return read
+
+
+def given(
+    topic: str,
+    payload: object,
+    key: str | bytes | None = None,
+    *,
+    headers: Any = None,
+    id: str | None = None,
+    partition: int | None = None,
+    timestamp: datetime | None = None,
+) -> Given:
+    """What a caller passes to a verb of publishing."""
+    return topic, payload, key, headers, id, partition, timestamp
 
 
 def consumption(topic: str = "t", group: str | None = "g", handler: Any = print, **options: Any) -> Consumption:

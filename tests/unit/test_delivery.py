@@ -173,7 +173,7 @@ def test_it_is_acknowledged_only_when_the_dead_letter_is_confirmed(make: Make, b
     bus, shop = make(), Shop()
     errors: list[ErrorEvent] = []
     bus.register_error_callback(errors.append)
-    stored, store = threading.Event(), bus._publisher.publish_copy
+    stored, store = threading.Event(), bus._copier.publish_copy
     letterbox = bus._consumers
     calls: list[str] = []
 
@@ -348,7 +348,7 @@ def test_messages_of_two_topics_with_one_id_are_two_dead_letters(make: Make) -> 
 
 def test_what_a_broker_does_not_carry_is_left_out_and_named(make: Make) -> None:
     bus, shop = make(), Shop(error=Reject("no"))
-    store, refused = bus._publisher.publish_copy, list[Any]()
+    store, refused = bus._copier.publish_copy, list[Any]()
 
     def choosy(copy: Copy, answered: Any) -> Any:
         if any(name == "odd" for name, _ in copy.headers) or copy.key == b"\xff":
@@ -369,7 +369,7 @@ def test_an_error_is_shown_as_long_as_its_letter_waits_whatever_the_others_do(ma
     bus, shop, errors = make(), Shop(error=Reject("no")), list[ErrorEvent]()
     shop.bad = "bad"
     bus.register_error_callback(errors.append)
-    store = bus._publisher.publish_copy
+    store = bus._copier.publish_copy
 
     def choosy(copy: Copy, answered: Any) -> Any:
         if copy.payload == b"bad 1":

@@ -621,3 +621,186 @@ def test_a_child_of_a_program_in_c_that_forks_past_pythons_hooks_mints_ids_of_it
         """
     )
     assert len(set(lines[0].split())) == 3, lines
+
+
+def test_a_child_that_a_log_handler_has_forked_may_wait_for_its_publishes() -> None:
+    """In the log handler itself nothing waits, for recovery may wait for that handler; in the child it is its own."""
+    lines = run(
+        """
+        told = []
+
+        class Forking(logging.Handler):
+            def emit(self, record):
+                if not told:
+                    told.append("")
+                    told[0] = in_child(lambda: bus.publish("t", b"x", timeout=5.0).confirmed)
+
+        bus = eventbus.EventBus("memory://fork")
+        bus.open()
+        logging.getLogger("eventbus").addHandler(Forking())
+        logging.getLogger("eventbus").setLevel(logging.INFO)
+        bus.reconnect()
+        print(told, bus.close().unfinished_threads)
+        """
+    )
+    assert lines == ["['True'] ()"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "bus.publish_nowait('t', b'x')",
+        "bus.publish('t', b'x', timeout=0.2)",
+        "bus.publish_async('t', b'x', timeout=0.2)",
+        "bus.flush(0.2)",
+        "bus.wait_connected(0.2)",
+    ],
+)
+@pytest.mark.parametrize("on_outage", ["wait", "raise"])
+def test_the_first_call_waits_no_longer_than_it_may(call: str, on_outage: str) -> None:
+    lines = run(
+        f"""
+        bus = eventbus.EventBus("memory://fork?on_outage={on_outage}&connect_timeout=10")
+        bus.open()
+        def work():
+            outages = MemoryOutages("fork")
+            outages.freeze()
+            started = time.monotonic()
+            error_of(lambda: {call})
+            took = time.monotonic() - started
+            outages.restore()
+            return took if took > 2.0 else "in time", bus.wait_connected(5.0), bus.publish("t", b"x").confirmed
+        print(in_child(work))
+        bus.close()
+        """
+    )
+    assert lines == ["('in time', True, True)"]
+
+
+def test_what_fails_for_one_bus_or_is_interrupted_there_leaves_no_other_one_as_the_parent_has_it() -> None:
+    lines = run(
+        """
+        import _thread
+        logging.disable()
+
+        class TimeLimit(BaseException):
+            pass
+
+        def out_of_threads(*of_thread):
+            raise RuntimeError("can't start new thread")
+
+        buses = [eventbus.EventBus("memory://fork") for _ in range(3)]
+        for bus in buses:
+            bus.open()
+            bus.subscribe("t", print, group="g", in_children=True)
+        interrupted, wire = [], eventbus.EventBus._wire
+
+        def interrupted_once(self, wiring):
+            if not interrupted:
+                interrupted.append(self)
+                raise TimeLimit
+            wire(self, wiring)
+
+        def phases():
+            return [bus.get_connection_state().phase.name for bus in buses]
+
+        start, _thread.start_new_thread = _thread.start_new_thread, out_of_threads
+        print(in_child(phases))
+        _thread.start_new_thread = start
+        sys.unraisablehook = lambda unraisable: None
+        eventbus.EventBus._wire = interrupted_once
+        print(in_child(lambda: (phases().count("CONNECTED") and threading.active_count() == 1, len(interrupted))))
+        eventbus.EventBus._wire = wire
+        for bus in buses:
+            bus.close()
+        """
+    )
+    assert lines == ["['FORKED', 'FORKED', 'FORKED']", "(0, 1)"]
+
+
+def test_no_log_handler_is_called_in_the_hook_where_it_may_meet_any_lock() -> None:
+    lines = run(
+        """
+        parent, called = os.getpid(), []
+
+        class Noting(logging.Handler):
+            def emit(self, record):
+                if os.getpid() != parent:
+                    called.append(record.getMessage())
+
+        logging.getLogger("eventbus").addHandler(Noting())
+        logging.getLogger("eventbus").setLevel(logging.DEBUG)
+        buses = [eventbus.EventBus("memory://fork"), eventbus.EventBus("nats://127.0.0.1:1")]
+        for bus in buses:
+            for topic in ("t", "dlq.>"):
+                bus.subscribe(topic, print, group="g")
+                bus.subscribe(topic, print, group=None)
+        print(in_child(lambda: called))
+        """
+    )
+    assert lines == ["[]"]
+
+
+def test_what_begins_in_one_bus_finds_the_others_begun() -> None:
+    lines = run(
+        """
+        buses = [eventbus.EventBus("memory://fork") for _ in range(20)]
+        told = []
+
+        def publish_on_all(state):
+            if state.phase.name == "CONNECTED":
+                told.append([error_of(lambda: bus.publish("t", b"x", timeout=5.0)) for bus in buses])
+
+        for bus in buses:
+            bus.open()
+            bus.subscribe("t", lambda message: None, group="g", in_children=True)
+
+        def look():
+            deadline = time.monotonic() + 10.0
+            while len(told) < len(buses) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return len(told), set(sum(told, []))
+
+        for bus in buses:
+            bus.register_state_callback(publish_on_all)
+        sys.setswitchinterval(1e-6)
+        print(in_child(look))
+        for bus in buses:
+            bus.close()
+        """
+    )
+    assert lines == ["(20, {'nothing was raised'})"]
+
+
+def test_deduplication_in_memory_goes_on_in_the_child_without_the_parent_s_claims_and_locks() -> None:
+    """A handler of the parent that runs is none of the child's, which would put its message off for ever."""
+    lines = run(
+        """
+        from eventbus.deduplication import MemoryStore, deduplicate
+        store = MemoryStore()
+        once = deduplicate(store)
+        handled = []
+        running, go_on = threading.Event(), threading.Event()
+
+        def handler(message):
+            if os.getpid() == parent:
+                running.set()
+                go_on.wait()
+            handled.append(message.id)
+
+        def work():
+            once(Message("t", b"x", id="running"), handler)
+            once(Message("t", b"x", id="done"), handler)
+            once(Message("t", b"x", id="new"), handler)
+            return handled
+
+        parent = os.getpid()
+        once(Message("t", b"x", id="done"), lambda message: None)
+        threading.Thread(target=once, args=(Message("t", b"x", id="running"), handler)).start()
+        running.wait()
+        with store._lock, once._lock:  # as a lane may hold them at that moment
+            print(in_child(work))
+        go_on.set()
+        """
+    )
+    assert lines == ["['running', 'new']"]

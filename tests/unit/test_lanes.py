@@ -782,3 +782,20 @@ def test_without_anybody_to_ask_later_messages_may_come_at_once(make: Make, monk
         assert rig.returned == [1]
     assert rig.put(1)
     wait_until(lambda: rig.acknowledged == [1])
+
+
+def test_a_dead_letter_that_is_answered_behind_the_end_is_what_its_answer_says(make: Make) -> None:
+    rig = make(Failing(1, 2, 3))
+    rig.verdicts = [Verdict(Next.LEAVE, 0.0) for _ in range(3)]
+    rig.put(1, 4, key="a")
+    rig.put(2, key="b")
+    rig.put(3, key="c")
+    wait_until(lambda: len(rig.letters) == 3)
+    (_, _, stored), (_, _, refused), (_, _, answered_in_time) = rig.letters
+    answered_in_time(None)
+    wait_until(lambda: rig.acknowledged == [3])
+    assert rig.lanes.finish(5.0) == ()
+    assert (rig.dropped_ones, rig.lanes.unhandled) == ([4], 2), "only what waited behind it is given up"
+    stored(None)
+    refused(ValueError("no broker"))
+    assert (rig.acknowledged, rig.dropped_ones, rig.lanes.is_idle) == ([3, 1], [4, 2], True)

@@ -99,12 +99,12 @@ def test_without_middleware_the_lane_and_the_quick_path_are_as_they_were(bus: Ev
     bus.subscribe("t", handler)
     (lane,) = lanes_of(bus)[0]._lanes
     assert lane._handler.now() is handler
-    assert type(bus._publisher) is Publisher
-    assert bus._inbox is bus._pending.inbox
+    assert type(bus._wiring.verbs) is Publisher
+    assert bus._quick[0] is bus._pending.inbox
     bus.use(consume=lambda message, call_next: call_next(message))
     assert lane._handler.now() is not handler
     assert lane._handler.now() is lane._handler.now(), "composed once for each change"
-    assert bus._inbox is bus._pending.inbox, "consuming is not publishing's affair"
+    assert bus._quick[0] is bus._pending.inbox, "consuming is not publishing's affair"
 
 
 @pytest.mark.parametrize("verb", ["publish", "publish_async", "publish_nowait"])
@@ -517,7 +517,7 @@ def test_what_the_library_publishes_itself_does_not_pass_the_chain(bus: EventBus
         raise Reject("never")
 
     bus.use(publish=note)
-    assert isinstance(bus._publisher, ChainedPublisher)
+    assert isinstance(bus._wiring.verbs, ChainedPublisher)
     bus.subscribe("t", reject)
     bus.subscribe("dlq.g.t", dead.append, group="dead")
     bus.open()

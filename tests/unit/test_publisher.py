@@ -8,7 +8,7 @@ from enum import Enum
 
 import pytest
 from attrs import evolve
-from fakes import FakeSink
+from fakes import FakeSink, given
 
 from eventbus import (
     TOMBSTONE,
@@ -53,8 +53,7 @@ def rig() -> Iterator[Rig]:
 
 
 def publish(rig: Rig, timeout: float = 5.0, **extra: object) -> Receipt:
-    settings: dict = {"key": None, "headers": None, "id": None, **extra}
-    return rig.publisher.publish("t", b"x", settings["key"], settings["headers"], settings["id"], timeout)
+    return rig.publisher.publish(given("t", b"x", **extra), timeout)
 
 
 def test_publish_waits_for_the_answer(rig: Rig) -> None:
@@ -86,7 +85,7 @@ def test_without_a_session_it_is_not_sent_and_without_an_answer_unknown(rig: Rig
 def test_publish_nowait_reports_what_fails_later(rig: Rig) -> None:
     rig.pending.swap(rig.session)
     for number in range(3):
-        rig.publisher.publish_nowait("t", b"x", id=f"id-{number}" if number else None)
+        rig.publisher.publish_nowait(given("t", b"x", id=f"id-{number}" if number else None))
     wait_until(lambda: len(rig.session.taken) == 3)
     first, second, third = rig.session.take(3)
     rig.pending.confirmed(first, 0, 0)
@@ -106,16 +105,16 @@ def test_publish_nowait_reports_what_fails_later(rig: Rig) -> None:
 def test_publish_nowait_never_waits_for_room(rig: Rig) -> None:
     rig.pending.swap(rig.session)
     for _ in range(10):
-        rig.publisher.publish_nowait("t", b"x")
+        rig.publisher.publish_nowait(given("t", b"x"))
     with pytest.raises(PublishNotSentError, match="no room"):
-        rig.publisher.publish_nowait("t", b"x")
+        rig.publisher.publish_nowait(given("t", b"x"))
     assert rig.publisher.flush(0.01).unanswered == 10
 
 
 def test_failures_are_kept_up_to_a_bound_and_counted_beyond(rig: Rig) -> None:
     rig.pending.swap(rig.session)
     for _ in range(4 * Failures.MOST):
-        rig.publisher.publish_nowait("t", b"")
+        rig.publisher.publish_nowait(given("t", b""))
         wait_until(lambda: rig.session.taken)
         rig.pending.failed(rig.session.take(1)[0], OSError("x"))
     report = rig.publisher.flush(5.0)
@@ -198,7 +197,7 @@ def test_large_ones_among_empty_ones_leave_the_bounds_as_they_are() -> None:
         for _ in range(100):
             bus.publish_nowait("t", b"")
         bus.flush()
-        assert bus._inbox.largest >= 512
+        assert bus._quick[0].largest >= 512
         outages.freeze()
         with pytest.raises(PublishNotSentError, match="no room"):
             for _ in range(1000):
@@ -215,9 +214,9 @@ def test_what_is_no_message_is_a_type_error_before_anything_is_sent(rig: Rig) ->
 
 
 def test_what_is_refused_at_the_door_has_an_id_too(rig: Rig) -> None:
-    for call in (rig.publisher.publish_nowait, lambda *args: rig.publisher.publish(*args, None, None, None, 1.0)):
+    for call in (rig.publisher.publish_nowait, lambda given: rig.publisher.publish(given, 1.0)):
         with pytest.raises(PublishRejectedError) as caught:
-            call("bad topic", b"x")
+            call(given("bad topic", b"x"))
         assert caught.value.id
 
 
@@ -230,7 +229,7 @@ def test_a_signal_handler_s_exception_comes_out_as_it_is(rig: Rig, monkeypatch: 
 
     monkeypatch.setattr(rig.publisher, "_names", evolve(OUR_NAMES, topic=interrupted))
     with pytest.raises(ValueError, match="a time limit") as caught:
-        rig.publisher.publish_nowait("new", b"x")
+        rig.publisher.publish_nowait(given("new", b"x"))
     assert caught.value is ours
 
 
@@ -238,17 +237,17 @@ def test_the_memory_of_known_topics_is_bounded(rig: Rig, monkeypatch: pytest.Mon
     monkeypatch.setattr("eventbus.publishing.publisher.KNOWN_TOPICS", 3)
     rig.pending.swap(rig.session)
     for number in range(10):
-        rig.publisher.publish_nowait(f"t{number}", b"x")
+        rig.publisher.publish_nowait(given(f"t{number}", b"x"))
         rig.confirm(1)
     assert len(rig.pending.inbox.topics) <= 3
 
 
 def test_a_message_that_was_taken_back_is_never_sent_and_one_that_was_given_is_not_taken_back(rig: Rig) -> None:
-    early = rig.publisher.publish_async("t", b"early", None, None, None, 1.0)
+    early = rig.publisher.publish_async(given("t", b"early"), 1.0)
     assert early.cancel()
     assert early.cancelled()
     rig.pending.swap(rig.session)
-    late = rig.publisher.publish_async("t", b"late", None, None, None, 1.0)
+    late = rig.publisher.publish_async(given("t", b"late"), 1.0)
     wait_until(lambda: rig.session.taken)
     assert not late.cancel()
     rig.confirm(1)

@@ -145,8 +145,8 @@ def test_a_signal_handler_may_publish_on_top_of_any_call(bus: EventBus) -> None:
 def test_what_was_accepted_and_whose_call_ended_before_the_sender_was_woken_is_sent_all_the_same() -> None:
     with EventBus("memory://asleep") as bus:
         bus.publish("t", b"first")
-        wait_until(lambda: bus._inbox.idle)
-        bus._inbox.records.append((next(bus._numbers), "t", b"x", None, None))  # and then a Interrupted
+        wait_until(lambda: bus._quick[0].idle)
+        bus._quick[0].records.append((next(bus._pending.numbers), "t", b"x", None, None))  # and then a Interrupted
         wait_until(lambda: bus.get_statistics().confirmed == 2, 2.0)
 
 

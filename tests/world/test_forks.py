@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import pytest
 from instants import Instants, instructions_of
-from rounds import limit, rounds
+from rounds import LONG, limit, rounds
 from world_support import (
+    QUICK,
     MakeBus,
     Outages,
     Seen,
@@ -29,7 +34,7 @@ from world_support import (
 )
 
 import eventbus
-from eventbus import EventBus
+from eventbus import EventBus, Message
 from eventbus.testing import NatsServer, wait_until
 
 pytestmark = [
@@ -129,6 +134,90 @@ def test_forked_at_random_instructions_of_a_call(memory_bus: MakeBus, chance: ra
         assert not any(found), f"fork {number}, {name} at {instants.fired_in}: {found}"
         assert_well(bus, topic, f"the parent after a fork in {name} at {instants.fired_in}")
     assert_closes(bus, "the parent")
+
+
+ASKED: dict[str, Callable[[EventBus], object]] = {
+    "publish": lambda bus: bus.publish("topic", b"x", timeout=5.0),
+    "publish_async": lambda bus: bus.publish_async("topic", b"x", timeout=5.0).result(5.0),
+    "publish_many": lambda bus: bus.publish_many([Message("topic", b"x")], timeout=5.0),
+    "flush": lambda bus: bus.flush(5.0),
+    "open": lambda bus: bus.open(5.0),
+    "open(wait=False)": lambda bus: bus.open(wait=False),
+    "subscribe": lambda bus: bus.subscribe(fresh("other"), lambda message: None, group="group"),
+    "list_dead_letters": lambda bus: bus.list_dead_letters(),
+    "start_health_check": lambda bus: bus.start_health_check(),
+    "stop_health_check": lambda bus: bus.stop_health_check(5.0),
+    "reconnect": lambda bus: bus.reconnect(5.0),
+    "close": lambda bus: bus.close(5.0),
+}
+
+
+def _goes_on(call: Callable[[], object], at: int) -> str:
+    """Call, with a fork on top at that instruction: what is wrong for the child that goes on with the call, or ""."""
+    reader, writer = os.pipe()
+    children: list[int] = []
+    wrong, started = "", time.monotonic()
+
+    def fork() -> None:
+        child = os.fork()
+        if child:
+            children.append(child)
+        else:
+            sys.settrace(None)
+
+    instants = Instants(at, fork)
+    try:
+        instants.run(call)
+    except BaseException as error:
+        wrong = (
+            "" if instants.fired_in and isinstance(error, eventbus.ForkedError) else f"{type(error).__name__}: {error}"
+        )
+    took = time.monotonic() - started
+    if instants.fired_in and not children:
+        text = wrong or (f"told after {took:.2f} s" if took > QUICK else "")
+        os.write(writer, text.encode())
+        os._exit(0)
+    os.close(writer)
+    assert not wrong, f"the parent: {wrong}"
+    with open(reader, "rb") as pipe:
+        text = pipe.read().decode()
+    for child in children:
+        os.waitpid(child, 0)
+    return text and f"at {instants.fired_in}: {text}"
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_child_that_goes_on_with_a_call_of_its_parent_is_told_at_once(
+    memory_bus: MakeBus, chance: random.Random, name: str
+) -> None:
+    """As after a signal handler that forks. What the call has asked for is done in the parent, and by nobody here."""
+
+    def on_a_bus() -> Callable[[], object]:
+        bus = memory_bus()
+        if not name.startswith("open"):
+            bus.open()
+        return partial(ASKED[name], bus)
+
+    length = instructions_of(on_a_bus())
+    for _ in range(rounds(6, 60)):
+        assert _goes_on(on_a_bus(), chance.randint(1, length)) == ""
+
+
+def test_a_child_that_goes_on_with_publish_nowait_is_told_where_nobody_publishes_for_it(memory_bus: MakeBus) -> None:
+    """But for the last instructions, where the parent has the message, and the call is about to return."""
+    bus, topic, parent = memory_bus(), fresh("nowait"), os.getpid()
+    bus.open()
+    bus.publish(topic, b"so that the topic is known")
+
+    def publish() -> None:
+        bus.publish_nowait(topic, b"x")
+        if os.getpid() != parent:
+            assert bus.flush(5.0).unanswered == 0
+            assert [one.payload for one in bus.read(topic)] == [b"x"], "lost"
+
+    length = instructions_of(lambda: bus.publish_nowait(topic, b"x"))
+    lost = [_goes_on(publish, at) for at in range(1, length, 1 if LONG else 4)]
+    assert sum(map(bool, lost)) < len(lost) / 8, lost
 
 
 def _in_handler(bus: EventBus, fork: Callable[[], None]) -> None:
@@ -256,6 +345,35 @@ def test_an_inherited_socket_keeps_no_connection_alive(nats_server: NatsServer, 
             os.kill(child, 0)  # it lives
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def _sockets() -> set[str]:
+    """Those of this process, by their inodes."""
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # of the listing itself
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+    return {link for link in links if link.startswith("socket:")}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="not applicable: descriptors are looked up in /proc")
+@pytest.mark.parametrize("info", [b"", b'INFO {"headers": true, "tls_required": true}\r\n'], ids=["plain", "tls"])
+def test_a_link_that_is_being_made_is_not_the_child_s_either(info: bytes) -> None:
+    """The parent goes on with it: the child must not keep it up behind the parent's back."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        before = _sockets()
+        bus = EventBus(f"nats://127.0.0.1:{server.getsockname()[1]}?connect_timeout=20")
+        bus.open(wait=False)
+        try:
+            link, _ = server.accept()
+            with link:
+                link.sendall(info)
+                assert not info or link.recv(1), "no TLS handshake"
+                ours = before | {f"socket:[{os.fstat(link.fileno()).st_ino}]"}
+                wait_until(lambda: _sockets() - ours)
+                assert in_child(_sockets) <= ours
+        finally:
+            bus.close(1.0)
 
 
 @pytest.mark.nats

@@ -18,6 +18,7 @@ from attrs import frozen
 
 from .... import log
 from ....config_tls import TlsConfig
+from ....forks import close_in_child
 from ....pem import show_certificate
 from ....threads import Deadline, StopToken, spawn
 
@@ -135,12 +136,13 @@ def _inquire(broker: str, host: str, family: int, place: Any, context: ssl.SSLCo
     """One address; it yields whenever it would have to wait."""
     step = "no connection in time"
     try:
-        with closing(socket.socket(family, socket.SOCK_STREAM)) as sock:
+        with closing(close_in_child(socket.socket(family, socket.SOCK_STREAM))) as sock:
             yield from _connect(sock, place)
             step = "it takes connections, and does not answer"
             if context is None:
                 return (yield from _ask(broker, sock, more))
-            with closing(context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)) as link:
+            secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+            with closing(close_in_child(secured)) as link:
                 yield from _patiently(link, link.do_handshake)
                 return (yield from _ask(broker, link, more))
     except TimeoutError:

@@ -20,6 +20,7 @@ from .... import log
 from ....config import NatsConfig
 from ....config_tls import TlsConfig
 from ....errors import AuthenticationError, ConnectFailedError
+from ....forks import close_in_child
 from ....pem import is_pem, show_certificate
 from ....threads import Deadline, Stopped, StopToken, spawn
 from .addresses import Server
@@ -190,7 +191,7 @@ class Dialer:
         context = tls_context(tls)
         name = tls.hostname or server.verify_as or server.host.partition("%")[0]
         sock.settimeout(attempt.remaining())
-        secured = context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+        secured = close_in_child(context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False))
         attempt.use(secured)
         try:
             secured.do_handshake()
@@ -238,7 +239,7 @@ def resolve(server: Server, attempt: Attempt) -> list[Address]:
 def open_socket(address: Address, attempt: Attempt) -> socket.socket:
     """A connected TCP socket; OSError, Stopped."""
     family, place = address
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = close_in_child(socket.socket(family, socket.SOCK_STREAM))
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

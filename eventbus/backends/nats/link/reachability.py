@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 from ....config import NatsConfig
+from ....forks import close_in_child
 from ....threads import Deadline, Stopped, StopToken
 from .addresses import Server
 from .dialing import Attempt, Dialer, open_socket, resolve
@@ -36,7 +37,7 @@ def _any_plain(servers: Sequence[Server], deadline: Deadline, stop: StopToken, s
     for server in servers:
         with suppress(OSError):
             for family, place in resolve(server, attempt):
-                sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                sock = stack.enter_context(close_in_child(socket.socket(family, socket.SOCK_STREAM)))
                 sock.setblocking(False)
                 sock.connect_ex(place)
                 selector.register(sock, selectors.EVENT_READ, bytearray())

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import ssl
 import threading
-from contextlib import suppress
 from typing import Protocol
-from weakref import WeakSet
 
 from .... import greenlets
-from ....forks import let_go_in_child
 
 RECEIVE = 256 * 1024
 _SLICE = 64 * 1024
 _NONBLOCKING = socket.MSG_DONTWAIT
 _LONGEST_POLL = 1.0
-
-
-_sockets: WeakSet[socket.socket] = WeakSet()
-"""Those in use: a forked child gives its copies back at once, or the server would never see the parent's end."""
 
 
 class Transport(Protocol):
@@ -48,7 +40,6 @@ class PlainTransport:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(None)
-        _sockets.add(sock)
         self._socket = sock
         self._send = sock.send
 
@@ -100,7 +91,6 @@ class TlsTransport:
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         sock.setblocking(False)
-        _sockets.add(sock)
         self._socket = sock
         self._lock = threading.Lock()
         self._wanted = select.POLLOUT
@@ -184,10 +174,3 @@ def _shut(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
     except OSError:
         return  # the peer was first
-
-
-@let_go_in_child
-def _after_fork_in_child() -> None:
-    for sock in list(_sockets):
-        with suppress(OSError):
-            os.close(sock.detach())  # the bare descriptor: no goodbye, no TLS alert, for the link is the parent's
