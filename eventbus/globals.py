@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .bus import EventBus
 from .config_sources import ConfigSource
 from .errors import AlreadyInitializedError, ClosedError, NotInitializedError
@@ -42,9 +44,13 @@ _place = _Place()
 _place.ended = True
 
 
-def initialize_from_config(source: ConfigSource = None, wait: bool = True) -> EventBus:
+def initialize_from_config(
+    source: ConfigSource = None, wait: bool = True, prepare: Callable[[EventBus], object] | None = None
+) -> EventBus:
     """Make and open the global bus. A failure leaves none; AlreadyInitializedError when there is one.
 
+    prepare(bus): called before it is opened: what the broker refuses of that which is subscribed there is FAILED, and
+    holds nothing else back. What it raises goes through.
     ClosedError: `close_global()` was called meanwhile. A bus that was closed in another way, by its `with` block say,
     is no global bus any more. In a forked child the parent's does not count until it is used: a `post_fork` hook may
     simply call this again.
@@ -54,6 +60,8 @@ def initialize_from_config(source: ConfigSource = None, wait: bool = True) -> Ev
         _take(place)
         bus = place.bus = EventBus(source)
         _check(place)
+        if prepare is not None:
+            prepare(bus)
         bus.open(wait=wait)
         place.opened = True
         _check(place)

@@ -72,6 +72,16 @@ class Log(_Adapter):
         finally:
             _here.depth = max(0, _here.depth - 1)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is any handler that shows what is logged here: we have none, and then Python shows nothing."""
+        logger: logging.Logger | None = self.logger
+        while logger is not None:
+            if any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+                return True
+            logger = logger.parent if logger.propagate else None
+        return False
+
 
 def get(name: str) -> Log:
     """The logger of a module, by its `__name__`."""

@@ -20,6 +20,8 @@ REDRAWN = 0.25
 LAST_LINES = 1.0
 """Seconds that the last lines have to be written in: a reader who is stuck does not hold up the end."""
 ERASE = "\r\x1b[K"
+NOWHERE = -1
+"""The descriptor of a console whose lines are dropped."""
 
 
 class Console:

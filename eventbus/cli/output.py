@@ -18,6 +18,7 @@ import attrs
 from ..config_fields import is_secret_option
 from ..config_sources import ConfigSource
 
+VARIABLES = "EVENTBUS_"
 URL = "EVENTBUS_URL"
 WIDEST = 60
 """Characters of a column, where another one follows."""
@@ -134,8 +135,9 @@ def visible(value: object) -> str:
 
 
 def hidden(text: str, source: ConfigSource) -> str:
-    """A text without what is secret in the settings that are used, and in the URL of the environment."""
-    secrets = _secrets_in_url(os.environ.get(URL, "")) | _secrets_in(source)
+    """A text without what is secret in the settings that are used, and in those of the environment."""
+    environment = {name.lower(): value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+    secrets = _secrets_in_url(os.environ.get(URL, "")) | _secrets_in(environment) | _secrets_in(source)
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import UnsupportedOperation
 
 from attrs import frozen
 
@@ -16,7 +17,7 @@ from .. import CloseReport, EventBus, StopSignals, log
 from ..config_sources import ConfigSource
 from ..stop_signals import LOOK
 from ..threads import StopToken, join_all, spawn
-from .console import Console
+from .console import NOWHERE, Console
 from .figures import Figures
 from .logs import LEVELS, logging_to
 from .output import flush_printed, hidden, positive_seconds
@@ -78,6 +79,7 @@ def run(make: Callable[[], EventBus], options: RunOptions) -> int:
     finally:
         console.close()
     if again:
+        flush_printed()
         start_again()
     if report.unfinished_threads:
         _end_in_time(UNFINISHED)
@@ -88,8 +90,12 @@ def run(make: Callable[[], EventBus], options: RunOptions) -> int:
 def _console(options: RunOptions, hide: Callable[[str], str]) -> Console:
     if sys.stderr is None:  # it was closed before we began
         return Console(os.open(os.devnull, os.O_WRONLY), live=False)
+    try:
+        descriptor = sys.stderr.fileno()
+    except UnsupportedOperation:  # a test's, that is no file
+        return Console(NOWHERE, live=False)
     live = not options.as_json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    return Console(sys.stderr.fileno(), live, hide)
+    return Console(descriptor, live, hide)
 
 
 def _run_reloading(

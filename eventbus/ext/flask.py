@@ -39,7 +39,8 @@ from ..callables import check_plain
 from ..consuming.subscriptions import BatchHandler, Handler
 from .flask_app_bus import NAME, AppBus, Registered, Settings, app_bus
 from .flask_commands import commands
-from .health import HealthReport, live, ready, wait_first_attempt
+from .health import HealthReport, live, ready
+from .process import wait_first_attempt
 
 __all__ = ["AppBus", "FlaskEventBus", "app_bus", "health", "unavailable"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
+import math
 import os
 import threading
 import time
@@ -14,10 +14,12 @@ from attrs import frozen
 from flask import Flask, current_app
 
 from .. import (
+    ClosedError,
     ConfigError,
     EventBus,
     EventBusConfig,
     EventBusError,
+    ForkedError,
     NotInitializedError,
     Phase,
     Subscription,
@@ -26,13 +28,13 @@ from .. import (
 )
 from ..config_sources import settings_named
 from ..forks import begin_in_child
+from ..threads import spawn
+from .process import close_at_exit, open_bus
 
 logger = log.get(__name__)
 
 NAME = "eventbus"
 """What the extension is called in `app.extensions`."""
-AT_EXIT = 1.0
-"""Seconds for the close at the end of a process whose broker is away: as many as a bus has that nobody closes."""
 
 
 @frozen(eq=False)
@@ -62,13 +64,14 @@ class AppBus:
     def __init__(self, app: Flask, settings: Settings) -> None:
         self.bus = EventBus(config_of(app))
         self.settings = settings
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come by on top of whoever has it
         self._subs: dict[Registered, Subscription | None] = {}
         """None: it is not subscribed in this process, or not yet."""
         self._complete = settings.handle_in_web
         """Whether all are subscribed. This and `_open` are read without the lock, so that no request has to take it."""
         self._open = False
         self._again_at = 0.0
+        """When to subscribe what is missing; infinite while a thread is at it."""
 
         def in_context(message: Any, call_next: Callable[[Any], object]) -> object:
             with app.app_context():
@@ -76,6 +79,7 @@ class AppBus:
 
         self.bus.use(consume=in_context)
         _all.add(self)
+        close_at_exit(self.bus)
 
     @property
     def handlers(self) -> tuple[Registered, ...]:
@@ -85,9 +89,12 @@ class AppBus:
     def register(self, one: Registered) -> None:
         """Take a handler over. SubscribeError: its options are wrong, or the broker of an open bus refuses it."""
         self._subs[one] = None
+        phase = self.bus.get_connection_state().phase
+        if phase is Phase.CLOSED:
+            return
         if self._complete:
             self._subs[one] = self.bus.subscribe(one.topic, one.handler, **one.options)
-        elif self.bus.get_connection_state().phase is Phase.NEW:
+        elif phase is Phase.NEW:
             self.bus.unsubscribe(self.bus.subscribe(one.topic, one.handler, **one.options))  # to have it checked
 
     def opened(self) -> EventBus:
@@ -103,37 +110,22 @@ class AppBus:
         """Open the bus unless it is, without waiting for the broker. handle: subscribe what is not subscribed yet."""
         if self._open and (self._complete or not handle):
             return
+        if log.is_logging():  # a log handler that publishes, and the open that it was told of waits for it
+            return
         with self._lock:
             phase = self.bus.get_connection_state().phase
             if phase is Phase.NEW:  # so subscribing is local, and cannot be refused
                 self._subscribe_all() if handle else self._unsubscribe_all()
-                self.bus.open(wait=False)
+                open_bus(self.bus)
             elif phase is Phase.FORKED and self.bus.config.on_fork == "reopen":
-                self.bus.open(wait=False)
+                open_bus(self.bus)
             self._open = True  # not before: whoever is let through publishes
-            if self._complete or not handle or time.monotonic() < self._again_at:
-                return
-            self._again_at = time.monotonic() + self.bus.config.health_check.interval
-        self._subscribe_late()
-
-    def end_with_process(self) -> None:
-        """Close what is open: the process ends. Waits for handlers and answers only while the broker is there."""
-        phase, health = self.bus.get_connection_state().phase, self.bus.get_health_status()
-        if phase in (Phase.NEW, Phase.FORKED, Phase.CLOSED):
-            return
-        well = health.is_healthy and health.is_running
-        timeout = self.bus.config.close_timeout
-        report = self.bus.close(timeout if well else min(AT_EXIT, timeout))
-        if report.unanswered:
-            logger.warning(
-                "%s: the process ends; %d accepted messages were not confirmed and may be lost",
-                self.bus.config.name,
-                report.unanswered,
-            )
+        if handle:
+            self._subscribe_late()
 
     def inherited(self) -> None:
         """This is a forked child's copy; of the subscriptions some may be the parent's alone."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open = False
         self._again_at = 0.0
         there = self.bus.get_subscriptions()
@@ -144,7 +136,7 @@ class AppBus:
         for one, sub in self._subs.items():
             if sub is None:
                 self._subs[one] = self.bus.subscribe(one.topic, one.handler, **one.options)
-        self._complete = True
+        self._complete = None not in self._subs.values()  # a signal handler may have opened it for publishing
 
     def _unsubscribe_all(self) -> None:
         self._complete = False
@@ -154,14 +146,27 @@ class AppBus:
                 self._subs[one] = None
 
     def _subscribe_late(self) -> None:
-        """Subscribe on a bus that is open; what the broker refuses is tried again, and disturbs no request."""
+        """Subscribe on a bus that is open, on a thread of its own, for the broker may take its time.
+
+        What it refuses is tried again, by a request that comes `health_check.interval` later, and disturbs none.
+        """
+        with self._lock:
+            if self._complete or time.monotonic() < self._again_at:
+                return
+            self._again_at = math.inf
+            spawn(f"eventbus.{self.bus.config.name}.late", self._subscribe_rest)
+
+    def _subscribe_rest(self) -> None:
         for one, sub in list(self._subs.items()):
             if sub is None:
                 try:
                     self._subs[one] = self.bus.subscribe(one.topic, one.handler, **one.options)
+                except (ClosedError, ForkedError):
+                    return
                 except EventBusError:
                     logger.exception("%s: %s is not subscribed yet", self.bus.config.name, one.topic)
         self._complete = None not in self._subs.values()
+        self._again_at = time.monotonic() + self.bus.config.health_check.interval
 
 
 def app_bus(app: Flask | None = None) -> AppBus:
@@ -186,18 +191,7 @@ def config_of(app: Flask) -> EventBusConfig:
 _all: weakref.WeakSet[AppBus] = weakref.WeakSet()
 
 
-def _end_all() -> None:
-    for own in list(_all):
-        try:
-            own.end_with_process()
-        except (EventBusError, RuntimeError, OSError):
-            logger.exception("%s: could not be closed at the end of the process", own.bus.config.name)
-
-
 @begin_in_child
 def _inherit_all() -> None:
     for own in list(_all):
         own.inherited()
-
-
-atexit.register(_end_all)  # behind the library's own, so it runs before that would say that nobody has closed the bus

@@ -6,7 +6,6 @@ import json
 from http import HTTPStatus
 
 import click
-from flask import current_app
 from flask.cli import AppGroup
 
 from .. import BROADCAST, EventBus
@@ -35,8 +34,7 @@ def consume(context: click.Context, as_json: bool, interval: float, log_level: s
     own = app_bus()
     if not own.handlers:
         raise click.UsageError("the application has no handlers: register some with @events.on(topic, group=...)")
-    url = current_app.config.get("EVENTBUS_URL")
-    options = RunOptions(as_json=as_json, interval=interval, level=log_level, source=url)
+    options = RunOptions(as_json=as_json, interval=interval, level=log_level, source=own.bus.config)
     context.exit(run(lambda: _with_handlers(own), options))
 
 
@@ -53,7 +51,7 @@ def status(context: click.Context, timeout: float | None, as_json: bool) -> None
     own.open(handle=False)
     own.bus.wait_connected(own.bus.config.connect_timeout if timeout is None else timeout)
     report = ready(own.bus)
-    own.end_with_process()
+    own.bus.close()
     told = {**report.body, "handlers": [_told(own, one) for one in own.handlers]}
     del told["subscriptions"]  # those of this process, which has none
     if as_json:

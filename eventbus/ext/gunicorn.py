@@ -21,6 +21,7 @@ from ..config import EventBusConfig
 from ..errors import ConfigError, NotInitializedError
 from ..globals import get_global, initialize_from_config
 from ..state import CloseReport
+from .process import close_bus, open_bus
 
 
 class Worker(Protocol):
@@ -67,7 +68,7 @@ class _WorkerBus:
         bus = self._find()
         for text in _misfits(bus.config, worker.cfg):
             worker.log.warning("eventbus: %s", text)
-        bus.open(wait=False)
+        open_bus(bus)
         self._bus = bus
 
     def close(self, server: object, worker: Worker) -> None:
@@ -75,7 +76,7 @@ class _WorkerBus:
         if bus is None or worker.pid != os.getpid():  # gunicorn's master calls for a worker that was gone already
             return
         began = time.monotonic()
-        left = _left_by(bus.close(_closing_time(bus.config, worker.cfg)))
+        left = _left_by(close_bus(bus, _closing_time(bus.config, worker.cfg)))
         log = worker.log.warning if left else worker.log.info
         took = time.monotonic() - began
         log("eventbus: %s closed in %.2f s, %s", bus.config.name, took, "; ".join(left) or "nothing left")

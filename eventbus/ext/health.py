@@ -85,16 +85,6 @@ def ready(bus: EventBus, *, needs_subscriptions: bool = False, stalled_after: fl
     return _report(status, well, body)
 
 
-def wait_first_attempt(bus: EventBus) -> None:
-    """Give a bus that was opened just now up to `health_check.timeout` seconds: no process is away for being new.
-
-    Of any other it returns at once. For a readiness check that opens the bus, in front of `ready`.
-    """
-    state = bus.get_connection_state()
-    if state.last_connected_time is None and state.last_error is None:
-        bus.wait_connected(bus.config.health_check.timeout)
-
-
 def _report(status: str, well: bool, body: Mapping[str, Any]) -> HealthReport:
     code = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
     return HealthReport(status=status, status_code=int(code), body={"status": status, **body})

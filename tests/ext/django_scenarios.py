@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -232,6 +233,8 @@ def what_cannot_be_published_raises_inside_of_the_transaction() -> None:
         ("orders", 1, {"id": "no blanks"}, eventbus.PublishRejectedError),
         ("orders", eventbus.TOMBSTONE, {}, eventbus.UnsupportedError),
         ("orders", None, {}, TypeError),
+        ("orders", 1, {"timeout": "5"}, ValueError),
+        ("orders", 1, {"on_error": "log"}, TypeError),
     ):
         with raises(kind), transaction.atomic():
             Order.objects.create(customer="a", total=1)
@@ -481,6 +484,41 @@ def a_worker_that_boots_without_its_broker_is_not_ready() -> None:
     wait_until(lambda: client.get("/healthz/ready").status_code == 200)
 
 
+@scenario
+def a_log_handler_that_publishes_holds_up_nobody() -> None:
+    told: list[str] = []
+
+    class Publishing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                get_bus().publish_nowait("logs", record.getMessage())
+            except eventbus.NotInitializedError as error:
+                told.append(str(error))
+
+    ours, handler = logging.getLogger("eventbus"), Publishing()
+    ours.setLevel(logging.INFO)
+    ours.addHandler(handler)
+    with override_settings(EVENTBUS={"url": "memory://logs", "connect_timeout": 30.0}):
+        begun = time.monotonic()
+        assert get_bus().publish("orders", 1).confirmed
+        assert time.monotonic() - begun < 15.0
+        assert set(told) == {"the bus is not open yet, and a log handler cannot wait for it"}
+    ours.removeHandler(handler)
+
+
+@scenario
+def without_those_who_want_to_be_told_there_is_no_bus() -> None:
+    def failing(bus: eventbus.EventBus, **kwargs: object) -> None:
+        raise Undone(bus.config.name)
+
+    bus_made.connect(failing)
+    for _ in range(2):
+        with raises(Undone):
+            get_bus()
+    bus_made.disconnect(failing)
+    assert get_bus().publish("orders", 1).confirmed
+
+
 # -- commands ------------------------------------------------------------------------------------
 
 
@@ -496,6 +534,23 @@ def a_consumer_of_nothing_says_why() -> None:
     ):
         with raises(CommandError, text):
             call_command("eventbus_consume", *words)
+
+
+@scenario
+def a_subscriber_that_the_broker_refuses_holds_back_no_other() -> None:
+    seen: list[object] = []
+
+    @subscriber("receipts", group="billing")
+    def receive(message: eventbus.Message) -> None:
+        seen.append(message.json())
+        get_bus().close()
+
+    subscriber("payments", group="billing")(print)
+    MemoryOutages("shop").refuse_topic("payments", "not for you")
+    with eventbus.EventBus("memory://shop") as bus:
+        bus.publish("receipts", 1)
+        call_command("eventbus_consume", "--topics", "payments", "receipts")
+    assert seen == [1]
 
 
 def main(name: str) -> None:

@@ -49,6 +49,25 @@ def test_a_change_of_an_imported_module(program: Program, nats_server: NatsServe
     assert program.seen() == ["old 1", "new 2"]
 
 
+def test_what_handlers_have_printed_is_not_lost(program: Program, nats_server: NatsServer) -> None:
+    """To a file or pipe it is written when there is much of it; another program in this one's place knows of none."""
+    printed = program.folder / "printed"
+    with (
+        printed.open("wb") as file,
+        consume(program, "show", nats_server.url, "--reload", stdout=file.fileno()) as process,
+        EventBus(nats_server.url) as bus,
+    ):
+        bus.publish("orders.new", "1")
+        wait_until(lambda: program.seen() == ["1"], START)
+        change(program, "WORD = 'new'\n")
+        process.wait_said("words.py has changed: starting again")
+        bus.publish("orders.new", "2")
+        wait_until(lambda: program.seen() == ["1", "2"], START)
+        process.send()
+        assert process.end() == 0, process.text
+    assert printed.read_text() == "shown 1\nshown 2\n"
+
+
 def test_what_runs_is_finished_first(program: Program, nats_server: NatsServer) -> None:
     with consume(program, "hold", nats_server.url, "--reload") as process, EventBus(nats_server.url) as bus:
         bus.publish("orders.new", "1")

@@ -78,6 +78,16 @@ def test_a_web_process_that_ends_in_an_outage_tells_what_it_could_not_publish(
     assert "was not published after the commit" in web.log()
 
 
+def test_the_first_order_of_a_process_is_published_where_outages_are_to_raise(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENTBUS_ON_OUTAGE", "raise")
+    code = "from eventbus.ext.django import publish_on_commit; publish_on_commit('orders.created', {'order': 1})"
+    with Shop(nats_server.url, f"sqlite://{tmp_path}/shop.sqlite3") as shop:
+        shop.manage("shell", "--verbosity", "0", "--command", code)
+    assert nats_server.monitor("jsz?streams=true")["messages"] == 1
+
+
 @pytest.mark.postgres
 def test_handlers_survive_a_restart_of_their_database(nats_server: NatsServer, own_postgres: PostgresServer) -> None:
     with Shop(nats_server.url, own_postgres.url) as shop, EventBus(f"{nats_server.url}?group=test") as bus:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +22,7 @@ from werkzeug.exceptions import ServiceUnavailable
 from eventbus import (
     AlreadyInitializedError,
     ConfigError,
+    EventBus,
     Message,
     NotInitializedError,
     Phase,
@@ -264,7 +267,7 @@ def test_a_process_that_serves_nobody_publishes_only(apps: Apps) -> None:
         assert events.bus.publish("orders.new", {"number": 1}).confirmed
     assert bus_of(app).get_subscriptions() == ()
     app.test_client().get("/healthz/ready")
-    assert [sub.topic for sub in bus_of(app).get_subscriptions()] == ["orders.*"]
+    wait_until(lambda: [sub.topic for sub in bus_of(app).get_subscriptions()] == ["orders.*"])
     assert seen.wait(10), "what was published before it served requests, too"
 
 
@@ -279,7 +282,7 @@ def test_a_late_subscription_that_is_refused_fails_no_request(apps: Apps, caplog
         assert events.bus.wait_connected(10)
     client = app.test_client()
     assert client.post("/orders/1").status_code == 200
-    assert [sub.topic for sub in bus_of(app).get_subscriptions()] == ["bills"]
+    wait_until(lambda: [sub.topic for sub in bus_of(app).get_subscriptions()] == ["bills"])
     assert "not for you" in caplog.text
     broker.allow_topic("orders.*")
 
@@ -289,6 +292,62 @@ def test_a_late_subscription_that_is_refused_fails_no_request(apps: Apps, caplog
 
     wait_until(there)
     broker.forget()
+
+
+def test_a_log_handler_that_publishes_holds_up_no_request(apps: Apps) -> None:
+    events, seen = FlaskEventBus(), threading.Event()
+    app = apps.make(events, CONNECT_TIMEOUT=20.0)
+
+    @events.on("logs")  # of no group: that is logged, too
+    def read(message: Message) -> None:
+        seen.set()
+
+    class Publishing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with app.app_context():
+                events.bus.publish_nowait("logs", record.getMessage())
+
+    ours, handler = logging.getLogger("eventbus"), Publishing(logging.INFO)
+    level = ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        begun = time.monotonic()
+        assert app.test_client().post("/orders/1").status_code == 200
+        assert time.monotonic() - begun < 10.0
+        assert seen.wait(10.0)
+    finally:
+        ours.setLevel(level)
+        ours.removeHandler(handler)
+
+
+def test_a_signal_handler_that_publishes_holds_up_no_request(apps: Apps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes by while the request that it interrupts opens the bus."""
+    events = FlaskEventBus()
+    events.subscribe("orders.*", print, group="billing")
+    app = apps.make(events)
+    open_bus = EventBus.open
+
+    def interrupted(bus: EventBus, timeout: float | None = None, wait: bool = True) -> None:
+        monkeypatch.undo()
+        with app.app_context():
+            events.bus.publish_nowait("orders.new", b"1")
+        open_bus(bus, timeout, wait)
+
+    monkeypatch.setattr(EventBus, "open", interrupted)
+    client = app.test_client()
+    assert client.post("/orders/1").status_code == 200
+    wait_until(lambda: client.get("/") and len(bus_of(app).get_subscriptions()) == 1)
+
+
+def test_an_application_whose_bus_was_closed_takes_no_more_handlers_and_holds_up_no_other(apps: Apps) -> None:
+    events = FlaskEventBus()
+    closed = apps.make(events)
+    closed.test_client().get("/")
+    bus_of(closed).close()
+    app = apps.make(events)
+    events.subscribe("orders.*", print, group="billing")
+    assert [sub.topic for sub in bus_of(app).get_subscriptions()] == ["orders.*"]
 
 
 def test_handlers_can_be_kept_out_of_web_processes(apps: Apps) -> None:

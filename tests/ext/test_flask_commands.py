@@ -15,7 +15,7 @@ pytest.importorskip("flask")
 from consume_support import QUICK, START, Process, Program
 from flask_support import Apps, bus_of
 
-from eventbus import BROADCAST, EventBus, Phase
+from eventbus import BROADCAST, EventBus, Message, Phase
 from eventbus.ext.flask import FlaskEventBus
 from eventbus.testing import NatsServer, wait_until
 
@@ -28,11 +28,13 @@ events = FlaskEventBus(handle_in_web=False)
 @events.on("orders.new", group="shop")
 def bill(message):
     assert current_app.name == "shop"
+    current_app.logger.warning("logged in with s3cret")
     hold(message)
 
 def create_app():
     app = Flask("shop")
     app.config.update(EVENTBUS_URL={url!r}, EVENTBUS_CLOSE_TIMEOUT=30)
+    app.config.update(EVENTBUS_USER="shop", EVENTBUS_PASSWORD="s3cret")
     events.init_app(app)
     return app
 """
@@ -79,6 +81,24 @@ def test_status_of_a_server_that_is_away(apps: Apps, nats_server: NatsServer) ->
 # -- consume -------------------------------------------------------------------------------------
 
 
+def test_consume_runs_where_its_output_is_no_file(apps: Apps) -> None:
+    """As in the tests of an application, with Flask's own runner."""
+    events = FlaskEventBus()
+    seen: list[str] = []
+
+    @events.on("orders.*", group="billing")
+    def bill(message: Message) -> None:
+        seen.append(message.text())
+        events.bus.close()
+
+    app = apps.make(events)
+    with EventBus(app.config["EVENTBUS_URL"]) as bus:
+        bus.publish("orders.new", "1")
+        done = app.test_cli_runner().invoke(args=["eventbus", "consume"])
+    assert (done.exit_code, done.exception) == (0, None), done.output
+    assert seen == ["1"]
+
+
 def test_without_handlers_there_is_nothing_to_consume(apps: Apps) -> None:
     done = apps.make().test_cli_runner().invoke(args=["eventbus", "consume"])
     assert done.exit_code == 2
@@ -105,6 +125,8 @@ def test_sigterm_has_the_handlers_finish(program: Program, nats_server: NatsServ
         program.release()
         assert process.end() == 0, process.text
     assert program.handled() == {"1": 1}
+    assert "logged in with ***" in process.text
+    assert "s3cret" not in process.text
 
 
 @pytest.mark.nats

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +61,21 @@ def test_what_a_close_had_to_leave_is_a_warning(bus: EventBus, caplog: pytest.Lo
     own.worker_exit(SERVER, worker)
     (text,) = texts(caplog, logging.WARNING)
     assert text.endswith("1 publishes without an answer")
+
+
+def test_a_broker_that_comes_back_gets_what_was_accepted(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    own, worker, broker = hooks(lambda: bus), worker_of(), MemoryOutages("hooks")
+    own.post_worker_init(worker)
+    assert bus.wait_connected(5.0)
+    broker.refuse()
+    bus.publish_nowait("orders", b"x")
+    back = threading.Timer(0.3, broker.restore)
+    back.start()
+    own.worker_exit(SERVER, worker)
+    back.join()
+    (text,) = texts(caplog, logging.INFO)
+    assert text.endswith(" s, nothing left")
 
 
 def test_in_the_master_nothing_is_closed(bus: EventBus) -> None:
@@ -160,7 +176,9 @@ def test_a_close_keeps_within_what_gunicorn_gives(
     own, worker = hooks(lambda: bus), worker_of(**settings)
     own.post_worker_init(worker)
     own.worker_exit(SERVER, worker)
-    assert asked == [seconds]
+    (given,) = asked
+    assert given is not None
+    assert 0.0 <= seconds - given < 0.5
 
 
 def test_a_worker_boots_while_the_broker_is_away(bus: EventBus) -> None:

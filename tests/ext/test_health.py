@@ -17,7 +17,8 @@ import pytest
 from eventbus import EventBus, GuardConfig, Message, SubscribeError
 from eventbus.backends.base import Prepared
 from eventbus.backends.memory.backend import MemoryBackend
-from eventbus.ext.health import HealthReport, live, ready, wait_first_attempt
+from eventbus.ext.health import HealthReport, live, ready
+from eventbus.ext.process import wait_first_attempt
 from eventbus.testing import MockKafka, NatsServer, wait_until
 from eventbus.testing.memory import MemoryOutages
 

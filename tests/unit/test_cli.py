@@ -215,5 +215,12 @@ def test_nobody_answers_and_no_secret_is_told(capsys: pytest.CaptureFixture[str]
         assert hidden("me s3cret", source) == "me ***"
 
 
+def test_secrets_of_the_environment_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENTBUS_USER", "me")
+    monkeypatch.setenv("EVENTBUS_PASSWORD", "s3cret")
+    monkeypatch.setenv("EVENTBUS_TEST_LONG", "1")
+    assert hidden("me s3cret 1", "kafka://a") == "me *** 1"
+
+
 def test_what_is_shown_moves_no_cursor() -> None:
     assert visible("a\x1b[2J\u202e\nb") == "a\\x1b[2J\\u202e\\nb"

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
 from django.conf import settings
 from django.dispatch import Signal
 
-from ... import ClosedError, EventBus, NotInitializedError, close_global, get_global, initialize_from_config, log
+from ... import EventBus, NotInitializedError, close_global, get_global, initialize_from_config, log
 from ...config_sources import ConfigSource
 from ...forks import let_go_in_child
-from ...threads import Deadline
+from ..process import close_at_exit, open_bus
 from .connections import with_fresh_connections
-
-logger = log.get(__name__)
 
 _turn = threading.RLock()
 """Of those who use the bus first, outermost of all locks; a signal handler on top of one is told, and not held up."""
+_making: EventBus | None = None
+"""What `bus_made` is sent for, on the thread that has the turn: its receivers may ask for the bus, too."""
 _prepared: EventBus | None = None
 
 bus_made = Signal()
-"""Sent with `bus`, on the thread that uses it first: the place for middleware and callbacks of one's own."""
+"""Sent with `bus` before it is opened, on the thread that uses it first: the place for middleware and callbacks of your
+own. What a receiver raises goes to that user, and there is no bus."""
 
 
 def config_source() -> ConfigSource:
@@ -43,22 +44,44 @@ def get_bus() -> EventBus:
         bus = get_global()
         if bus is _prepared:
             return bus
-    return _prepare()
+    if log.is_logging():  # the bus is being made, and waits for the log handler that asks for it
+        raise NotInitializedError("the bus is not open yet, and a log handler cannot wait for it")
+    return _prepared_bus()
 
 
-def _prepare() -> EventBus:
+def get_bus_with(subscribe: Callable[[EventBus], object]) -> EventBus:
+    """The bus of this process, once `subscribe(bus)` was called: before it is opened, if this makes it."""
+    return _prepared_bus(subscribe)
+
+
+def _prepared_bus(subscribe: Callable[[EventBus], object] | None = None) -> EventBus:
     global _prepared  # noqa: PLW0603
     with _turn:
+        if _making is not None:
+            return _making
         try:
             bus = get_global()
         except NotInitializedError:
-            bus = initialize_from_config(config_source(), wait=False)
-        if bus is _prepared:
-            return bus
-        bus.use(consume=partial(with_fresh_connections, bus.config.retry))
+            bus = initialize_from_config(config_source(), wait=False, prepare=partial(_prepare, subscribe))
+        else:
+            _prepare(subscribe, bus)
+        open_bus(bus)
         _prepared = bus
-    bus_made.send(sender=type(bus), bus=bus)
     return bus
+
+
+def _prepare(subscribe: Callable[[EventBus], object] | None, bus: EventBus) -> None:
+    global _making  # noqa: PLW0603
+    if bus is not _prepared:
+        bus.use(consume=partial(with_fresh_connections, bus.config.retry))
+        _making = bus
+        try:
+            bus_made.send(sender=type(bus), bus=bus)
+        finally:
+            _making = None
+        close_at_exit(bus)
+    if subscribe is not None:
+        subscribe(bus)
 
 
 def setting_changed(setting: str, **kwargs: object) -> None:
@@ -67,25 +90,7 @@ def setting_changed(setting: str, **kwargs: object) -> None:
         close_global()
 
 
-def _close_at_exit() -> None:
-    """Nothing else ends the bus of a web process: what it has accepted gets its time, during an outage, too.
-
-    After `stop_health_check()` the library's own end of forgotten buses takes less.
-    """
-    with suppress(NotInitializedError, ClosedError):
-        bus = get_global()
-        if bus is _prepared and bus.get_health_status().is_running:
-            deadline = Deadline(bus.config.close_timeout)
-            bus.flush(deadline.share(0.5))
-            report = close_global(deadline.remaining())
-            if report is not None and (report.unanswered or report.unhandled):
-                logger.warning("%s: closed at the end of the process: %s", bus.config.name, report)
-
-
 @let_go_in_child
 def _after_fork_in_child() -> None:
-    global _turn  # noqa: PLW0603
-    _turn = threading.RLock()
-
-
-atexit.register(_close_at_exit)
+    global _turn, _making
+    _turn, _making = threading.RLock(), None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -32,19 +31,10 @@ def check_deployment(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
         if isinstance(load_config(config_source()).backend, MemoryConfig):
             text = "settings.EVENTBUS: memory:// does not leave its process: consumers get nothing of web processes"
             found.append(Warning(text, hint=EXAMPLE, id="eventbus.W002"))
-    if not _is_heard("eventbus"):
+    if not log.get("eventbus").is_heard:
         text = "settings.LOGGING: nobody hears the logger 'eventbus', which tells of outages and of lost messages"
         found.append(Warning(text, hint='"root": {"handlers": ["console"]}, say', id="eventbus.W003"))
     return found
-
-
-def _is_heard(name: str) -> bool:
-    logger: logging.Logger | None = log.get(name).logger
-    while logger is not None:
-        if any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-            return True
-        logger = logger.parent if logger.propagate else None
-    return False
 
 
 def _wrong_subscribers(bus: EventBus) -> Iterator[CheckMessage]:

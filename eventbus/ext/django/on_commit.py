@@ -14,6 +14,7 @@ from ... import ErrorEvent, EventBus, EventBusError, Message, PublishRejectedErr
 from ...config import names_of
 from ...fields import BadType, BadValue, Headers, check_headers, check_key
 from ...message import check_id, parts_of
+from ...threads import seconds
 from .access import get_bus
 
 logger = log.get(__name__)
@@ -36,7 +37,8 @@ def publish_on_commit(
 
     Outside of a transaction: at once. using: the alias of the database, None for the default one. The payload is
     encoded now: a later change of it is not published. What cannot be carried raises now, while the transaction can
-    still be rolled back: PublishRejectedError, UnsupportedError, TypeError for a payload of None.
+    still be rolled back: PublishRejectedError, UnsupportedError, TypeError for a payload of None. What only the broker
+    knows (its limit for the size), or NATS cannot have (a null header, a key that is no text), fails after the commit.
 
     After the commit it does not wait for the broker: during an outage the message stays in this process, and is sent,
     in order, when the broker is back (`on_outage="raise"`: it fails). *If the process ends before the broker has
@@ -50,6 +52,9 @@ def publish_on_commit(
     or on this one when the message is not even accepted. timeout: seconds to wait for room in a bus that is full.
     """
     message = _checked(get_bus(), topic, payload, key, headers, id)
+    seconds(timeout, 0.0)  # now, for behind the commit nobody is left to be told
+    if not (on_error is None or callable(on_error)):
+        raise TypeError(f"on_error must be a function, not {type(on_error).__name__}")
     transaction.on_commit(_Committed(message, timeout, on_error).publish, using=using, robust=True)
     return str(message.id)
 

@@ -6,7 +6,7 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .. import health
+from .. import health, process
 from .access import get_bus
 
 
@@ -18,7 +18,7 @@ def _live(request: HttpRequest) -> JsonResponse:
 def _ready(request: HttpRequest) -> JsonResponse:
     """Whether the bus of this process is connected: 200, or 503; the JSON says how it stands (`health.ready`)."""
     bus = get_bus()
-    health.wait_first_attempt(bus)
+    process.wait_first_attempt(bus)
     report = health.ready(bus)
     return JsonResponse(dict(report.body), status=report.status_code)
 

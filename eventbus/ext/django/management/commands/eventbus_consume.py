@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ..... import EventBus, EventBusError, load_config
 from .....cli.running import RunOptions, add_run_options, run
-from ...access import config_source, get_bus
+from ...access import config_source, get_bus_with
 from ...subscribers import Subscriber, subscribers
 
 
@@ -51,13 +51,14 @@ class Command(BaseCommand):  # type: ignore[misc]
 
 
 def _subscribed(chosen: Iterable[Subscriber]) -> EventBus:
-    bus = get_bus()
-    for one in chosen:
-        try:
-            one.subscribe(bus)
-        except EventBusError as error:
-            raise CommandError(f"{one.name}: {error}") from error
-    return bus
+    def subscribe(bus: EventBus) -> None:
+        for one in chosen:
+            try:
+                one.subscribe(bus)
+            except EventBusError as error:
+                raise CommandError(f"{one.name}: {error}") from error
+
+    return get_bus_with(subscribe)
 
 
 def _chosen(

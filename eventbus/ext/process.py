@@ -1,0 +1,85 @@
+"""The bus of a web process, from its beginning to its end: the same in every framework."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from contextlib import suppress
+from weakref import WeakSet
+
+from .. import ClosedError, CloseReport, EventBus, EventBusError, log
+from ..threads import Deadline
+
+logger = log.get(__name__)
+
+_all: WeakSet[EventBus] = WeakSet()
+
+
+def open_bus(bus: EventBus) -> None:
+    """Open a bus without waiting for the broker; nothing happens where it is open. Raises what `EventBus.open` does.
+
+    Where `on_outage` is "raise" the first attempt to connect gets its time (`wait_first_attempt`): else the first
+    publish of each process would be refused, though the broker is there.
+    """
+    bus.open(wait=False)
+    if bus.config.on_outage == "raise" and not log.is_logging():
+        wait_first_attempt(bus)
+
+
+def wait_first_attempt(bus: EventBus) -> None:
+    """Give a bus that was opened just now up to `health_check.timeout` seconds: no process is away for being new.
+
+    Of any other it returns at once. For a readiness check that opens the bus, in front of `health.ready`.
+    """
+    state = bus.get_connection_state()
+    if state.last_connected_time is None and state.last_error is None:
+        bus.wait_connected(bus.config.health_check.timeout)
+
+
+def close_bus(bus: EventBus, timeout: float | None = None) -> CloseReport:
+    """Close a bus within `timeout` seconds (`close_timeout`); half of it is for what was accepted, in an outage, too.
+
+    Without an outage it has all that handlers leave; for a broker that is away `EventBus.close` alone does not wait.
+    """
+    deadline = Deadline(bus.config.close_timeout if timeout is None else timeout)
+    with suppress(ClosedError):
+        bus.flush(deadline.share(0.5))
+    return bus.close(deadline.remaining())
+
+
+def close_at_exit(bus: EventBus) -> None:
+    """Have `close_bus` called when the process ends, if the bus is open then.
+
+    What it had to leave is logged, or told on stderr where nobody hears what is logged. A bus that
+    `stop_health_check()` was called for is left to the library's own end of forgotten buses, which takes a second. In a
+    forked child it counts for the child's copy.
+    """
+    _all.add(bus)
+
+
+def _end_all() -> None:
+    for bus in list(_all):
+        if not bus.get_health_status().is_running:
+            continue
+        try:
+            report = close_bus(bus)
+        except (EventBusError, RuntimeError, OSError):
+            logger.exception("%s: could not be closed at the end of the process", bus.config.name)
+        else:
+            if report.unanswered or report.unhandled:
+                _tell(bus.config.name, report)
+
+
+def _tell(name: str, report: CloseReport) -> None:
+    text = (
+        f"{name}: the process ends; {report.unanswered} accepted messages were not confirmed and may be lost, and "
+        f"{report.unhandled} were left in the hands of handlers"
+    )
+    if logger.is_heard:
+        logger.warning("%s", text)
+    elif sys.stderr is not None:
+        with suppress(OSError):  # its reader has gone
+            print(text, file=sys.stderr)
+
+
+atexit.register(_end_all)  # behind the library's own, so it runs before that would say that nobody has closed the bus
