@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from eventbus.testing.servers.kafka_mock import MockKafka
     from eventbus.testing.servers.nats import NatsServer
     from eventbus.testing.servers.nats_cluster import NatsCluster
-    from eventbus.testing.servers.nats_external import ExternalServer
+    from eventbus.testing.servers.nats_external import ExternalNats
     from eventbus.testing.servers.postgres import PostgresServer
     from eventbus.testing.servers.postgres_external import ExternalPostgres
 
@@ -60,13 +60,13 @@ def skip_or_fail() -> Iterator[None]:
 
 
 @pytest.fixture
-def nats_server(request: pytest.FixtureRequest) -> Iterator[NatsServer | ExternalServer]:
+def nats_server(request: pytest.FixtureRequest) -> Iterator[NatsServer | ExternalNats]:
     """A NATS server with JetStream, fresh for this test; ``EVENTBUS_TEST_NATS`` if that is set."""
     yield from _started_server(request.config)
 
 
 @pytest.fixture(scope="session")
-def nats_server_shared(request: pytest.FixtureRequest) -> Iterator[NatsServer | ExternalServer]:
+def nats_server_shared(request: pytest.FixtureRequest) -> Iterator[NatsServer | ExternalNats]:
     """A NATS server with JetStream for the whole session: fast, so leave it as you found it."""
     yield from _started_server(request.config)
 
@@ -197,7 +197,7 @@ def _started_kafka(config: pytest.Config) -> Iterator[KafkaServer | ExternalKafk
     yield from _started(config, "Kafka", open_kafka, find_kafka)
 
 
-def _started_server(config: pytest.Config) -> Iterator[NatsServer | ExternalServer]:
+def _started_server(config: pytest.Config) -> Iterator[NatsServer | ExternalNats]:
     from eventbus.testing.servers.nats_external import open_nats
     from eventbus.testing.servers.nats_source import find_nats
 

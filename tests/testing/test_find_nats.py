@@ -11,7 +11,7 @@ import pytest
 
 from eventbus.testing import NatsServer, ServerUnavailable
 from eventbus.testing.servers import nats_source
-from eventbus.testing.servers.nats_external import ExternalServer, open_nats
+from eventbus.testing.servers.nats_external import ExternalNats, open_nats
 from eventbus.testing.servers.nats_source import find_nats
 
 
@@ -94,7 +94,7 @@ def test_an_external_server_is_used_and_cannot_be_harmed(
 ) -> None:
     monkeypatch.setenv("EVENTBUS_TEST_NATS", nats_server_shared.url)
     with open_nats() as server:
-        assert isinstance(server, ExternalServer)
+        assert isinstance(server, ExternalNats)
         assert server.url == nats_server_shared.url
         assert server.address == nats_server_shared.address
         assert server.ready_time > 0

@@ -14,11 +14,11 @@ import os
 import socket
 from dataclasses import replace
 from signal import Signals
-from types import TracebackType
 from typing import Any
 
 from eventbus.testing.faults import TcpProxy
 from eventbus.testing.ports import free_port, release_port
+from eventbus.testing.servers.hosted import HostedServer
 from eventbus.testing.servers.kafka_access import Access
 from eventbus.testing.servers.kafka_hosts import KafkaHost, LocalHost, Ports
 from eventbus.testing.servers.kafka_jars import get_jars
@@ -27,22 +27,23 @@ from eventbus.testing.servers.kafka_options import HOST, KafkaOptions, Seat, new
 from eventbus.testing.servers.kafka_source import KafkaSource, find_kafka
 from eventbus.testing.servers.kafka_warm import warmed
 from eventbus.testing.servers.kafka_wire import ClusterView, read_cluster
-from eventbus.testing.servers.process import ServerFailed, ServerUnavailable, wait_ready
+from eventbus.testing.servers.process import ServerFailed, ServerUnavailable
 
 __all__ = ["KafkaServer", "KafkaSource", "find_kafka"]
 
 _count = itertools.count(1)
-_ANSWER = 1.0
-_START = 30.0
 
 
-class KafkaServer:
+class KafkaServer(HostedServer[KafkaHost]):
     """One broker (and controller, KRaft) on loopback that a test kills, freezes, thaws, restarts.
 
     Its ports and its topics stay the same until :meth:`close` (or the end of the ``with`` block),
     which removes everything; a ``kill -9`` of the test does too. One thread at a time drives it;
     properties, :meth:`log` and :meth:`view` are for any thread. Times are seconds.
     """
+
+    START = 30.0
+    STOP = 15.0
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class KafkaServer:
             ValueError: settings that do not go together.
             TypeError: no such setting.
         """
+        super().__init__()
         self._options = KafkaOptions(**options)
         self.name = name or f"kafka-{os.getpid()}-{next(_count)}"
         self._source = source
@@ -76,8 +78,6 @@ class KafkaServer:
         self._clustered = seat is not None
         self._seat = seat or Seat(1, new_cluster_id(), {1: (HOST, next(ports))})
         self._proxy = TcpProxy(HOST, self._port) if proxied else None
-        self._host: KafkaHost | None = None
-        self._ready_time = 0.0
 
     @property
     def port(self) -> int:
@@ -146,51 +146,7 @@ class KafkaServer:
         """Kafka's ``node.id``."""
         return self._seat.node_id
 
-    @property
-    def pid(self) -> int:
-        """The process id of the last start; 0 before the first and in docker."""
-        return self._host.pid if self._host else 0
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is there; true while it is frozen."""
-        return self._host is not None and self._host.running
-
-    @property
-    def ready_time(self) -> float:
-        """``time.monotonic()`` of the moment the last start was first seen to answer."""
-        return self._ready_time
-
-    def start(self, *, timeout: float = _START, wait: bool = True) -> KafkaServer:
-        """Start it and :meth:`wait_ready`, unless told not to.
-
-        Raises:
-            ServerUnavailable: there is no broker to run on this machine.
-            ServerFailed: it runs already, its port is taken, it ended, or was not ready in time;
-                holds the end of its log.
-        """
-        if self._host is None:
-            self._host = self._make_host()
-            self._configure()
-        if self.running:
-            raise ServerFailed(f"{self.name} is running already (pid {self.pid})")
-        self._require_ports()
-        if self._proxy is not None:
-            self._proxy.start()
-        self._host.start()
-        if wait:
-            self.wait_ready(timeout)
-        return self
-
-    def wait_ready(self, timeout: float = _START) -> None:
-        """Wait until it :meth:`answers`; for use after ``start(wait=False)``.
-
-        Raises:
-            ServerFailed: it ended, or was not ready in time.
-        """
-        self._ready_time = wait_ready(self.name, self, self.answers, timeout)
-
-    def answers(self, timeout: float = _ANSWER) -> bool:
+    def answers(self, timeout: float = HostedServer.ANSWER) -> bool:
         """Whether it answers within ``timeout`` seconds, and counts itself among the brokers.
 
         A server on its own must have a leader for each of its partitions, too.
@@ -203,39 +159,13 @@ class KafkaServer:
             return False  # another one has the port, or it is still being registered
         return self._clustered or view.has_leaders
 
-    def view(self, timeout: float = _ANSWER) -> ClusterView:
+    def view(self, timeout: float = HostedServer.ANSWER) -> ClusterView:
         """Return what it knows of brokers, topics and partitions, past security and proxy.
 
         Raises:
             OSError: no answer within ``timeout`` seconds.
         """
         return read_cluster(self.inner_address, timeout)
-
-    def kill(self) -> None:
-        """SIGKILL, frozen or not; returns when the process is gone."""
-        if self._host is not None:
-            self._host.kill()
-
-    def freeze(self) -> None:
-        """SIGSTOP; returns when the process really stands still. Connections stay open."""
-        self._started().freeze()
-
-    def thaw(self) -> None:
-        """SIGCONT after :meth:`freeze`."""
-        self._started().thaw()
-
-    def stop(self, timeout: float = 15.0) -> None:
-        """End it in an orderly way (SIGTERM), by SIGKILL after ``timeout``. Keeps the topics."""
-        if self._host is not None:
-            self._host.stop(timeout)
-
-    def restart(self, *, hard: bool = True, timeout: float = _START) -> None:
-        """:meth:`kill` (``hard=False``: :meth:`stop`) and :meth:`start`."""
-        if hard:
-            self.kill()
-        else:
-            self.stop()
-        self.start(timeout=timeout)
 
     def reconfigure(self, **changes: Any) -> None:
         """Change settings, arguments of the constructor; a broker takes them at its next start.
@@ -264,36 +194,24 @@ class KafkaServer:
         """Send it a signal."""
         self._started().signal(number)
 
-    def log(self) -> str:
-        """Everything the server has logged, over all its starts."""
-        return self._host.log() if self._host else ""
-
     def close(self) -> None:
         """Kill it, stop its proxy and remove its directory. Idempotent."""
-        host, self._host = self._host, None
         if self._proxy is not None:
             self._proxy.stop()
-        if host is not None:
-            host.close()
+        super().close()
         for port in self._own_ports:
             release_port(port)
 
-    def __enter__(self) -> KafkaServer:
-        """Start it, unless it runs already."""
-        try:
-            return self if self.running else self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
+    def _launch(self) -> None:
+        if self._host is None:
+            self._host = self._make_host()
+            self._configure()
+        if self.running:
+            raise ServerFailed(f"{self.name} is running already (pid {self.pid})")
+        self._require_ports()
+        if self._proxy is not None:
+            self._proxy.start()
+        self._host.start()
 
     def _make_host(self) -> KafkaHost:
         source = self._source or find_kafka(external=False, docker=not self._clustered)
@@ -310,11 +228,6 @@ class KafkaServer:
     def _configure(self) -> None:
         ports = Ports(self._port, self._inner_port, self.address[1])
         self._started().configure(self._options, self._seat, ports)
-
-    def _started(self) -> KafkaHost:
-        if self._host is None:
-            raise ServerFailed(f"{self.name} was never started, or is closed")
-        return self._host
 
     def _require_ports(self) -> None:
         """Kafka needs seconds to find out that a port is taken."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
+from eventbus.testing.servers.hosted import ExternalServer
 from eventbus.testing.servers.kafka import KafkaServer
 from eventbus.testing.servers.kafka_source import ENVIRONMENT, find_kafka
 from eventbus.testing.servers.kafka_wire import ClusterView, read_cluster
@@ -13,7 +13,7 @@ from eventbus.testing.servers.process import ServerUnavailable
 _PORT = 9092
 
 
-class ExternalKafka:
+class ExternalKafka(ExternalServer):
     """A broker that runs already, named by ``EVENTBUS_TEST_KAFKA``; no outage can be made of it."""
 
     def __init__(self, address: str) -> None:
@@ -21,29 +21,9 @@ class ExternalKafka:
         host, _, port = address.removeprefix("kafka://").partition(":")
         if not host or not (port or str(_PORT)).isdecimal():
             raise ServerUnavailable(f"{ENVIRONMENT} is not host:port: {address!r}")
-        self.name = "external"
-        self.address = (host, int(port or _PORT))
-        self.port = self.address[1]
-        self.bootstrap = f"{host}:{self.port}"
-        self.inner_bootstrap = self.bootstrap
-        self.url = f"kafka://{self.bootstrap}"
+        self.bootstrap = self.inner_bootstrap = f"{host}:{port or _PORT}"
         self.client_options: dict[str, str] = {}
-        self.pid = 0
-        self.running = True
-        self.ready_time = 0.0
-
-    def start(self, *, timeout: float = 5.0) -> ExternalKafka:
-        """Check that it answers.
-
-        Raises:
-            ServerUnavailable: it does not, within ``timeout`` seconds.
-        """
-        try:
-            self.view(timeout)
-        except OSError as exc:
-            raise ServerUnavailable(f"{ENVIRONMENT}={self.bootstrap} does not answer: {exc}") from exc
-        self.ready_time = time.monotonic()
-        return self
+        super().__init__(ENVIRONMENT, f"kafka://{self.bootstrap}", (host, int(port or _PORT)))
 
     def view(self, timeout: float = 1.0) -> ClusterView:
         """Return what it knows of brokers, topics and partitions.
@@ -53,27 +33,13 @@ class ExternalKafka:
         """
         return read_cluster(self.address, timeout)
 
-    def close(self) -> None:
-        """Leave it alone."""
+    def _check(self, timeout: float) -> None:
+        try:
+            self.view(timeout)
+        except OSError as exc:
+            raise ServerUnavailable(f"{ENVIRONMENT}={self.bootstrap} does not answer: {exc}") from exc
 
-    def log(self) -> str:
-        """Return nothing: its log is not ours."""
-        return ""
-
-    def __enter__(self) -> ExternalKafka:
-        """Check that it answers."""
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        """Leave it alone."""
-
-    def _refuse(self, *_: object, **__: object) -> None:
-        raise ServerUnavailable(
-            f"{ENVIRONMENT} names a server that is not ours: it cannot be killed, frozen, "
-            f"stopped or changed. Unset it to run this test on a server of its own"
-        )
-
-    kill = freeze = thaw = stop = restart = reconfigure = lose_state = _refuse
+    reconfigure = lose_state = ExternalServer._refuse
 
 
 def open_kafka(**options: Any) -> KafkaServer | ExternalKafka:

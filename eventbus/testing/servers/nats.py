@@ -15,10 +15,10 @@ import ssl
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
-from types import TracebackType
 from typing import Any
 
 from eventbus.testing.ports import free_port, release_port
+from eventbus.testing.servers.hosted import HostedServer
 from eventbus.testing.servers.nats_hosts import LocalHost, NatsHost
 from eventbus.testing.servers.nats_info import fetch_page, read_info
 from eventbus.testing.servers.nats_options import NatsOptions
@@ -27,19 +27,17 @@ from eventbus.testing.servers.process import (
     ServerFailed,
     ServerUnavailable,
     log_tail,
-    wait_ready,
 )
 from eventbus.testing.wait import wait_until
 
 __all__ = ["NatsServer", "NatsSource", "find_nats"]
 
 _count = itertools.count(1)
-_ANSWER = 1.0
 _RELOADED = "Reloaded server configuration"
 _NOT_RELOADED = "Failed to reload server configuration"
 
 
-class NatsServer:
+class NatsServer(HostedServer[NatsHost]):
     """One nats-server on loopback that a test kills, freezes, thaws, restarts and reconfigures.
 
     A ``with`` block starts it, and closes it at its end. Its port and its JetStream store stay the same until
@@ -69,6 +67,7 @@ class NatsServer:
             ValueError: settings that do not go together, or a host that is not loopback.
             TypeError: no such setting.
         """
+        super().__init__()
         self._options = NatsOptions(**options)
         host = self._options.host
         self.name = name or f"nats-{os.getpid()}-{next(_count)}"
@@ -77,8 +76,6 @@ class NatsServer:
         self._own_ports = [free_port(host)] if port else [free_port(host), free_port(host)]
         self._monitor_port = self._own_ports[0]
         self._port = port or self._own_ports[1]
-        self._host: NatsHost | None = None
-        self._ready_time = 0.0
 
     @property
     def port(self) -> int:
@@ -95,81 +92,17 @@ class NatsServer:
         """The URL for clients, credentials included: ``nats://`` or, with TLS, ``tls://``."""
         return self.url_at(*self.address)
 
-    @property
-    def pid(self) -> int:
-        """The process id of the last start; 0 before the first and in docker."""
-        return self._host.pid if self._host else 0
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is there; true while it is frozen."""
-        return self._host is not None and self._host.running
-
-    @property
-    def ready_time(self) -> float:
-        """``time.monotonic()`` of the moment the last start was first seen to send INFO."""
-        return self._ready_time
-
     def url_at(self, host: str, port: int) -> str:
         """Return :attr:`url` with another address: that of a proxy in front of the server."""
         return self._options.url(host, port)
 
-    def start(self, *, timeout: float = 15.0, wait: bool = True) -> NatsServer:
-        """Start it and wait for its INFO (see :attr:`ready_time`), unless told not to.
-
-        Raises:
-            ServerUnavailable: there is no server to run on this machine.
-            ServerFailed: it runs already, or ended, or was not ready in time; holds its log.
-        """
-        if self._host is None:
-            self._host = self._make_host()
-            self._configure()
-        self._host.start()
-        if wait:
-            self.wait_ready(timeout)
-        return self
-
-    def wait_ready(self, timeout: float = 15.0) -> None:
-        """Wait until it answers with INFO; for use after ``start(wait=False)``.
-
-        Raises:
-            ServerFailed: it ended, or was not ready in time.
-        """
-        self._ready_time = wait_ready(self.name, self, self.answers, timeout)
-
-    def answers(self, timeout: float = _ANSWER) -> bool:
+    def answers(self, timeout: float = HostedServer.ANSWER) -> bool:
         """Whether it sends INFO to a new connection now, within ``timeout`` seconds."""
         try:
             info = read_info(self.address, timeout, self._probe_context())
         except OSError:
             return False
         return bool(info.get("server_name") == self.name)  # else another one has the port
-
-    def kill(self) -> None:
-        """SIGKILL, frozen or not; returns when the process is gone."""
-        if self._host is not None:
-            self._host.kill()
-
-    def freeze(self) -> None:
-        """SIGSTOP; returns when the process really stands still. Connections stay open."""
-        self._started().freeze()
-
-    def thaw(self) -> None:
-        """SIGCONT after :meth:`freeze`."""
-        self._started().thaw()
-
-    def stop(self, timeout: float = 10.0) -> None:
-        """End it in an orderly way (SIGTERM), by SIGKILL after ``timeout``. Keeps the store."""
-        if self._host is not None:
-            self._host.stop(timeout)
-
-    def restart(self, *, hard: bool = True, timeout: float = 15.0) -> None:
-        """:meth:`kill` (``hard=False``: :meth:`stop`) and :meth:`start`."""
-        if hard:
-            self.kill()
-        else:
-            self.stop()
-        self.start(timeout=timeout)
 
     def lame_duck(self) -> None:
         """Let it retire (SIGUSR2), as before maintenance.
@@ -219,7 +152,7 @@ class NatsServer:
             raise ServerFailed("lose_state() needs a server that is stopped or killed")
         self._started().lose_state()
 
-    def monitor(self, page: str, timeout: float = _ANSWER) -> dict[str, Any]:
+    def monitor(self, page: str, timeout: float = HostedServer.ANSWER) -> dict[str, Any]:
         """Return a monitoring page of the server: ``varz``, ``connz``, ``jsz?streams=1``...
 
         Raises:
@@ -227,36 +160,19 @@ class NatsServer:
         """
         return fetch_page(self._options.host, self._monitor_port, page, timeout)
 
-    def log(self) -> str:
-        """Everything the server has logged, over all its starts."""
-        return self._host.log() if self._host else ""
-
     def close(self) -> None:
         """Kill it and remove its directory (not a ``store_dir`` that was given). Idempotent."""
-        host, self._host = self._host, None
-        if host is not None:
-            if self._store_dir is not None:
-                host.stop(10.0)
-            host.close()
+        if self._store_dir is not None:
+            self.stop()
+        super().close()
         for port in self._own_ports:
             release_port(port)
 
-    def __enter__(self) -> NatsServer:
-        """Start it, unless it runs already."""
-        try:
-            return self if self.running else self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
+    def _launch(self) -> None:
+        if self._host is None:
+            self._host = self._make_host()
+            self._configure()
+        self._host.start()
 
     def _make_host(self) -> NatsHost:
         source = self._source or find_nats(external=False)
@@ -272,11 +188,6 @@ class NatsServer:
 
     def _configure(self) -> None:
         self._started().configure(self._options, self._port, self._monitor_port)
-
-    def _started(self) -> NatsHost:
-        if self._host is None:
-            raise ServerFailed(f"{self.name} was never started, or is closed")
-        return self._host
 
     def _reloaded(self) -> bool:
         def count() -> tuple[int, int]:

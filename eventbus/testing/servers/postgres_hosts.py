@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Protocol
 
 from eventbus.testing.servers.docker_host import ContainerHost
 from eventbus.testing.servers.guardian import children_of
@@ -20,22 +19,6 @@ USER = DATABASE = "postgres"
 
 _INITDB_TIMEOUT = 60.0
 _UNPRIVILEGED = ("postgres", "nobody")
-
-
-class PostgresHost(Protocol):
-    """Runs one server; :class:`LocalHost` says what each method promises."""
-
-    @property
-    def pid(self) -> int: ...
-    @property
-    def running(self) -> bool: ...
-    def start(self) -> None: ...
-    def kill(self) -> None: ...
-    def stop(self, timeout: float) -> None: ...
-    def freeze(self) -> None: ...
-    def thaw(self) -> None: ...
-    def log(self) -> str: ...
-    def close(self) -> None: ...
 
 
 class LocalHost(ManagedProcess):
