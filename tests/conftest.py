@@ -53,6 +53,10 @@ def _no_leaks(eventbus_leaks: LeakGuard) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_stderr] = os.dup(2)  # nothing is captured yet
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background of a shell, which hands that on
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
