@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -111,9 +111,13 @@ def as_token() -> KafkaToken:
     return KafkaToken(unsecured_token("alice"), time.time() + 100.0, "alice", {"traceId": "1", "logicalCluster": "a-b"})
 
 
-@pytest.mark.parametrize("token", [lambda: unsecured_token("alice"), as_token()], ids=["called text", "KafkaToken"])
-def test_a_token(token_server: KafkaServer, token: Any) -> None:
-    works(token_server, token=token)
+def as_text() -> Callable[[], str]:
+    return lambda: unsecured_token("alice")
+
+
+@pytest.mark.parametrize("make", [as_text, as_token], ids=["called text", "KafkaToken"])
+def test_a_token(token_server: KafkaServer, make: Callable[[], Any]) -> None:
+    works(token_server, token=make())
 
 
 def test_a_token_that_is_none_says_so(token_server: KafkaServer) -> None:

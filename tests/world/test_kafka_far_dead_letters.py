@@ -7,16 +7,20 @@ import pytest
 pytest.importorskip("confluent_kafka")
 
 from rounds import limit
+from world_support import pause
 
 from eventbus import EventBus, Message, Reject
 from eventbus.testing import KafkaServer, wait_until
 from eventbus.testing.plugin import skip_or_fail
 
 pytestmark = [pytest.mark.kafka, pytest.mark.watchdog(limit(90.0))]
-COUNT = 600
+COUNT = 1_500
+WORK = 0.005
+"""Seconds that a handler takes: what a close has time for is a part of the messages."""
 
 
 def refuse(message: Message) -> None:
+    pause(WORK)
     raise Reject("no")
 
 
@@ -32,6 +36,7 @@ def test_restarts_make_no_second_dead_letter() -> None:
             with EventBus(settings) as bus:
                 bus.subscribe("orders", refuse, group="g")
                 wait_until(lambda: bus.get_statistics().retried >= 50, 15.0)
+                bus.close(4.0)
         server.proxy.delay(0.0)
         with EventBus(settings) as near:
             near.subscribe("orders", refuse, group="g")

@@ -216,7 +216,7 @@ def test_the_size_at_the_door_is_the_broker_s(bus: EventBus, operator: Operator,
 
 def size_at_the_door(topic: str, size: int, extra: dict[str, Any]) -> int:
     publisher = Publisher("sizes", 10, 10_000, print, print)
-    publisher.publish_nowait(topic, bytes(size), **extra)
+    publisher.publish_nowait((topic, bytes(size), extra.get("key"), extra.get("headers"), extra.get("id"), None, None))
     return size_of(publisher.pending.inbox.records[0])
 
 
