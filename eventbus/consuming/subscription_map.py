@@ -113,7 +113,7 @@ class SubscriptionMap:
                     one.sub.error = None
 
     def refused(self, attachment: Attachment, error: Exception) -> bool:
-        """The broker does not serve this any more; True when this is news. What is finished is still acknowledged."""
+        """The broker does not serve this any more; True where it did. What is finished is still acknowledged."""
         with self.lock:
             if not self._is_current(attachment):
                 return False
@@ -125,7 +125,7 @@ class SubscriptionMap:
         return consumption is not None and consumption.attachment is attachment and attachment.attached
 
     def fail(self, sub: Subscription, error: Exception) -> bool:
-        """Mark one that cannot be prepared; True when this is news."""
+        """Mark one that cannot be prepared; True where it was not FAILED yet."""
         with self.lock:
             consumption = self._consumptions.get(sub)
             if consumption is None or sub.state is SubscriptionState.CLOSED:
@@ -135,7 +135,7 @@ class SubscriptionMap:
 
     @staticmethod
     def _fail(sub: Subscription, error: Exception) -> bool:
-        news = sub.state is not SubscriptionState.FAILED or str(sub.error) != str(error)
+        news = sub.state is not SubscriptionState.FAILED  # not by its text: the same refusal has several
         sub.state = SubscriptionState.FAILED
         sub.error = error
         return news

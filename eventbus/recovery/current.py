@@ -229,9 +229,11 @@ class CurrentSession:
 
     def _note_refused(self, attachment: Attachment, error: Exception) -> None:
         news = self._subscriptions.refused(attachment, error)
-        if not self._wake(attachment.sub) and news:
+        if self._wake(attachment.sub):
+            return  # its `subscribe()` raises it
+        if news:
             self._attaching.tell(attachment, error)
-            self._on_refused()
+        self._on_refused()
 
     def _wake(self, sub: Subscription) -> bool:
         """End the wait of its `subscribe()`; whether there was one."""

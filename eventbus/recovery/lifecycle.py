@@ -122,6 +122,7 @@ class Lifecycle:
         self.monitor.episodes.until_connected(stop)
         if stop.is_set():
             self.supervisor.abort(NotConnectedError("stop_health_check() was called"))
+        self._bring_late()
 
     def close(self, timeout: float, leave: StopToken | None = None) -> CloseReport:
         """See `EventBus.close`. leave: when it is set the caller waits no longer."""
@@ -189,22 +190,26 @@ class Lifecycle:
             return False
 
     def _bring_late(self) -> None:
-        """Bring what was not ready in time, where there is no health check to do that."""
-        if self.supervisor.current.has_unserved and not (self.monitor.is_running or self._bringing):
+        """Bring what is not delivered, where there is no health check to do that: again and again."""
+        if self._has_unserved and not (self.monitor.is_running or self._bringing):
             self._bringing = True
             spawn(f"eventbus.{self._config.name}.late", self._bring, self._stop.child(), owner=self._callbacks)
 
+    @property
+    def _has_unserved(self) -> bool:
+        return self.phases.phase is Phase.CONNECTED and self.supervisor.current.has_unserved
+
     def _bring(self, stop: StopToken) -> None:
         try:
-            current = self.supervisor.current
-            while self.phases.phase is Phase.CONNECTED and current.has_unserved:
-                pause = LATE_AGAIN if current.has_late else self._config.health_check.interval
-                if self.monitor.is_running or stop.wait(pause):
+            while self._has_unserved:
+                late = self.supervisor.current.has_late
+                if self.monitor.is_running or stop.wait(LATE_AGAIN if late else self._config.health_check.interval):
                     return
                 self.supervisor.repair(stop)
         finally:
             self._bringing = False
             self._stop.forget(stop)
+        self._bring_late()  # one may have been refused as this ended
 
     # -- recovery --------------------------------------------------------------------------------
 
@@ -241,7 +246,9 @@ class Lifecycle:
         elsewhere, self._elsewhere = self._elsewhere, self._stop.child()
         elsewhere.set()
         self._stop.forget(elsewhere)
-        return self.monitor.stop(timeout)
+        unfinished = self.monitor.stop(timeout)
+        self._bring_late()
+        return unfinished
 
     def _reconnect(self, timeout: float, stop: StopToken) -> None:
         own = self._elsewhere.child()

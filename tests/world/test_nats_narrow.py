@@ -24,10 +24,12 @@ from eventbus import (
     SubscriptionState,
 )
 from eventbus.backends.nats.jetstream.durables import durable_name
+from eventbus.recovery.attaching import Arrival, Attaching
 from eventbus.testing import NatsServer, wait_until
 
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
 
+MORE_THAN_ONE_PULL = 600
 READS_INBOX = {"subscribe": {"allow": ["_INBOX.>"]}}
 PUBLISHER = {"publish": {"allow": ["orders.>"]}, **READS_INBOX}
 DURABLE = ("$JS.API.CONSUMER.INFO.orders.*", "$JS.API.CONSUMER.MSG.NEXT.orders.*", "$JS.ACK.orders.>")
@@ -145,6 +147,21 @@ def test_an_ordered_group_says_which_right_it_lacks_and_stays_failed(
             assert bus.get_health_status().not_served
 
 
+class Tries:
+    """Counts how often subscriptions are prepared from now on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        prepare = Attaching.prepare
+
+        def counted(*args: Any) -> Arrival:
+            arrival = prepare(*args)
+            self.count += 1
+            return arrival
+
+        monkeypatch.setattr(Attaching, "prepare", counted)
+
+
 @pytest.mark.parametrize(
     ("jetstream", "taken"),
     [
@@ -154,9 +171,11 @@ def test_an_ordered_group_says_which_right_it_lacks_and_stays_failed(
     ],
 )
 @pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize("busy", [True, False])
 def test_a_permission_that_is_taken_away_fails_the_subscription_until_it_is_back(
-    jetstream: bool, taken: dict[str, Any], watched: bool
+    jetstream: bool, taken: dict[str, Any], watched: bool, busy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """busy: it shows first where more is asked for, else where the consumer is looked at or made."""
     check = {"interval": 0.2, "retry_interval": 0.2}
     with (
         NatsServer(config=users(app={})) as server,
@@ -170,7 +189,11 @@ def test_a_permission_that_is_taken_away_fails_the_subscription_until_it_is_back
         if not watched:
             assert bus.stop_health_check()
         server.reload(config=users(app=taken))
+        if busy:
+            admin.publish_many(Message("orders.x", b"") for _ in range(MORE_THAN_ONE_PULL))
         wait_until(lambda: sub.state is SubscriptionState.FAILED, 15.0)
+        tried = Tries(monkeypatch)
+        wait_until(lambda: tried.count >= 2, 15.0)  # which is no news
         assert "Permissions Violation" in str(sub.error)
         assert bus.get_connection_state().is_connected
         assert len(bus.get_health_status().not_served) == 1

@@ -26,9 +26,9 @@ AnsweredFeed = Callable[["Feed", str], object]
 """`answered(feed, text)`: what the server says to its SUB, as `Answered`."""
 
 
-def not_readable(text: str) -> SubscribeError:
-    """The server's words about a subject, as an error."""
-    return SubscribeError(f"the server does not let us read: {text}")
+def cannot_subscribe(attachment: Attachment, cause: object) -> SubscribeError:
+    """What the server refuses, in the same words wherever it shows: what is refused again is no news."""
+    return SubscribeError(f"cannot subscribe to {attachment.topic!r}: {cause}")
 
 
 class Feed(ABC):

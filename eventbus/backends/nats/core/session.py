@@ -21,7 +21,7 @@ from ..link.addresses import ServerPool
 from ..link.connection import Connection, Hooks
 from ..link.dialing import Link
 from ..link.interests import refused_subject
-from .feeds import CoreFeed, Feed, not_readable
+from .feeds import CoreFeed, Feed, cannot_subscribe
 from .publisher import CorePublisher
 from .publishing import NatsPublisher
 
@@ -237,7 +237,7 @@ class NatsSession:
     def _answered(self, feed: Feed, text: str) -> None:
         """What the server says to a subscription, now ("": it has taken it) or later."""
         if text:
-            self._refuse(feed, not_readable(text))
+            self._refuse(feed, cannot_subscribe(feed.attachment, text))
             return
         with self._lock:  # `attach` may not have noted it yet
             serves = self._feeds.get(feed.attachment) is feed

@@ -13,7 +13,7 @@ from .... import log
 from ....consuming.attachment import Attachment
 from ....errors import SubscribeError
 from ....message import Delivery
-from ..core.feeds import Feed, not_readable
+from ..core.feeds import Feed, cannot_subscribe
 from ..link import wire
 from ..link.connection import Connection
 from .api import SECOND
@@ -185,7 +185,7 @@ class PullFeed(Feed):
     def answered(self, text: str) -> None:
         """What the server says to the inbox of a pull."""
         if text:
-            self._refuse(self, not_readable(text))
+            self._refuse(self, cannot_subscribe(self.attachment, text))
 
     def collect(self, delivery: Delivery) -> None:
         """One message has arrived. Reader thread."""

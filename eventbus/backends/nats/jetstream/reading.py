@@ -10,6 +10,7 @@ from .... import log
 from ....consuming.attachment import Attachment
 from ....errors import SubscribeError
 from ....threads import Deadline
+from ..core.feeds import cannot_subscribe
 from ..link.requests import Forbidden, NoResponders
 from .api import STREAM_NOT_FOUND, JetStreamApi
 from .asking import ApiError, Asking, K
@@ -88,7 +89,7 @@ class Reading:
                     raise
                 targets = yield from self._targets_of(attachment)  # it was deleted in between
         except REFUSALS as error:
-            raise SubscribeError(f"cannot subscribe to {attachment.topic!r}: {error}") from error
+            raise cannot_subscribe(attachment, error) from error
         in_hand_of(attachment).has_begun = True
         return targets
 

@@ -17,7 +17,7 @@ from ....reports import DeadLetterTopic
 from ....threads import Deadline, StopToken
 from ....workers import Helpers
 from ...base import Prepared, SessionContext
-from ..core.feeds import Feed, not_readable
+from ..core.feeds import Feed, cannot_subscribe
 from ..core.publishing import NatsPublisher
 from ..core.session import NatsSession
 from ..link import wire
@@ -232,7 +232,7 @@ class JetStreamSession(NatsSession):
                         feed.attachment, SubscribeError(f"{topic!r} is not read from stream {name!r}: {text}")
                     )
                 else:
-                    self._refuse(feed, not_readable(text))
+                    self._refuse(feed, cannot_subscribe(feed.attachment, text))
                 return
         super()._said(text)
 
