@@ -99,6 +99,12 @@ class Consumption:
         )
 
     @property
+    def dead_letter_topic(self) -> str | None:
+        """Where the dead letters of its topic go; None: nowhere."""
+        letters = self._failing.dead_letters
+        return None if letters is None else letters.topic_of(self.sub.topic)
+
+    @property
     def paused(self) -> bool:
         """Whether the user has paused it. Takes no lock."""
         return self._lanes.paused
