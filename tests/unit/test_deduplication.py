@@ -610,7 +610,8 @@ class Translated:
 
 @pytest.mark.parametrize("style", ["qmark", "numeric", "named", "format", "pyformat"])
 def test_every_paramstyle(database: Database, style: str) -> None:
-    module = SimpleNamespace(paramstyle=style, IntegrityError=sqlite3.IntegrityError)
+    names = ("Error", "IntegrityError", "InterfaceError", "OperationalError")
+    module = SimpleNamespace(paramstyle=style, **{name: getattr(sqlite3, name) for name in names})
     store = DbApiStore(module, lambda: Translated(database.new(), style), claim_timeout=60.0)
     store.create_table()
     middleware, calls = deduplicate(store), list[str]()

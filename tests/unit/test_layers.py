@@ -49,6 +49,7 @@ VOCABULARY = {
         "message",
         "middleware",
         "names",
+        "outages",
         "pem",
         "reports",
         "secret_sources",
