@@ -182,8 +182,16 @@ class CloseReport:
 
     unhandled: messages in hand whose handler did not finish; a durable broker delivers them again.
     unfinished_threads: names of threads that were still running when the time was up.
+    handed_over: how many of those in hand no handler was started for: a durable broker gives them to the group's
+    others, and nothing was left half done. 0 where nobody gets them again.
     """
 
     unanswered: int
     unhandled: int
     unfinished_threads: tuple[str, ...]
+    handed_over: int = 0
+
+    @property
+    def left(self) -> int:
+        """Messages in hand that were neither handled nor handed over."""
+        return self.unhandled - self.handed_over

@@ -57,6 +57,7 @@ class Consumers:
         letterbox: Letterbox | None = None,
         ordered_groups: bool = True,
         middleware: Middleware | None = None,
+        durable: bool = False,
     ) -> None:
         self._config = config
         self._letterbox = letterbox
@@ -77,6 +78,7 @@ class Consumers:
             prefetch_bytes=config.prefetch_bytes,
             budget=Budget(config.max_prefetch_bytes, lambda: len(self.subscriptions)),
             takes_back=takes_back,
+            durable=durable,
             middleware=middleware or Middleware(),
         )
         self._given: dict[Subscription, Arguments] = {}
@@ -200,6 +202,11 @@ class Consumers:
     def unhandled(self) -> int:
         """Deliveries in hand, now."""
         return sum(consumption.unhandled for consumption in self._all())
+
+    @property
+    def handed_over(self) -> int:
+        """Of these, those that no handler was started for, and that the broker gives to others."""
+        return sum(consumption.handed_over for consumption in self._all())
 
     @property
     def at_work(self) -> tuple[str, ...]:

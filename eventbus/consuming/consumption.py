@@ -40,7 +40,8 @@ class Surroundings:
 
     owner: the `Consumers`. replays: what is not acknowledged is delivered again. prefetch, prefetch_bytes: what one
     may have in hand. budget: what all may have together. takes_back: the broker
-    takes back what is not handled, to give it to others. middleware: around each call of a handler.
+    takes back what is not handled, to give it to others. durable: it keeps that after the end of this process, too.
+    middleware: around each call of a handler.
     """
 
     owner: object
@@ -52,6 +53,7 @@ class Surroundings:
     prefetch_bytes: int
     budget: Budget
     takes_back: bool = False
+    durable: bool = False
     middleware: Middleware = field(factory=Middleware)
 
 
@@ -185,6 +187,11 @@ class Consumption:
     def unhandled(self) -> int:
         """Deliveries in hand and not finished, those that were given up at the end included."""
         return self._in_hand_now + self._lanes.given_up
+
+    @property
+    def handed_over(self) -> int:
+        """Of these, those that no handler was started for, and that the broker keeps for others."""
+        return self._lanes.handed_over if self.is_given_again and self._around.durable else 0
 
     @property
     def at_work(self) -> tuple[str, ...]:

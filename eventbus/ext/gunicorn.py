@@ -116,8 +116,8 @@ def _left_by(report: CloseReport) -> list[str]:
     left = []
     if report.unanswered:
         left.append(f"{report.unanswered} publishes without an answer")
-    if report.unhandled:
-        left.append(f"{report.unhandled} messages whose handler did not finish")
+    if report.left:
+        left.append(f"{report.left} messages whose handler did not finish")
     if report.unfinished_threads:
         left.append(f"threads that still ran: {', '.join(report.unfinished_threads)}")
     return left

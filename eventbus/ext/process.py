@@ -66,14 +66,14 @@ def _end_all() -> None:
         except (EventBusError, RuntimeError, OSError):
             logger.exception("%s: could not be closed at the end of the process", bus.config.name)
         else:
-            if report.unanswered or report.unhandled:
+            if report.unanswered or report.left:
                 _tell(bus.config.name, report)
 
 
 def _tell(name: str, report: CloseReport) -> None:
     text = (
         f"{name}: the process ends; {report.unanswered} accepted messages were not confirmed and may be lost, and "
-        f"{report.unhandled} were left in the hands of handlers"
+        f"{report.left} were left in the hands of handlers"
     )
     if logger.is_heard:
         logger.warning("%s", text)
