@@ -104,6 +104,9 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         """
         return self._life.close(seconds(timeout, self.config.close_timeout))
 
+    def _begin_close(self, timeout: float) -> None:
+        self._life.begin_close(timeout)
+
     def __enter__(self) -> EventBus:
         catch_up()
         asked: list[Errand[StopToken | None]] = []

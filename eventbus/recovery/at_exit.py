@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from .. import log
@@ -18,8 +20,11 @@ logger = log.get(__name__)
 class Forgettable(Protocol):
     """A bus that somebody may forget to close."""
 
-    def end_with_interpreter(self) -> CloseReport | None:
-        """Send what was accepted, in bounded time; what is told of it, None for nothing."""
+    def end_with_interpreter(self) -> Callable[[], CloseReport | None]:
+        """Begin to send what was accepted, in bounded time.
+
+        What is returned waits for the end of that, and says what is told of it, None for nothing.
+        """
 
 
 _open: dict[Forgettable, str] = {}
@@ -37,15 +42,25 @@ def forget(bus: Forgettable) -> None:
 
 
 def _end_all() -> None:
+    """End all of them side by side: the time of one is all that the interpreter's end takes."""
     catch_up()
+    ends: list[tuple[str, Callable[[], CloseReport | None]]] = []
     for bus, name in list(_open.items()):
-        try:
-            report = bus.end_with_interpreter()
-        except (EventBusError, RuntimeError, OSError):
-            logger.exception("a bus that was not closed could not be ended")
-        else:
+        with _tried():
+            ends.append((name, bus.end_with_interpreter()))
+    for name, end in ends:
+        with _tried():
+            report = end()
             if report is not None:
                 _warn(name, report)
+
+
+@contextmanager
+def _tried() -> Iterator[None]:
+    try:
+        yield
+    except (EventBusError, RuntimeError, OSError):
+        logger.exception("a bus that was not closed could not be ended")
 
 
 def _warn(name: str, report: CloseReport) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import evolve
 
 from .. import greenlets
@@ -19,7 +21,7 @@ from ..errors import (
 from ..gate import Entry, Gate
 from ..publishing.publisher import Publisher
 from ..state import CloseReport, HealthStatus, Phase
-from ..threads import StopToken, spawn, works_for
+from ..threads import Deadline, StopToken, spawn, works_for
 from . import at_exit
 from .callbacks import Callbacks
 from .closing import NOTHING_LEFT, Closing
@@ -132,17 +134,30 @@ class Lifecycle:
         self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
         return self._closing.close(timeout, leave)
 
-    def end_with_interpreter(self) -> CloseReport | None:
-        """The interpreter ends and the bus was not closed: a bounded time to send what it accepted.
+    def begin_close(self, timeout: float) -> None:
+        """Have it close within `timeout` seconds, and do not wait for that: `close` does."""
+        left = StopToken()
+        left.set()
+        self.close(timeout, left)
 
-        None where that is no news: it was closed after all, or `stop_health_check()` was called, and nothing is left.
+    def end_with_interpreter(self) -> Callable[[], CloseReport | None]:
+        """The interpreter ends and the bus was not closed: a bounded time to send what it accepted, from now on.
+
+        What is returned waits for that, and says what is told of it. None where it is no news: the bus was closed after
+        all, or `stop_health_check()` was called, and nothing is left.
         """
         if self.gate.is_shut or self.phases.phase.is_final:
-            return None
+            return lambda: None
         watched = self.monitor.is_running
         well = watched and self.phases.phase is Phase.CONNECTED
-        report = self.close(self._config.close_timeout if well else min(AT_EXIT, self._config.close_timeout))
-        return report if watched or report.unanswered else None
+        deadline = Deadline(self._config.close_timeout if well else min(AT_EXIT, self._config.close_timeout))
+        self.begin_close(deadline.remaining())
+
+        def end() -> CloseReport | None:
+            report = self.close(deadline.remaining())
+            return report if watched or report.unanswered else None
+
+        return end
 
     # -- subscriptions ---------------------------------------------------------------------------
 
