@@ -38,6 +38,7 @@ class Counts:
 
     delivered: int = 0
     handled: int = 0
+    failed: int = 0
     retried: int = 0
     duplicates: int = 0
     dropped: int = 0

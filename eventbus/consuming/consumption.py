@@ -214,7 +214,8 @@ class Consumption:
         return {
             "delivered": self.delivered,
             "handled": self.handled,
-            "retried": self._failing.failures,
+            "failed": self._failing.failures,
+            "retried": self._failing.retried,
             "duplicates": self.in_hand.duplicates,
             "dropped": self.dropped_count + self._failing.dropped,
             "dead_lettered": self._failing.stored,

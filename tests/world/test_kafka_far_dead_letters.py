@@ -35,7 +35,7 @@ def test_restarts_make_no_second_dead_letter() -> None:
         for _ in range(2):
             with EventBus(settings) as bus:
                 bus.subscribe("orders", refuse, group="g")
-                wait_until(lambda: bus.get_statistics().retried >= 50, 15.0)
+                wait_until(lambda: bus.get_statistics().failed >= 50, 15.0)
                 bus.close(4.0)
         server.proxy.delay(0.0)
         with EventBus(settings) as near:
