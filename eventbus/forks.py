@@ -18,8 +18,10 @@ _Socket = TypeVar("_Socket", bound=socket.socket)
 Step = Callable[[], object]
 """Takes no lock that another thread of the parent may have held: nobody releases it in the child.
 
-It may be taken twice.
+It may be taken several times.
 """
+TRIES = 10
+"""How often a step is taken that is interrupted each time: one that ends itself must not hold up the others."""
 
 _process = os.getpid()
 """The one that this was last done for."""
@@ -56,16 +58,21 @@ def catch_up() -> None:
 
 
 def take_all(steps: Iterable[Step]) -> None:
-    """Take each step, whether or not those before it have failed: what is left out would go on being the parent's."""
+    """Take each step, whether or not those before it have failed: what is left out would go on being the parent's.
+
+    One that signal handlers interrupt is taken again; the last of what they have raised is raised behind all of them.
+    """
     interrupt: BaseException | None = None
-    for step in steps:
-        try:
-            step()
-        except Exception:
-            logger.exception("in a forked child a step failed")
-        except BaseException as error:  # out of a signal handler: the step may have been in the middle
-            interrupt = error
-            step()
+    for step in list(steps):
+        for _ in range(TRIES):
+            try:
+                step()
+            except Exception:
+                logger.exception("in a forked child a step failed")
+            except BaseException as error:  # the step may have been in the middle
+                interrupt = error
+                continue
+            break
     if interrupt is not None:
         raise interrupt
 
