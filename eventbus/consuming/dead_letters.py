@@ -47,8 +47,10 @@ class Letterbox(Protocol):
 
 
 def default_topic(group: str, topic: str, names: NameRules) -> str:
-    """`dlq.<group>.<topic>`, no other pair's: where it says not what is the group, or is too long or not legal, it
-    is shortened, and has a digest of both at its end.
+    """A topic that no other group and topic have: `dlq.<group>.<topic>`.
+
+    Where that does not tell where the group ends, or is not legal or too long, it is made so, and ends in a digest of
+    both.
     """
     if "." not in group:
         with suppress(ValueError):
