@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from eventbus import forks
 from eventbus.forks import take_all
 
 
@@ -51,3 +52,16 @@ def test_one_that_fails_is_told_and_not_taken_again(caplog: pytest.LogCaptureFix
     with pytest.raises(KeyboardInterrupt):
         take_all([step(taken, "a", KeyboardInterrupt(), ValueError("behind it")), step(taken, "b")])
     assert taken == ["a", "a", "b"]
+
+
+def test_what_is_begun_anew_is_not_begun_once_more_because_one_step_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(forks, "_letting_go", [step(taken, "let go")])
+    monkeypatch.setattr(forks, "_beginning", [])
+    steps = [step(taken, "begin"), step(taken, "go on", KeyboardInterrupt()), step(taken, "the last")]
+    forks.begin_in_child(lambda: steps)
+    with pytest.raises(KeyboardInterrupt):
+        forks._after_fork_in_child()
+    assert taken == ["let go", "begin", "go on", "go on", "the last"]
