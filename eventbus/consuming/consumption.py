@@ -61,6 +61,7 @@ class Consumption:
     """One subscription at work; it outlives all sessions.
 
     attachment: what joins it to the session of now, None between two; written under the map's lock only.
+    dead_letter_topic: where the dead letters of its topic go; None: nowhere.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Consumption:
         plan = plan or Plan()
         self.sub = sub
         sub._work = self
+        self.dead_letter_topic = None if plan.dead_letters is None else plan.dead_letters.topic_of(sub.topic)
         self.in_hand = in_hand
         self.attachment: Attachment | None = None
         self.is_unwanted = is_unwanted
@@ -99,12 +101,6 @@ class Consumption:
             plan.batch,
             around.middleware,
         )
-
-    @property
-    def dead_letter_topic(self) -> str | None:
-        """Where the dead letters of its topic go; None: nowhere."""
-        letters = self._failing.dead_letters
-        return None if letters is None else letters.topic_of(self.sub.topic)
 
     @property
     def paused(self) -> bool:

@@ -68,8 +68,8 @@ class _Letter:
 class Failing:
     """Of one subscription; any thread. gives_back: whether the broker takes single messages back.
 
-    dead_letters: as the plan has them. failures: handler calls that raised. retried: those after which the message was
-    to be tried again. dropped: rejected messages without a dead letter. stored: dead letters that are confirmed.
+    failures: handler calls that raised. retried: those after which the message was to be tried again. dropped: rejected
+    messages without a dead letter. stored: dead letters that are confirmed.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Failing:
     ) -> None:
         self._sub = sub
         self._report = report
-        self.dead_letters = plan.dead_letters
+        self._dead_letters = plan.dead_letters
         self.guard = Guard(plan.guard, repr(sub.topic))
         self._retries = Retries(plan.retry, self.guard, leaves=plan.dead_letters is not None, gives_back=gives_back)
         self._lock = threading.Lock()
@@ -147,7 +147,7 @@ class Failing:
 
     def leave(self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered) -> None:
         """Have it stored as a dead letter; never blocks."""
-        assert self.dead_letters is not None
+        assert self._dead_letters is not None
 
         letter = _Letter()
         self._waiting[letter] = None
@@ -159,7 +159,7 @@ class Failing:
 
         bare = isinstance(self._troubles.get(id(delivery)), PublishRejectedError)
         try:
-            letter.why = self.dead_letters.send(delivery, error, attempts, told, bare=bare)
+            letter.why = self._dead_letters.send(delivery, error, attempts, told, bare=bare)
         except Exception as trouble:  # whatever stands in another program's message, or in a user's error
             told(trouble)
 
