@@ -60,11 +60,9 @@ class Consumers:
         middleware: Middleware | None = None,
         durable: bool = False,
     ) -> None:
-        self._config = config
-        self._letterbox = letterbox
+        self._config, self._letterbox = config, letterbox
         self.subscriptions = SubscriptionMap()
-        self._bus = config.name
-        self._default_group = config.group
+        self._bus, self._default_group = config.name, config.group
         self._names = names_of(config.backend)
         self._new_in_hand = new_in_hand
         self._ordered_groups = ordered_groups

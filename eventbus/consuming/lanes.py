@@ -62,8 +62,7 @@ class Lanes:
         self._name, self._outcomes = name, outcomes
         self._acknowledgements = acknowledgements
         self._high, self._high_bytes = high, high_bytes
-        self._budget = budget
-        self._takes_back = takes_back
+        self._budget, self._takes_back = budget, takes_back
         self._lanes = [
             Lane(self, handler, outcomes, middleware)
             if batch is None
