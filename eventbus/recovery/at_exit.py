@@ -1,15 +1,15 @@
-"""What becomes of buses that are still open when the interpreter ends."""
+"""What becomes of buses that are still open when the process ends."""
 
 from __future__ import annotations
 
-import atexit
 import sys
 import warnings
 from typing import Protocol
 
 from .. import log
+from ..ends import at_end, hear_end
 from ..errors import EventBusError
-from ..forks import catch_up, let_go_in_child
+from ..forks import let_go_in_child
 from ..state import CloseReport
 
 logger = log.get(__name__)
@@ -18,7 +18,7 @@ logger = log.get(__name__)
 class Forgettable(Protocol):
     """A bus that somebody may forget to close."""
 
-    def end_with_interpreter(self) -> CloseReport | None:
+    def end_with_process(self) -> CloseReport | None:
         """Send what was accepted, in bounded time; what is told of it, None for nothing."""
 
 
@@ -27,8 +27,9 @@ _open: dict[Forgettable, str] = {}
 
 
 def remember(bus: Forgettable, name: str) -> None:
-    """It is open: at the end of the interpreter it gets time to send what it accepted."""
+    """It is open: at the end of the process it gets time to send what it accepted."""
     _open[bus] = name
+    hear_end()
 
 
 def forget(bus: Forgettable) -> None:
@@ -36,11 +37,11 @@ def forget(bus: Forgettable) -> None:
     _open.pop(bus, None)
 
 
+@at_end
 def _end_all() -> None:
-    catch_up()
     for bus, name in list(_open.items()):
         try:
-            report = bus.end_with_interpreter()
+            report = bus.end_with_process()
         except (EventBusError, RuntimeError, OSError):
             logger.exception("a bus that was not closed could not be ended")
         else:
@@ -58,5 +59,4 @@ def _warn(name: str, report: CloseReport) -> None:
         sys.stderr.write(f"RuntimeWarning: {text}\n")
 
 
-atexit.register(_end_all)
 let_go_in_child(_open.clear)

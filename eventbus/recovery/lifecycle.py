@@ -132,17 +132,20 @@ class Lifecycle:
         self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
         return self._closing.close(timeout, leave)
 
-    def end_with_interpreter(self) -> CloseReport | None:
-        """The interpreter ends and the bus was not closed: a bounded time to send what it accepted.
+    def end_with_process(self) -> CloseReport | None:
+        """The process ends and the bus was not closed: a bounded time to send what it accepted.
 
-        None where that is no news: it was closed after all, or `stop_health_check()` was called, and nothing is left.
+        None where that is no news: it was closed after all; or nothing is left, and `stop_health_check()` was called or
+        it is a forked child's copy, which nobody opened.
         """
         if self.gate.is_shut or self.phases.phase.is_final:
             return None
-        watched = self.monitor.is_running
+        watched, timeout = self.monitor.is_running, self._config.close_timeout
+        if self._publisher.pending.in_flight:  # what was opened just now has not tried yet
+            self.phases.wait_first_attempt(timeout / 2)
         well = watched and self.phases.phase is Phase.CONNECTED
-        report = self.close(self._config.close_timeout if well else min(AT_EXIT, self._config.close_timeout))
-        return report if watched or report.unanswered else None
+        report = self.close(timeout if well else min(AT_EXIT, timeout))
+        return report if report.unanswered or (watched and not self.gate.was_asleep) else None
 
     # -- subscriptions ---------------------------------------------------------------------------
 
