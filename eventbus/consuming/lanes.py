@@ -58,8 +58,7 @@ class Lanes:
         batch: BatchLimits | None = None,
         middleware: Middleware | None = None,
     ) -> None:
-        self._handler_timeout = handler_timeout
-        self._name, self._outcomes = name, outcomes
+        self._name, self._outcomes, self._handler_timeout = name, outcomes, handler_timeout
         self._acknowledgements = acknowledgements
         self._high, self._high_bytes = high, high_bytes
         self._budget, self._takes_back = budget, takes_back

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from weakref import WeakSet
 
 from .. import ClosedError, CloseReport, EventBus, EventBusError, log
+from ..ends import at_end
 from ..threads import Deadline
 
 logger = log.get(__name__)
@@ -76,6 +76,7 @@ def close_at_exit(bus: EventBus) -> None:
     _all.add(bus)
 
 
+@at_end
 def _end_all() -> None:
     times = {bus: bus.config.close_timeout for bus in list(_all) if bus.get_health_status().is_running}
     for bus, report in close_buses(times).items():
@@ -95,6 +96,3 @@ def _tell(name: str, report: CloseReport) -> None:
     elif sys.stderr is not None:
         with suppress(OSError):  # its reader has gone
             print(text, file=sys.stderr)
-
-
-atexit.register(_end_all)  # behind the library's own, so it runs before that would say that nobody has closed the bus

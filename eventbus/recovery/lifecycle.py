@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from attrs import evolve
@@ -140,22 +141,28 @@ class Lifecycle:
         left.set()
         self.close(timeout, left)
 
-    def end_with_interpreter(self) -> Callable[[], CloseReport | None]:
-        """The interpreter ends and the bus was not closed: a bounded time to send what it accepted, from now on.
+    def await_first_attempt(self, since: float) -> None:
+        """The process ends, since then (`time.monotonic`): what was opened just now, and has something to send, may try."""
+        if self._publisher.pending.in_flight and not (self.gate.is_shut or self.phases.phase.is_final):
+            self.phases.wait_first_attempt(max(0.0, since + self._config.close_timeout / 2 - time.monotonic()))
+
+    def end_with_process(self) -> Callable[[], CloseReport | None]:
+        """The process ends and the bus was not closed: a bounded time to send what it accepted, from now on.
 
         What is returned waits for that, and says what is told of it. None where it is no news: the bus was closed after
-        all, or `stop_health_check()` was called, and nothing is left.
+        all; or nothing is left, and `stop_health_check()` was called or it is a forked child's copy, which nobody
+        opened.
         """
         if self.gate.is_shut or self.phases.phase.is_final:
             return lambda: None
-        watched = self.monitor.is_running
+        watched, timeout = self.monitor.is_running, self._config.close_timeout
         well = watched and self.phases.phase is Phase.CONNECTED
-        deadline = Deadline(self._config.close_timeout if well else min(AT_EXIT, self._config.close_timeout))
+        deadline = Deadline(timeout if well else min(AT_EXIT, timeout))
         self.begin_close(deadline.remaining())
 
         def end() -> CloseReport | None:
             report = self.close(deadline.remaining())
-            return report if watched or report.unanswered else None
+            return report if report.unanswered or (watched and not self.gate.was_asleep) else None
 
         return end
 

@@ -38,6 +38,7 @@ VOCABULARY = {
         "config_sources",
         "copies",
         "config_tls",
+        "ends",
         "errands",
         "errors",
         "fields",
