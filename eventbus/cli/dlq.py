@@ -200,6 +200,6 @@ def _tell(report: ReplayReport, output: Output, url: ConfigSource) -> None:
     text = ", ".join(f"{count} {name}" for name, count in counts.items())
     output.summary({**counts, "next": dict(report.next)}, text)
     if report.unanswered:
-        output.note(f"{report.unanswered} may be stored, or be stored yet; to go on publishes them once more")
+        output.note(f"{report.unanswered} may be stored, or be stored yet; going on from here publishes them once more")
     if report.next:
         output.note("to go on behind it: --start " + " ".join(f"{one}:{offset}" for one, offset in report.next.items()))
