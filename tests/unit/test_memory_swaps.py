@@ -68,7 +68,9 @@ def test_a_swap_loses_nothing_and_turns_no_key_round() -> None:
     publisher.close()
 
 
-def test_what_was_handled_before_a_session_is_given_up_is_not_handled_again_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_handled_before_a_session_is_given_up_is_not_handled_again_by_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(acknowledgements, "LOOK_EVERY", 5.0)  # nothing is acknowledged by the clock
     handled: list[tuple[int, str]] = []
     begun, swapped = threading.Event(), threading.Event()
