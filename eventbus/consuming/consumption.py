@@ -209,10 +209,12 @@ class Consumption:
 
     def status(self) -> SubscriptionStatus:
         """How it stands, now."""
-        attachment, oldest = self.attachment, self._lanes.oldest
-        pending = self.sub.state is SubscriptionState.PENDING
+        state, oldest = self.sub.state, self._lanes.oldest
+        # The session lets go of the attachment of a CLOSED one a moment later, and knows of its last figures until then.
+        attachment = None if state is SubscriptionState.CLOSED else self.attachment
+        pending = state is SubscriptionState.PENDING
         return SubscriptionStatus(
-            state=self.sub.state,
+            state=state,
             error=self.sub.error or self._failing.error,
             last_error=self._last_error,
             in_hand=self._in_hand_now,
