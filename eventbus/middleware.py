@@ -80,7 +80,7 @@ def check_middleware(consume: object, publish: object) -> None:
     for middleware, kind in ((consume, "consume"), (publish, "publish")):
         if middleware is not None:
             try:
-                check_plain(middleware, f"the {kind} middleware")
+                check_plain(middleware, f"the {kind} middleware", takes=2)
             except ValueError as error:
                 raise TypeError(str(error)) from None
 

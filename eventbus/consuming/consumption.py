@@ -210,7 +210,7 @@ class Consumption:
     def status(self) -> SubscriptionStatus:
         """How it stands, now."""
         state, oldest = self.sub.state, self._lanes.oldest
-        # The session lets go of the attachment of a CLOSED one a moment later, and knows of its last figures until then.
+        # A session lets go of the attachment of a CLOSED one later, and shows its last figures until then.
         attachment = None if state is SubscriptionState.CLOSED else self.attachment
         pending = state is SubscriptionState.PENDING
         return SubscriptionStatus(

@@ -94,8 +94,10 @@ def deduplicate(store: Store | None = None, *, key: KeyOf | None = None, retry_a
     retry_after: seconds until a message comes again that another thread or process is handling now: it is not
     acknowledged before that one has succeeded, and handled here if it has failed.
     """
+    if store is not None and (isinstance(store, type) or not isinstance(store, Store)):
+        raise TypeError(f"store must be an object with claim, done and forget, as Store has them, not {store!r}")
     if key is not None:
-        check_plain(key, "key")
+        check_plain(key, "key", takes=1)
     pause = seconds(retry_after, AGAIN)
     return Deduplication(MemoryStore() if store is None else store, key or _key_of, pause)
 

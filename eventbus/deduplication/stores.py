@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .renewed import Renewed
 
@@ -25,6 +25,7 @@ class Claim(Enum):
     DONE = "done"
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where marks are kept. Any thread calls it, one at a time for each claim.
 

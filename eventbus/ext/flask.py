@@ -108,7 +108,7 @@ class FlaskEventBus:
         function; where there is an application already, something else is wrong.
         """
         try:
-            check_plain(handler, "handler")
+            check_plain(handler, "handler", takes=1)
         except ValueError as error:
             raise SubscribeError(str(error)) from error
         one = Registered(topic, handler, options)

@@ -63,7 +63,7 @@ class Callbacks:
         TypeError for what is no plain function, such as a coroutine function: it would never run.
         """
         try:
-            check_plain(callback, f"the {kind} callback")
+            check_plain(callback, f"the {kind} callback", takes=1)
         except ValueError as error:
             raise TypeError(str(error)) from None
         if callback not in self._lists[kind]:
