@@ -58,6 +58,8 @@ def _kafka_pattern(topic: object) -> str:
 def _kafka_group(group: object) -> str:
     if not isinstance(group, str) or not 0 < len(group) <= MAX_KAFKA_GROUP or _CONTROL.search(group):
         raise BadValue(f"bad group {show(group)}: 1 to {MAX_KAFKA_GROUP} characters, none of them a control character")
+    if group[0] == " ":
+        raise BadValue(f"bad group {show(group)}: librdkafka leaves the blank in front out, which is another group")
     try:
         group.encode()
     except UnicodeEncodeError as error:

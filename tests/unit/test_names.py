@@ -10,7 +10,18 @@ from eventbus.message import matches
 from eventbus.names import KAFKA_NAMES, OUR_NAMES, is_ours
 
 FOREIGN_TOPICS = ["n" * 181, "n" * 249, "a..b", ".hidden", "trailing.", "...", "a...b"]
-FOREIGN_GROUPS = ["g" * 65, "g" * 10_000, "team:billing", "billing/v2", "my app", " ", "größe", "a..b", "*", "日本"]
+FOREIGN_GROUPS = [
+    "g" * 65,
+    "g" * 10_000,
+    "team:billing",
+    "billing/v2",
+    "my app",
+    "trailing ",
+    "größe",
+    "a..b",
+    "*",
+    "日本",
+]
 
 
 @pytest.mark.parametrize("topic", [*FOREIGN_TOPICS, "orders", "a.b"])
@@ -63,7 +74,9 @@ def test_groups_that_kafka_takes(group: str) -> None:
             EventBusConfig(backend=backend, group=group)
 
 
-@pytest.mark.parametrize("group", ["", "a\nb", "a\r", "a\x00", "\x85", "\udcff", "g" * 10_001, None, 1, b"g"])
+@pytest.mark.parametrize(
+    "group", ["", " ", " billing", "a\nb", "a\r", "a\x00", "\x85", "\udcff", "g" * 10_001, None, 1, b"g"]
+)
 def test_groups_that_nobody_could_use(group: object) -> None:
     with pytest.raises(ValueError, match="bad group"):
         KAFKA_NAMES.group(group)
