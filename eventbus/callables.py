@@ -25,6 +25,14 @@ def check_plain(function: object, what: str, *, takes: int) -> None:
     _check_takes(function, what, takes)
 
 
+def check_argument(function: object, what: str, *, takes: int) -> None:
+    """The same of what a call was given: TypeError."""
+    try:
+        check_plain(function, what, takes=takes)
+    except ValueError as error:
+        raise TypeError(str(error)) from None
+
+
 def refuse_unawaited(result: object) -> None:
     """TypeError for what a call has returned that still wants to be awaited or iterated; it is closed."""
     if isinstance(result, Awaitable) or inspect.isgenerator(result) or inspect.isasyncgen(result):

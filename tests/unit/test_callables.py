@@ -138,6 +138,8 @@ def given_what_fails(bus: EventBus) -> dict[str, Callable[[], object]]:
         "error": lambda: bus.register_error_callback(lambda: None),  # type: ignore[arg-type]
         "state": lambda: bus.register_state_callback(lambda before, after: None),  # type: ignore[arg-type]
         "reconnect": lambda: bus.register_reconnect_callback(lambda: None),  # type: ignore[arg-type]
+        "filter": lambda: bus.replay_dead_letters("dlq.g.t", filter=lambda: True),  # type: ignore[arg-type]
+        "progress": lambda: bus.replay_dead_letters("dlq.g.t", progress=lambda: None),  # type: ignore[arg-type]
         "key": lambda: deduplicate(key=lambda: ""),  # type: ignore[arg-type]
         "connect": lambda: DbApiStore(sqlite3, lambda name: None, claim_timeout=1.0),
         "connection": lambda: TransactionStore(sqlite3, lambda name: None),
