@@ -8,7 +8,7 @@ from collections.abc import Callable
 from attrs import frozen
 
 from .fields import BadValue, exact, show
-from .message import check_group, check_pattern, check_topic
+from .message import check_apart, check_group, check_pattern, check_topic
 
 MAX_KAFKA_TOPIC = 249
 MAX_KAFKA_GROUP = 10_000
@@ -65,6 +65,20 @@ def _kafka_group(group: object) -> str:
     except UnicodeEncodeError as error:
         raise BadValue(f"bad group {show(group)}: not valid Unicode") from error
     return exact(group)
+
+
+def names_apart(*subjects: str) -> NameRules:
+    """Our own rule without the topics that are, or begin with, some subjects of NATS."""
+
+    def apart(check: Callable[[object], str]) -> Callable[[object], str]:
+        def checked(topic: object) -> str:
+            name = check(topic)
+            check_apart(name, *subjects)
+            return name
+
+        return checked
+
+    return NameRules(apart(check_topic), apart(check_pattern), check_group)
 
 
 def _is_dots(topic: str) -> bool:
