@@ -50,6 +50,7 @@ VOCABULARY = {
         "message",
         "middleware",
         "names",
+        "outages",
         "pem",
         "reports",
         "secret_sources",
