@@ -33,6 +33,12 @@ def check_argument(function: object, what: str, *, takes: int) -> None:
         raise TypeError(str(error)) from None
 
 
+def refuse_bare(topic: object, decorator: str) -> None:
+    """TypeError for a decorator that takes a topic and was given the function: it would be lost without a word."""
+    if callable(topic):
+        raise TypeError(f"{decorator} takes a topic first: @{decorator}('orders.*', group='billing'), say")
+
+
 def refuse_unawaited(result: object) -> None:
     """TypeError for what a call has returned that still wants to be awaited or iterated; it is closed."""
     if isinstance(result, Awaitable) or inspect.isgenerator(result) or inspect.isasyncgen(result):

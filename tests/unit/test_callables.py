@@ -155,3 +155,11 @@ def test_no_door_takes_a_function_whose_every_call_would_fail(door: str) -> None
         pytest.raises((TypeError, ValueError), match=f"{door}.* must take .* takes"),
     ):
         given_what_fails(bus)[door]()
+
+
+def test_a_decorator_without_its_topic_is_told_of() -> None:
+    """It would take the function for a topic, and nobody would ever miss the subscription."""
+    bus = EventBus("memory://bare")
+    with pytest.raises(TypeError, match=r"takes a topic first: @on\('orders"):
+        bus.on(print)  # type: ignore[arg-type]
+    assert bus.get_subscriptions() == ()
