@@ -233,7 +233,7 @@ class Consumption:
             paused=self.paused,
             partitions=() if attachment is None else attachment.session.partitions(attachment),
             not_served=self.reason_for_nothing,
-            is_joining=pending and attachment is not None and attachment.attached,
+            is_joining=pending and attachment is not None and attachment.attached and self.sub.error is None,
         )
 
     def pause(self) -> None:
