@@ -16,6 +16,7 @@ from . import log
 from .bus_dead_letters import DeadLetterCalls
 from .bus_status import StatusCalls
 from .bus_waiting import WaitCalls
+from .callables import refuse_bare
 from .config import names_of
 from .config_delivery import RetryConfig
 from .config_sources import ConfigSource, load_config
@@ -262,6 +263,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
 
     def on(self, topic: str, **options: Any) -> Callable[[_Handler], _Handler]:
         """`subscribe` as a decorator, with the same options."""
+        refuse_bare(topic, "on")
 
         def decorate(handler: _Handler) -> _Handler:
             self.subscribe(topic, handler, **options)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from .backends.base import Features
+from .callables import check_argument
 from .config import EventBusConfig, names_of
 from .consuming.dead_letters import TOPIC
 from .consuming.excerpts import Excerpt, Span, checked_span
@@ -17,7 +18,7 @@ from .message import Message
 from .publishing.publisher import Publisher
 from .recovery.lifecycle import Lifecycle
 from .reports import DeadLetterTopic, ReplayReport
-from .threads import seconds
+from .threads import seconds, yes_or_no
 
 ALL = "dlq.>"
 """The topics that dead letters go to where no other is named."""
@@ -71,6 +72,9 @@ class DeadLetterCalls:
         ReadError, NotConnectedError, ClosedError; UnsupportedError on core NATS.
         """
         self._need_dead_letters()
+        for function, name in ((filter, "filter"), (progress, "progress")):
+            if function is not None:
+                check_argument(function, name, takes=1)
         patience = seconds(timeout, self.config.publish_timeout)
         marks, begin = self._marks_of(start)
         names = names_of(self.config.backend)
@@ -91,6 +95,7 @@ class DeadLetterCalls:
         NotConnectedError: they may be deleted or not. ClosedError; UnsupportedError on core NATS.
         """
         self._need_dead_letters()
+        everything = yes_or_no(force, "force")
         patience = seconds(timeout, self.config.publish_timeout)
         span = checked_span(names_of(self.config.backend), topic, "earliest", None, None, None)
         asked: list[Errand[Any]] = []
@@ -98,7 +103,7 @@ class DeadLetterCalls:
             found = self._life.past.find(span, patience, asked)
             if not found:
                 return 0
-            if not force and not topic.startswith("dlq."):
+            if not everything and not topic.startswith("dlq."):
                 self._check_letters(span, patience)
             return self._life.past.purge(topic, found, patience, asked)
         except BaseException:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 
-def check_plain(function: object, what: str) -> None:
-    """ValueError unless it can be called and runs when it is called.
+def check_plain(function: object, what: str, *, takes: int) -> None:
+    """ValueError unless it can be called with so many arguments, and runs when it is called.
 
     A coroutine function, a generator function or an async generator function would return at once without a line of
     it having run, also behind `functools.partial` or as the `__call__` of an object. what: names it in the error.
@@ -22,21 +22,21 @@ def check_plain(function: object, what: str) -> None:
         kind = _kind(one)
         if kind:
             raise ValueError(f"{what} is {kind}, which would never run: pass a plain function")
+    _check_takes(function, what, takes)
 
 
-def check_takes_one(function: Callable[..., object], what: str) -> None:
-    """ValueError unless it can be called with one argument: each call would fail, and that is known before the first.
-
-    What is around a function counts, not what it wraps; what does not tell its parameters is let through.
-    """
+def check_argument(function: object, what: str, *, takes: int) -> None:
+    """The same of what a call was given: TypeError."""
     try:
-        signature = inspect.signature(function, follow_wrapped=False)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(None)
-    except TypeError as error:
-        raise ValueError(f"{what} must take one argument, and takes {signature}: {error}") from None
+        check_plain(function, what, takes=takes)
+    except ValueError as error:
+        raise TypeError(str(error)) from None
+
+
+def refuse_bare(topic: object, decorator: str) -> None:
+    """TypeError for a decorator that takes a topic and was given the function: it would be lost without a word."""
+    if callable(topic):
+        raise TypeError(f"{decorator} takes a topic first: @{decorator}('orders.*', group='billing'), say")
 
 
 def refuse_unawaited(result: object) -> None:
@@ -46,6 +46,22 @@ def refuse_unawaited(result: object) -> None:
         if close is not None and not inspect.isasyncgen(result):
             close()
         raise TypeError(f"the handler returned a {type(result).__name__}, which nobody awaits: nothing of it has run")
+
+
+def _check_takes(function: Callable[..., object], what: str, count: int) -> None:
+    """Each call would fail, and that is known before the first.
+
+    What is around a function counts, not what it wraps; what does not tell its parameters is let through.
+    """
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        wanted = ("no argument", "one argument", "two arguments")[count]
+        raise ValueError(f"{what} must take {wanted}, and takes {signature}: {error}") from None
 
 
 def _kind(function: object) -> str:

@@ -29,7 +29,7 @@ from .config_fields import (
 from .config_kafka import KafkaConfig
 from .config_tls import TlsConfig
 from .errors import ConfigError
-from .names import KAFKA_NAMES, OUR_NAMES, NameRules
+from .names import KAFKA_NAMES, OUR_NAMES, NameRules, names_apart
 
 DEFAULT_NATS_PORT = 4222
 NATS_SCHEMES = ("nats", "tls")
@@ -181,6 +181,16 @@ class NatsConfig:
         """What the subjects of JetStream's API begin with."""
         return self.api_prefix or (f"$JS.{self.domain}.API" if self.domain else "$JS.API")
 
+    @property
+    def own_subjects(self) -> tuple[str, ...]:
+        """What no topic begins with: requests and answers go there, which a stream of such topics would take as well.
+
+        Streams that are made have all topics of one first part.
+        """
+        subjects = self.inbox_prefix, self.jetstream_api
+        makes_streams = self.jetstream and self.create_streams
+        return tuple(one.partition(".")[0] for one in subjects) if makes_streams else subjects
+
     def __attrs_post_init__(self) -> None:
         if self.domain and self.api_prefix:
             raise ConfigError("set either domain or api_prefix, not both: a domain is the prefix $JS.<domain>.API")
@@ -201,6 +211,8 @@ BackendConfig = MemoryConfig | NatsConfig | KafkaConfig
 
 def names_of(backend: BackendConfig) -> NameRules:
     """What topics and groups may be called there."""
+    if isinstance(backend, NatsConfig):
+        return names_apart(*backend.own_subjects)
     return KAFKA_NAMES if isinstance(backend, KafkaConfig) else OUR_NAMES
 
 

@@ -93,7 +93,7 @@ def is_secret(instance: object, attribute: Attribute[Any], value: object) -> Non
     if value is None or isinstance(value, str):
         return
     try:
-        check_plain(value, attribute.name)
+        check_plain(value, attribute.name, takes=0)
     except ValueError as error:
         raise ConfigError(f"{attribute.name} must be a str or a function that returns one: {error}") from error
 

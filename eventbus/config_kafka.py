@@ -63,6 +63,11 @@ _KAFKA_REFUSED = {key: reason for reason, keys in _KAFKA_REFUSED_FOR.items() for
 _SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
+def is_cut(value: object) -> bool:
+    """Whether librdkafka would leave out where a value begins: blanks in front of the text of an option."""
+    return isinstance(value, str) and value[:1].isspace()
+
+
 def _brokers(value: object) -> tuple[str, ...]:
     return addresses(value, "brokers", "kafka", DEFAULT_KAFKA_PORT)
 
@@ -119,6 +124,9 @@ class KafkaConfig:
             raise ConfigError("user and password go together")
         if self.token is not None and self.user is not None:
             raise ConfigError("set either user or token, not both")
+        for name in ("user", "password", "group_instance_id"):
+            if is_cut(getattr(self, name)):
+                raise ConfigError(f"{name} begins with a blank, which librdkafka leaves out: take another one")
         if self.tls is not None and (self.tls.hostname is not None or self.tls.handshake_first):
             name = "hostname" if self.tls.hostname is not None else "handshake_first"
             why = "the name connected to is verified" if name == "hostname" else "its TLS always begins so"

@@ -110,10 +110,14 @@ NO_HEADERS: Mapping[str, str] = ShownHeaders(())
 
 
 def kept(headers: Headers) -> dict[str, str | bytes] | tuple[tuple[str, str | bytes | None], ...]:
-    """A copy of headers that nobody else can change."""
+    """A copy of headers that nobody else can change; TypeError for what cannot be headers."""
     if isinstance(headers, ShownHeaders):
         return headers.raw
-    return dict(headers) if isinstance(headers, Mapping) else tuple(headers)
+    if isinstance(headers, Mapping):
+        return dict(headers)
+    if not hasattr(headers, "__iter__"):
+        raise BadType(f"headers must be a mapping or (name, value) pairs, not {type(headers).__name__}")
+    return tuple(headers)
 
 
 def raw(value: str | bytes | None) -> bytes | None:

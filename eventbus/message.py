@@ -18,6 +18,9 @@ from .fields import BadType, BadValue, Headers, RawHeaders, exact, kept, raw, sh
 MAX_TOPIC = 180
 MAX_GROUP = 64
 MAX_ID = 128
+ANSWERS = ("_INBOX", "_R_", "_GR_")
+"""Answers in NATS come on subjects that begin so. A stream of them would keep all of them, and have the server believe
+that whoever has asked for messages, and has gone, still waits for them."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\Z")
 _PATTERN = re.compile(r"(?:[A-Za-z0-9_-]+|\*)(?:\.(?:[A-Za-z0-9_-]+|\*))*(?:\.>)?\Z|>\Z")
@@ -258,6 +261,7 @@ def check_topic(topic: object) -> str:
         raise BadValue(
             f"bad topic {show(topic)}: 1 to {MAX_TOPIC} characters of A-Z a-z 0-9 . _ -, no empty part between dots"
         )
+    check_apart(topic, *ANSWERS)
     return exact(topic)
 
 
@@ -268,7 +272,15 @@ def check_pattern(topic: object) -> str:
             f"bad topic pattern {show(topic)}: 1 to {MAX_TOPIC} characters of A-Z a-z 0-9 . _ -, "
             "'*' for one whole part, '>' for the rest"
         )
+    check_apart(topic, *ANSWERS)
     return exact(topic)
+
+
+def check_apart(topic: str, *subjects: str) -> None:
+    """ValueError for a topic that is one of some subjects of NATS, or begins with all parts of one."""
+    for subject in subjects:
+        if topic == subject or topic.startswith(subject + "."):
+            raise BadValue(f"bad topic {show(topic)}: what begins with {subject} is for NATS itself")
 
 
 def check_group(group: object) -> str:

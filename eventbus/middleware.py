@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-from .callables import check_plain, refuse_unawaited
+from .callables import check_argument, refuse_unawaited
 from .message import Message, Receipt
 
 Consume = Callable[[Message], object]
@@ -79,10 +79,7 @@ def check_middleware(consume: object, publish: object) -> None:
         raise TypeError("use() takes consume=, publish=, or both")
     for middleware, kind in ((consume, "consume"), (publish, "publish")):
         if middleware is not None:
-            try:
-                check_plain(middleware, f"the {kind} middleware")
-            except ValueError as error:
-                raise TypeError(str(error)) from None
+            check_argument(middleware, f"the {kind} middleware", takes=2)
 
 
 def around(handler: Callable[[Any], object], links: Links) -> Callable[[Any], object]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from attrs import frozen
 
 from .fields import BadValue, exact, show
-from .message import check_group, check_pattern, check_topic
+from .message import check_apart, check_group, check_pattern, check_topic
 
 MAX_KAFKA_TOPIC = 249
 MAX_KAFKA_GROUP = 10_000
@@ -62,11 +62,27 @@ def _kafka_pattern(topic: object) -> str:
 def _kafka_group(group: object) -> str:
     if not isinstance(group, str) or not 0 < len(group) <= MAX_KAFKA_GROUP or _CONTROL.search(group):
         raise BadValue(f"bad group {show(group)}: 1 to {MAX_KAFKA_GROUP} characters, none of them a control character")
+    if group[0] == " ":
+        raise BadValue(f"bad group {show(group)}: librdkafka leaves the blank in front out, which is another group")
     try:
         group.encode()
     except UnicodeEncodeError as error:
         raise BadValue(f"bad group {show(group)}: not valid Unicode") from error
     return exact(group)
+
+
+def names_apart(*subjects: str) -> NameRules:
+    """Our own rule without the topics that are, or begin with, some subjects of NATS."""
+
+    def apart(check: Callable[[object], str]) -> Callable[[object], str]:
+        def checked(topic: object) -> str:
+            name = check(topic)
+            check_apart(name, *subjects)
+            return name
+
+        return checked
+
+    return NameRules(apart(check_topic), apart(check_pattern), check_group)
 
 
 def _kafka_metric(topic: str) -> str:

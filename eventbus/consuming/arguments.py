@@ -6,7 +6,7 @@ from datetime import datetime
 
 from attrs import frozen
 
-from ..callables import check_plain, check_takes_one
+from ..callables import check_plain
 from ..config_delivery import RetryConfig
 from ..errors import LONGEST_WAIT
 from .batch_lane import BatchLimits
@@ -49,9 +49,8 @@ class Arguments:
 
     def check(self) -> Checked:
         """Judge what needs no backend; ValueError says what is wrong."""
-        check_plain(self.handler, "handler")
+        check_plain(self.handler, "handler", takes=1)
         assert callable(self.handler)
-        check_takes_one(self.handler, "handler")
         concurrency = self.concurrency
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= MOST_LANES:
             raise ValueError(f"concurrency must be an int from 1 to {MOST_LANES}, not {concurrency!r}")

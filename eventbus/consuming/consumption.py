@@ -219,10 +219,12 @@ class Consumption:
 
     def status(self) -> SubscriptionStatus:
         """How it stands, now."""
-        attachment, oldest = self.attachment, self._lanes.oldest
-        pending = self.sub.state is SubscriptionState.PENDING
+        state, oldest = self.sub.state, self._lanes.oldest
+        # A session lets go of the attachment of a CLOSED one later, and shows its last figures until then.
+        attachment = None if state is SubscriptionState.CLOSED else self.attachment
+        pending = state is SubscriptionState.PENDING
         return SubscriptionStatus(
-            state=self.sub.state,
+            state=state,
             error=self.sub.error or self._failing.error,
             last_error=self._last_error,
             in_hand=self._in_hand_now,
@@ -231,7 +233,7 @@ class Consumption:
             paused=self.paused,
             partitions=() if attachment is None else attachment.session.partitions(attachment),
             not_served=self.reason_for_nothing,
-            is_joining=pending and attachment is not None and attachment.attached,
+            is_joining=pending and attachment is not None and attachment.attached and self.sub.error is None,
         )
 
     def pause(self) -> None:

@@ -167,7 +167,7 @@ class DbApiStore:
         table: str = TABLE,
         paramstyle: str | None = None,
     ) -> None:
-        check_plain(connect, "connect")
+        check_plain(connect, "connect", takes=0)
         if isinstance(claim_timeout, bool) or not isinstance(claim_timeout, (int, float)) or not claim_timeout > 0:
             raise ConfigError(f"claim_timeout must be a number of seconds above 0, not {claim_timeout!r}")
         self._table = _Table(module, table, paramstyle)
@@ -249,7 +249,7 @@ class TransactionStore:
         table: str = TABLE,
         paramstyle: str | None = None,
     ) -> None:
-        check_plain(connection, "connection")
+        check_plain(connection, "connection", takes=0)
         self._table = _Table(module, table, paramstyle)
         self._connection = connection
         self._commit = commit

@@ -104,8 +104,10 @@ def deduplicate(store: Store | None = None, *, key: KeyOf | None = None, retry_a
     acknowledged before that one has succeeded, and handled here if it has failed. So does a message whose store is
     away (a `RemoteStore`), for as long as that lasts: its handler has not failed.
     """
+    if store is not None and (isinstance(store, type) or not isinstance(store, Store)):
+        raise TypeError(f"store must be an object with claim, done and forget, as Store has them, not {store!r}")
     if key is not None:
-        check_plain(key, "key")
+        check_plain(key, "key", takes=1)
     pause = seconds(retry_after, AGAIN)
     return Deduplication(MemoryStore() if store is None else store, key or _key_of, pause)
 

@@ -25,6 +25,7 @@ class Claim(Enum):
     DONE = "done"
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where marks are kept. Any thread calls it, one at a time for each claim.
 

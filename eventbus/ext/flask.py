@@ -35,7 +35,7 @@ from .. import (
     SubscribeError,
     log,
 )
-from ..callables import check_plain
+from ..callables import check_plain, refuse_bare
 from ..consuming.subscriptions import BatchHandler, Handler
 from .flask_app_bus import NAME, AppBus, Registered, Settings, app_bus
 from .flask_commands import commands
@@ -108,7 +108,7 @@ class FlaskEventBus:
         function; where there is an application already, something else is wrong.
         """
         try:
-            check_plain(handler, "handler")
+            check_plain(handler, "handler", takes=1)
         except ValueError as error:
             raise SubscribeError(str(error)) from error
         one = Registered(topic, handler, options)
@@ -118,6 +118,7 @@ class FlaskEventBus:
 
     def on(self, topic: str, **options: Any) -> Callable[[_Handler], _Handler]:
         """`subscribe` as a decorator, with the same options."""
+        refuse_bare(topic, "on")
 
         def decorate(handler: _Handler) -> _Handler:
             self.subscribe(topic, handler, **options)

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 from .. import log
-from ..callables import check_plain, refuse_unawaited
+from ..callables import check_argument, refuse_unawaited
 from ..state import ConnectionState, ErrorEvent, ReconnectEvent
 from ..workers import OrderedWorker
 
@@ -62,10 +62,7 @@ class Callbacks:
 
         TypeError for what is no plain function, such as a coroutine function: it would never run.
         """
-        try:
-            check_plain(callback, f"the {kind} callback")
-        except ValueError as error:
-            raise TypeError(str(error)) from None
+        check_argument(callback, f"the {kind} callback", takes=1)
         if callback not in self._lists[kind]:
             self._lists[kind].append(callback)  # twice, where two threads cross; `_run` calls it once
 

@@ -107,6 +107,15 @@ class DeadLetterConformance(PublishingConformance):
         self._settled(bus, 6)
         wait_until(lambda: found() == [1], LONG)
 
+    def test_there_is_as_much_time_for_them_as_one_likes(self) -> None:
+        bus, shop = self._dead(1)
+        shop.broken = False
+        for timeout in (4000.0, 1e30, float("inf")):
+            assert self._letters in [one.topic for one in bus.list_dead_letters(timeout=timeout)]
+        assert len(list(bus.read(self._letters, timeout=1e30))) == 1
+        assert bus.replay_dead_letters(self._letters, timeout=1e30).replayed == 1
+        assert bus.purge_dead_letters(self._letters, timeout=1e30) == 1
+
     def test_where_nothing_is_stored_there_is_nothing_to_replay(self) -> None:
         bus = self.open()
         if bus.features.readable:

@@ -230,7 +230,7 @@ class BackendConformance(
         inbox.wait(1)
         assert bus.unsubscribe(sub)
         assert bus.unsubscribe(sub)
-        assert sub.state is SubscriptionState.CLOSED
+        assert (sub.state, sub.status().lag, sub.status().partitions) == (SubscriptionState.CLOSED, None, ())
         bus.publish(self.topic, "2", key="k")
         other.wait(2)
         assert inbox.texts == ["1"]

@@ -369,6 +369,8 @@ def subscribers_are_found_in_the_events_of_all_apps() -> None:
 def a_wrong_option_of_a_subscriber_is_an_error_where_it_stands() -> None:
     with raises(TypeError, "concurency"):
         subscriber("orders", concurency=4)(lambda message: None)
+    with raises(TypeError, "takes a topic first: @subscriber("):
+        subscriber(print)  # type: ignore[arg-type]
     assert len(subscribers()) == 1
 
 

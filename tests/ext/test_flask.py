@@ -167,6 +167,8 @@ def test_what_cannot_be_a_handler_is_refused_where_it_stands(apps: Apps) -> None
             events.on("orders", **options)(print)
     with pytest.raises(TypeError, match="grup"):
         events.on("orders", grup="billing")(print)
+    with pytest.raises(TypeError, match=r"takes a topic first: @on\('orders"):
+        events.on(print)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("in_web", [True, False])

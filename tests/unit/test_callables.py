@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import queue
+import sqlite3
 from collections.abc import Callable
 from unittest.mock import Mock
 
 import pytest
 
-from eventbus import EventBus, SubscribeError
-from eventbus.callables import check_plain, check_takes_one, refuse_unawaited
+from eventbus import EventBus, KafkaConfig, NatsConfig, SubscribeError, deduplicate
+from eventbus.callables import check_plain, refuse_unawaited
+from eventbus.deduplication import DbApiStore, TransactionStore
 
 
 async def coroutine(message: object) -> None: ...
@@ -51,7 +53,7 @@ NEVER_RUN = [
 @pytest.mark.parametrize("handler", NEVER_RUN, ids=lambda one: type(one).__name__)
 def test_what_would_never_run_is_refused(handler: object) -> None:
     with pytest.raises(ValueError, match="never run"):
-        check_plain(handler, "handler")
+        check_plain(handler, "handler", takes=1)
     with pytest.raises(SubscribeError, match="never run"):
         EventBus("memory://callables").subscribe("t", handler, group="g")  # type: ignore[arg-type]
 
@@ -60,12 +62,12 @@ def test_what_would_never_run_is_refused(handler: object) -> None:
     "handler", [print, len, Plain(), Plain().method, functools.partial(print), lambda m: None, dict]
 )
 def test_what_runs_when_it_is_called_is_taken(handler: object) -> None:
-    check_plain(handler, "handler")
+    check_plain(handler, "handler", takes=1)
 
 
 def test_what_cannot_be_called_is_named() -> None:
     with pytest.raises(ValueError, match="callback must be callable, not int"):
-        check_plain(3, "callback")
+        check_plain(3, "callback", takes=1)
 
 
 def test_what_wants_to_be_awaited_is_closed_and_refused() -> None:
@@ -104,7 +106,7 @@ def two_parameters(message: object, context: object) -> None:
 @pytest.mark.parametrize("function", [no_parameter, two_parameters, lambda: None])
 def test_a_handler_that_cannot_be_given_a_message_is_refused(function: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match="handler must take one argument, and takes"):
-        check_takes_one(function, "handler")
+        check_plain(function, "handler", takes=1)
     with EventBus("memory://takes-one") as bus, pytest.raises(SubscribeError, match="must take one argument"):
         bus.subscribe("t", function, group="g")  # type: ignore[call-overload]
 
@@ -125,4 +127,39 @@ def test_a_handler_that_cannot_be_given_a_message_is_refused(function: Callable[
     ],
 )
 def test_what_can_be_given_a_message_is_taken(function: Callable[..., object]) -> None:
-    check_takes_one(function, "handler")
+    check_plain(function, "handler", takes=1)
+
+
+def given_what_fails(bus: EventBus) -> dict[str, Callable[[], object]]:
+    """Every door that takes a function, given one that cannot be called as it would be."""
+    return {
+        "consume": lambda: bus.use(consume=lambda message: None),  # type: ignore[arg-type]
+        "publish": lambda: bus.use(publish=lambda: None),  # type: ignore[arg-type]
+        "error": lambda: bus.register_error_callback(lambda: None),  # type: ignore[arg-type]
+        "state": lambda: bus.register_state_callback(lambda before, after: None),  # type: ignore[arg-type]
+        "reconnect": lambda: bus.register_reconnect_callback(lambda: None),  # type: ignore[arg-type]
+        "filter": lambda: bus.replay_dead_letters("dlq.g.t", filter=lambda: True),  # type: ignore[arg-type]
+        "progress": lambda: bus.replay_dead_letters("dlq.g.t", progress=lambda: None),  # type: ignore[arg-type]
+        "key": lambda: deduplicate(key=lambda: ""),  # type: ignore[arg-type]
+        "connect": lambda: DbApiStore(sqlite3, lambda name: None, claim_timeout=1.0),
+        "connection": lambda: TransactionStore(sqlite3, lambda name: None),
+        "password": lambda: KafkaConfig(user="u", password=lambda user: user),  # type: ignore[arg-type]
+        "token": lambda: NatsConfig(token=lambda server: server),  # type: ignore[arg-type]
+    }
+
+
+@pytest.mark.parametrize("door", given_what_fails(EventBus("memory://doors")))
+def test_no_door_takes_a_function_whose_every_call_would_fail(door: str) -> None:
+    with (
+        EventBus("memory://doors") as bus,
+        pytest.raises((TypeError, ValueError), match=f"{door}.* must take .* takes"),
+    ):
+        given_what_fails(bus)[door]()
+
+
+def test_a_decorator_without_its_topic_is_told_of() -> None:
+    """It would take the function for a topic, and nobody would ever miss the subscription."""
+    bus = EventBus("memory://bare")
+    with pytest.raises(TypeError, match=r"takes a topic first: @on\('orders"):
+        bus.on(print)  # type: ignore[arg-type]
+    assert bus.get_subscriptions() == ()

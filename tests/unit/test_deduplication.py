@@ -246,6 +246,9 @@ def test_what_cannot_work_is_refused() -> None:
         deduplicate(key=_coroutine)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="timeout"):
         deduplicate(retry_after=-1.0)
+    for store in (1, MemoryStore, object()):
+        with pytest.raises(TypeError, match="store must be an object with claim, done and forget"):
+            deduplicate(store)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="single messages"):
         deduplicate()([message()], len)  # type: ignore[arg-type, list-item]
     for size in (0, True, "many"):

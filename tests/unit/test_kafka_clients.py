@@ -363,6 +363,12 @@ def test_a_token_that_cannot_be(wrong: dict[str, Any]) -> None:
         KafkaToken(**{"value": "t", "expires_at": 1.0, **wrong})
 
 
+def test_a_password_whose_beginning_librdkafka_would_leave_out_is_said_to_be_none() -> None:
+    given = options(user="u", password=lambda: " secret")
+    with pytest.raises(AuthenticationError, match="begins with a blank"):
+        given.login.refresh(Deadline(5.0), STOP)
+
+
 @pytest.mark.parametrize("made", [Producer, AdminClient])
 def test_real_clients_take_a_new_password(made: Any) -> None:
     given = options(user="u", password=lambda: "p")

@@ -576,3 +576,12 @@ def test_an_admin_client_that_was_not_answered_is_replaced_until_the_session_end
     topics.renew()
     assert topics.admin is None
     assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    "given", [{"user": " u", "password": "p"}, {"user": "u", "password": "\tp"}, {"group_instance_id": " "}]
+)
+def test_what_librdkafka_would_cut_is_refused(given: dict[str, str]) -> None:
+    """It leaves out blanks in front of an option's text: a right password was "invalid", a static member was none."""
+    with pytest.raises(ConfigError, match="begins with a blank"):
+        KafkaConfig(**given)

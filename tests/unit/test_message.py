@@ -195,6 +195,12 @@ def test_nothing_but_plain_ascii_is_a_name(check: Callable[[object], str], unsaf
             check(text)
 
 
+def test_a_message_takes_no_headers_that_are_none() -> None:
+    for given in (5, object(), len):
+        with pytest.raises(TypeError, match="headers must be a mapping or"):
+            Message("t", b"", headers=given)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("unsafe", UNSAFE)
 def test_no_control_character_gets_into_a_key_or_a_header(unsafe: str) -> None:
     for text in (f"a{unsafe}b", f"{unsafe}a", f"a{unsafe}", unsafe):

@@ -10,7 +10,18 @@ from eventbus.message import matches
 from eventbus.names import KAFKA_NAMES, OUR_NAMES, is_ours
 
 FOREIGN_TOPICS = ["n" * 181, "n" * 249, "a..b", ".hidden", "trailing.", "...", "a...b"]
-FOREIGN_GROUPS = ["g" * 65, "g" * 10_000, "team:billing", "billing/v2", "my app", " ", "größe", "a..b", "*", "日本"]
+FOREIGN_GROUPS = [
+    "g" * 65,
+    "g" * 10_000,
+    "team:billing",
+    "billing/v2",
+    "my app",
+    "trailing ",
+    "größe",
+    "a..b",
+    "*",
+    "日本",
+]
 
 
 @pytest.mark.parametrize("topic", [*FOREIGN_TOPICS, "orders", "a.b"])
@@ -63,7 +74,9 @@ def test_groups_that_kafka_takes(group: str) -> None:
             EventBusConfig(backend=backend, group=group)
 
 
-@pytest.mark.parametrize("group", ["", "a\nb", "a\r", "a\x00", "\x85", "\udcff", "g" * 10_001, None, 1, b"g"])
+@pytest.mark.parametrize(
+    "group", ["", " ", " billing", "a\nb", "a\r", "a\x00", "\x85", "\udcff", "g" * 10_001, None, 1, b"g"]
+)
 def test_groups_that_nobody_could_use(group: object) -> None:
     with pytest.raises(ValueError, match="bad group"):
         KAFKA_NAMES.group(group)
@@ -79,4 +92,30 @@ def test_a_name_is_kept_as_a_plain_str() -> None:
 
 def test_which_rules_hold_where() -> None:
     assert names_of(KafkaConfig()) is KAFKA_NAMES
-    assert names_of(NatsConfig()) is names_of(MemoryConfig()) is OUR_NAMES
+    assert names_of(MemoryConfig()) is OUR_NAMES
+
+
+RESERVED = ["_INBOX", "_INBOX.x", "_INBOX.a.b", "_R_.x", "_GR_.x"]
+
+
+@pytest.mark.parametrize("topic", [*RESERVED, "_INBOX.*", "_INBOX.>"])
+def test_no_topic_is_where_answers_come_in_nats(topic: str) -> None:
+    for check in (OUR_NAMES.pattern, names_of(NatsConfig()).pattern, OUR_NAMES.topic):
+        with pytest.raises(ValueError, match="bad topic"):
+            check(topic)
+
+
+def test_where_they_come_anew_no_topic_is_either() -> None:
+    """A stream that we make has all topics of one first part: it would have the answers as well."""
+    made = names_of(NatsConfig(inbox_prefix="shop.inbox", api_prefix="hub.js"))
+    found = names_of(NatsConfig(inbox_prefix="shop.inbox", api_prefix="hub.js", create_streams=False))
+    for topic in ("shop.inbox", "shop.inbox.a", "hub.js.INFO"):
+        for names in (made, found):
+            with pytest.raises(ValueError, match="is for NATS itself"):
+                names.topic(topic)
+    for topic in ("shop.orders", "hub"):
+        with pytest.raises(ValueError, match="is for NATS itself"):
+            made.pattern(topic)
+        assert found.topic(topic) == topic
+    for topic in ("shopping.inbox", "a._INBOX", "INBOX.a", "_INBOXES"):
+        assert made.topic(topic) == topic

@@ -280,6 +280,8 @@ def test_a_purge_touches_no_topic_of_messages(bus: EventBus, broker: MemoryOutag
     bus.publish("orders", "x")
     with pytest.raises(PurgeError, match="force"):
         bus.purge_dead_letters("orders")
+    with pytest.raises(TypeError, match="force must be True or False, not 'no'"):
+        bus.purge_dead_letters("orders", force="no")  # type: ignore[arg-type]
     assert len(list(bus.read("orders"))) == 1
     assert bus.purge_dead_letters("orders", force=True) == 1
     bus.publish("graves", "x", headers=[("Eventbus-Dead-Topic", b"t")])

@@ -21,7 +21,7 @@ from world_support import end, fresh
 
 from eventbus import BROADCAST, EventBus, EventBusConfig, KafkaConfig, Message, Subscription, SubscriptionState
 from eventbus.backends.kafka.backend import KafkaBackend
-from eventbus.testing import wait_until
+from eventbus.testing import KafkaServer, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.watchdog(limit(60.0))]
 
@@ -165,6 +165,22 @@ def test_who_gets_no_partition_stands_by(make_bus: Make, operator: Operator, pro
     wait_until(lambda: is_active(subs[staying]), JOINED)
     operator.store(topic, 1)
     inboxes[staying].wait("0")
+
+
+def test_a_group_that_takes_nobody_says_so_until_it_does() -> None:
+    """librdkafka calls that fatal: the consumer is replaced again and again, and nothing is on its way."""
+    with KafkaServer(settings={"group.consumer.max.size": "1"}) as server:
+        first, second = (EventBus(server.url) for _ in range(2))
+        with first, second:
+            inside = first.subscribe("full", Inbox(), group="g")
+            wait_until(lambda: is_active(inside), JOINED)
+            outside = second.subscribe("full", Inbox(), group="g")
+            wait_until(lambda: "maximum size" in str(outside.error), JOINED)
+            assert (outside.state, outside.status().is_joining) == (SubscriptionState.PENDING, False)
+            assert "maximum size" in second.get_health_status().not_served[0]
+            assert first.unsubscribe(inside)
+            wait_until(lambda: is_active(outside), JOINED)
+            assert outside.error is None
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -23,8 +23,15 @@ logger = log.get(__name__)
 
 _ROUNDING = 1e-3
 """Of a millisecond: what a float of seconds may be off by."""
+LONGEST = 3600.0
+"""Seconds that librdkafka waits for an answer at most: it refuses more, or counts them wrongly."""
 FEW = 8
 """Topics that are asked for one by one: all others cost the names of all that the cluster has."""
+
+
+def _within(timeout: float, least: float = 0.1) -> float:
+    """A user's timeout as librdkafka takes it."""
+    return min(max(least, timeout), LONGEST)
 
 
 @frozen
@@ -112,7 +119,7 @@ class Catalogue:
         if not asked or not self._has_controller:
             return {}
         found: dict[str, Described | KafkaError] = {}
-        futures = self._client().describe_topics(TopicCollection(asked), request_timeout=timeout)
+        futures = self._client().describe_topics(TopicCollection(asked), request_timeout=_within(timeout))
         deadline = Deadline(timeout + 0.5)
         for name, future in futures.items():
             try:
@@ -204,7 +211,7 @@ class Catalogue:
         """Have what is in front of these offsets deleted. PurgeError: refused; NotConnectedError: not known."""
         asked = [Position(*where, end) for where, end in ends.items()]
         deadline = Deadline(timeout + 0.5)
-        limit = max(0.1, timeout)
+        limit = _within(timeout)
         try:
             futures = self._client().delete_records(asked, request_timeout=limit, operation_timeout=limit)
             for future in futures.values():
@@ -237,7 +244,7 @@ class Catalogue:
         answers = self._client().list_offsets(
             {Position(*where): spec for where in places},
             isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=max(0.1, timeout),
+            request_timeout=_within(timeout),
         )
         deadline = Deadline(timeout + 0.5)
         for position, future in answers.items():
@@ -252,7 +259,7 @@ class Catalogue:
 
     def _list(self, timeout: float, *name: str) -> Any:
         try:
-            metadata = self._client().list_topics(*name, timeout=max(0.05, timeout))
+            metadata = self._client().list_topics(*name, timeout=_within(timeout, 0.05))
         except KafkaException as error:
             text = f"asking for {'topic ' + name[0] if name else 'topics'}: {text_of(error.args[0])}"
             # The client stands in the traceback, and ends only when it is forgotten: errors are kept for long.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from attrs import frozen
 
 from ... import EventBus, Subscription
+from ...callables import refuse_bare
 from ...consuming.subscriptions import BatchHandler, Handler
 
 _Handler = TypeVar("_Handler", bound=Handler | BatchHandler)
@@ -43,6 +44,7 @@ def subscriber(topic: str, **options: Any) -> Callable[[_Handler], _Handler]:
     else is wrong with them `manage.py check` says. The function stays what it is: call it in tests. Above one function
     it may stand several times.
     """
+    refuse_bare(topic, "subscriber")
 
     def decorate(handler: _Handler) -> _Handler:
         inspect.signature(EventBus.subscribe).bind(None, topic, handler, **options)

@@ -11,7 +11,7 @@ from typing import Any
 from weakref import ref
 
 from .... import log
-from ....config_kafka import KafkaConfig
+from ....config_kafka import KafkaConfig, is_cut
 from ....errors import AuthenticationError, ConfigError, ConnectFailedError
 from ....kafka_token import KafkaToken
 from ....secret_sources import Asked, SecretSource
@@ -139,6 +139,8 @@ class Login:
         source = self._source
         if source is not None and (not isinstance(answer, str) or not answer):
             raise source.refuse(answer)
+        if is_cut(answer):
+            raise AuthenticationError("the password begins with a blank, which librdkafka leaves out: take another one")
         if answer != self._password:
             self._password = str(answer)
             self._tell_clients()

@@ -25,6 +25,8 @@ from .shared import ConsumerKey, Shared
 logger = get(__name__)
 
 COMMITTED_WITHIN = 2.0
+JOINING = "joining the group"
+"""What a consumer failed of that its group never had."""
 JOINED_AFTER = 1.0
 """Seconds without a partition after which the group's coordinator is asked whether it is there: whoever has joined
 and gets nothing is told nothing by the newer group protocol."""
@@ -84,7 +86,7 @@ class Assignment:
         self._next_look = 0.0
         self._told: dict[Reader, SubscriptionState] = {}
         self._since: dict[Reader, float] = {}
-        self._confirmed = False
+        self.is_confirmed = False
         """Whether the group is known to have us."""
 
     @property
@@ -184,7 +186,7 @@ class Assignment:
                 self._host.note_begun(readers[where], [where])
         consumer.incremental_assign(partitions)
         consumer.resume(partitions)  # a pause outlives the assignment that it was meant for
-        self._confirmed = True
+        self.is_confirmed = True
         self._owner.errors.forget()
         self._let_rest(consumer, [where for where in places if where not in readers])
         self._let_rest(consumer, readers)
@@ -298,13 +300,15 @@ class Assignment:
                 self._told[reader] = state
                 found.setdefault(state, []).append(reader)
         for state, news in found.items():
+            for reader in news:
+                reader.told(JOINING, None)
             self._owner.shared.on_served([reader.attachment for reader in news], state)
 
     def _is_member(self, reader: Reader) -> bool:
         """Whether the group has us, and this topic's partitions are with others."""
         if self._owner.key.group is None:
             return False
-        if self._confirmed:
+        if self.is_confirmed:
             return True
         topic, partitions = next(iter(reader.topics.items()))
         try:
@@ -312,7 +316,7 @@ class Assignment:
         except KafkaException as error:
             logger.debug("%s: its coordinator does not answer: %s", self._owner.key.name, text_of(error))
             return False
-        self._confirmed = True
+        self.is_confirmed = True
         return True
 
     def standing_by(self) -> dict[TopicPartition, int]:

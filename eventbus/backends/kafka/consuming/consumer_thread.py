@@ -12,6 +12,7 @@ from ....errors import EventBusError, NotConnectedError
 from ....threads import Deadline, join_all, spawn
 from ..clients.errors import ClientErrors
 from ..names import TopicPartition
+from .assignment import JOINING
 from .member import BeyondHelp, Member, ProtocolRefused
 from .reader import Reader
 from .requests import Request
@@ -256,7 +257,7 @@ class ConsumerThread:
             logger.info("%s: %s: the classic group protocol is used", self.key.name, error)
             self.shared.protocol.refuse()
         except EventBusError as error:
-            self.complain(_without_frames(error))
+            self._failed(member, _without_frames(error))
         except Exception as error:
             logger.exception("%s: the consumer failed in an unexpected way", self.key.name)
             self.complain(_without_frames(error))
@@ -267,6 +268,15 @@ class ConsumerThread:
             if member is not None:
                 self._retire(member)
         return False
+
+    def _failed(self, member: Member | None, error: Exception) -> None:
+        """A consumer has failed, and another follows. Of one that its group never had it is shown: it may stay so."""
+        if member is None or member.assignment.is_confirmed or self.key.group is None:
+            self.complain(error)
+            return
+        logger.warning("%s: %s", self.key.name, error)
+        for reader in self._readers:
+            reader.told(JOINING, error)
 
     def _retire(self, member: Member) -> None:
         """End a consumer; where another one follows, on a thread of its own that is not waited for long."""
