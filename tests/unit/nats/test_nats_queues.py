@@ -60,7 +60,7 @@ def test_what_is_about_to_go_out_counts_and_can_be_called_back() -> None:
 
 
 def test_a_topic_that_parts_takes_its_share_of_what_is_on_the_wire() -> None:
-    routes = Routes({})
+    routes = Routes({}, OnWire())
     queue = routes.queue_of("s.a")
     routes.queue_of("s.b")
     queue.state, queue.flying = State.OPEN, 5

@@ -51,7 +51,7 @@ class JetStreamPublisher(NatsPublisher):
         places: dict[str, Place],
     ) -> None:
         self._on_wire = OnWire()
-        self._routes = Routes(places)
+        self._routes = Routes(places, self._on_wire)
         self._sendings = Sendings(answers)
         self._timer = connection.timer
         self._lookups = Lookups(ensure, submit, self._found_out)

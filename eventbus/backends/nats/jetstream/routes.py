@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ....publishing.records import Record, number_of, topic_of
 from ..core.publishing import MAX_KNOWN_TOPICS
+from .on_wire import OnWire
 from .stream_queue import State, StreamQueue
 from .streams import Place
 
@@ -14,12 +15,15 @@ class Routes:
     """The queues of a publisher. A topic is in one of them. Not locked: their owner does that.
 
     places: streams that are known from earlier sessions, by name; one that is gone, or has changed, is found out by its
-    answers.
+    answers. on_wire: a topic that is in it is not forgotten.
     """
 
-    def __init__(self, places: dict[str, Place]) -> None:
+    def __init__(self, places: dict[str, Place], on_wire: OnWire) -> None:
         self.by_topic: dict[str, StreamQueue] = {}
         self._places = places
+        self._on_wire = on_wire
+        self._most = MAX_KNOWN_TOPICS
+        """Topics that are known when idle ones are forgotten next."""
         self._streams = {
             place.stream: StreamQueue(place.stream, place.subjects, State.OPEN) for place in places.copy().values()
         }
@@ -30,7 +34,7 @@ class Routes:
         """The queue of a topic."""
         queue = self.by_topic.get(topic)
         if queue is None:
-            if len(self.by_topic) >= MAX_KNOWN_TOPICS:
+            if len(self.by_topic) >= self._most:
                 self._forget_idle()
             token = topic.partition(".")[0]
             queue = next((one for one in self._streams.values() if one.covers(topic)), None)
@@ -81,9 +85,13 @@ class Routes:
         self.by_topic, self._streams, self._new = {}, {}, {}
 
     def _forget_idle(self) -> None:
+        queues = set(self.by_topic.values())
+        in_use = self._on_wire.topics().union(*(map(topic_of, queue.held.values()) for queue in queues))
         for topic, queue in list(self.by_topic.items()):
-            if queue.state is State.OPEN and not queue.flying:
+            if queue.state in (State.OPEN, State.WINDOW) and topic not in in_use:
                 self.forget(topic)
+        # Where most are in use it would be in vain, and take long, for each new one.
+        self._most = max(MAX_KNOWN_TOPICS, 2 * len(self.by_topic))
 
     def _put(self, topics: Iterable[str], queue: StreamQueue) -> None:
         for topic in topics:

@@ -1,0 +1,24 @@
+"""Topics without number, on NATS: one for each order, say."""
+
+from __future__ import annotations
+
+import pytest
+from rounds import limit, rounds
+
+from eventbus import EventBus
+from eventbus.testing import NatsServer
+
+pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(60.0))]
+
+IN_TIME = 40.0
+"""Seconds, which a machine that is busy does not need: it takes one, and took minutes where each topic cost all others."""
+
+
+def test_a_topic_for_each_message(nats_server: NatsServer) -> None:
+    number = rounds(30_000, 200_000)
+    with EventBus({"url": nats_server.url, "max_in_flight": number}) as bus:
+        for order in range(number):
+            bus.publish_nowait(f"orders.{order}", b"x")
+        report = bus.flush(IN_TIME)
+        assert (report.unanswered, report.failed) == (0, ())
+        assert bus.get_statistics().confirmed == number
