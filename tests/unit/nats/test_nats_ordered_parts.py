@@ -371,8 +371,8 @@ def test_which_durables_keep_the_order() -> None:
 
 
 def test_what_a_delivery_tells() -> None:
-    assert numbers_of(b"$JS.ACK.s.c.1.17.5.1700000000.0") == (17, 5)
-    assert numbers_of(b"$JS.ACK.domain.account.s.c.1.17.5.1700000000.0") == (17, 5)
+    assert numbers_of(b"$JS.ACK.s.c.1.17.5.1700000000.0") == (17, 5, b"1700000000")
+    assert numbers_of(b"$JS.ACK.domain.account.s.c.1.17.5.1700000000.0") == (17, 5, b"1700000000")
     forged = b"NATS/1.0\r\nNats-Pin-Id: forged\r\nNats-Pin-Id: real\r\n\r\n"
     assert pin_in(forged) == "real"
     assert pin_in(None) == pin_in(b"NATS/1.0\r\nA: b\r\n\r\n") == ""

@@ -353,8 +353,10 @@ def first_wanted(attachment: Attachment, stream: Stream) -> int | None:
     position = in_hand.positions.get(stream.incarnation)
     if position is None:
         return 1 if in_hand.has_begun else None
+    if position > stream.last:  # a backup was restored: what comes has these sequences again
+        position = in_hand.positions[stream.incarnation] = stream.last
     held: list[Any] = [one.identity for one in in_hand.snapshot()]
-    unfinished = [int(sequence) for incarnation, sequence in held if incarnation == stream.incarnation]
+    unfinished = [int(sequence) for incarnation, sequence, _ in held if incarnation == stream.incarnation]
     return min([position + 1, *unfinished])
 
 

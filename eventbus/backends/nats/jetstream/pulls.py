@@ -242,7 +242,7 @@ class PullFeed(Feed):
         positions = self.in_hand.positions
         for delivery in batch:
             identity: Any = delivery.identity
-            incarnation, sequence = identity
+            incarnation, sequence, _ = identity
             if positions.get(incarnation, 0) < sequence:
                 positions[incarnation] = sequence
 
@@ -288,7 +288,7 @@ class Pull:
             self._status(topic, block)
             return
         try:
-            sequence = sequence_of(reply)
+            sequence, stored = sequence_of(reply)
         except (ValueError, IndexError):
             return  # somebody's message that strayed into the inbox
         self._arrived += 1
@@ -297,7 +297,7 @@ class Pull:
         delivery.topic = topic
         delivery.payload = payload
         delivery._block = block
-        delivery.identity = (self._incarnation, sequence)
+        delivery.identity = (self._incarnation, sequence, stored)
         delivery.token = reply
         if (self._exact and topic != self._exact) or (not payload and block and LEFT_OUT in block):
             self._feed.stray(delivery)
