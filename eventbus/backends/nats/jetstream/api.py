@@ -92,7 +92,10 @@ class JetStreamApi:
     # -- the session's own -------------------------------------------------------------------------------
 
     def prove(self, deadline: Deadline, stop: StopToken) -> None:
-        """Ask for the account's JetStream while a cluster elects; ConnectFailedError, Stopped."""
+        """Ask for the account's JetStream while a cluster elects; ConnectFailedError, Stopped.
+
+        What may end any moment is no answer of the server: whoever connects goes on asking, without a pause.
+        """
         info = self._connection.info
         alone = not info.get("jetstream") and not info.get("cluster")
         try:
@@ -108,9 +111,9 @@ class JetStreamApi:
             text = "JetStream is not enabled on the server; enable it, or set jetstream=False for core NATS"
             if not alone:
                 text = f"JetStream does not answer on {self.prefix}: no leader, not enabled, or not its name here"
-            raise ConnectFailedError(text, server_spoke=True) from error
+            raise ConnectFailedError(text, server_spoke=alone) from error
         except NotConnectedError as error:
-            raise ConnectFailedError(f"JetStream does not answer: {error}", server_spoke=True) from error
+            raise ConnectFailedError(f"JetStream does not answer: {error}") from error
 
     def info(self, deadline: Deadline, stop: StopToken) -> None:
         """Ask once for the account's JetStream; NotConnectedError says what is wrong, Stopped."""
