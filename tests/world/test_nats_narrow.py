@@ -19,6 +19,7 @@ from eventbus import (
     EventBus,
     Message,
     PublishRejectedError,
+    PublishUnknownError,
     SubscribeError,
     Subscription,
     SubscriptionState,
@@ -204,6 +205,27 @@ def test_a_permission_that_is_taken_away_fails_the_subscription_until_it_is_back
         admin.publish("orders.x", b"again")
         wait_until(lambda: b"again" in seen.payloads)
         assert sum("Permissions Violation" in text for text in told) == 1, told
+
+
+@pytest.mark.parametrize("may_ask", [True, False])
+def test_an_inbox_that_is_taken_away_is_read_again_once_it_is_back(may_ask: bool) -> None:
+    """may_ask: the probe of the health check sees that nothing is answered; else nobody does."""
+    rights = ["orders.>", "$JS.API.CONSUMER.>", "$JS.API.STREAM.>", "$JS.ACK.>", *(["$JS.API.INFO"] if may_ask else [])]
+    good = {"publish": {"allow": rights}, **READS_INBOX}
+    bad = {"publish": {"allow": rights}, "subscribe": {"deny": ["_INBOX.>"]}}
+    check = {"interval": 0.2, "retry_interval": 0.2, "timeout": 1.0}
+    with NatsServer(config=users(app=good)) as server, bus_of(server, "app", health_check=check) as bus:
+        seen = Seen()
+        sub = bus.subscribe("orders.x", seen, group="g")
+        assert bus.publish("orders.x", b"before").confirmed
+        server.reload(config=users(app=bad))
+        wait_until(lambda: sub.state is SubscriptionState.FAILED)
+        with pytest.raises(PublishUnknownError):
+            bus.publish("orders.x", b"meanwhile", timeout=0.5)
+        server.reload(config=users(app=good))
+        assert bus.publish("orders.x", b"after", timeout=10.0).confirmed
+        assert {*seen.wait(3)} == {b"before", b"meanwhile", b"after"}
+        assert sub.state is SubscriptionState.ACTIVE
 
 
 def test_denied_topics_raise_however_many_ask_at_a_time(server: NatsServer) -> None:
