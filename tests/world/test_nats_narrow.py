@@ -26,7 +26,7 @@ from eventbus import (
 )
 from eventbus.backends.nats.jetstream.durables import durable_name
 from eventbus.recovery.attaching import Arrival, Attaching
-from eventbus.testing import NatsServer, wait_until
+from eventbus.testing import NatsCluster, NatsServer, wait_until
 
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
 
@@ -47,6 +47,12 @@ def users(**permissions: dict[str, Any]) -> str:
     """The configuration of a server with the user `admin` and one more for each argument."""
     others = [{"user": name, "password": "pw", "permissions": rules} for name, rules in permissions.items()]
     return f"authorization {{ users: {json.dumps([{'user': 'admin', 'password': 'pw'}, *others])} }}"
+
+
+@pytest.fixture
+def nats_cluster_of_users() -> Iterator[NatsCluster]:
+    with NatsCluster(config=users(app={})) as made:
+        yield made
 
 
 @pytest.fixture
@@ -226,6 +232,30 @@ def test_an_inbox_that_is_taken_away_is_read_again_once_it_is_back(may_ask: bool
         assert bus.publish("orders.x", b"after", timeout=10.0).confirmed
         assert {*seen.wait(3)} == {b"before", b"meanwhile", b"after"}
         assert sub.state is SubscriptionState.ACTIVE
+
+
+def test_what_was_permitted_is_not_rejected_when_that_ends_before_its_answer(
+    nats_cluster_of_users: NatsCluster,
+) -> None:
+    """The stream's leader answers late; the server that we are at denies at once."""
+    with bus_of(nats_cluster_of_users.servers[0], "admin") as admin:
+        admin.publish("orders.x", b"so that the stream is there", timeout=10.0)
+    leader = nats_cluster_of_users.stream_leader("orders")
+    assert leader is not None
+    ours = next(server for server in nats_cluster_of_users.servers if server is not leader)
+    with bus_of(ours, "app") as bus:
+        assert bus.publish("orders.x", b"so that it is known").confirmed
+        leader.freeze()
+        permitted = [bus.publish_async("orders.x", b"%d" % number, timeout=20.0) for number in range(10)]
+        wait_until(lambda: bus.get_statistics().in_flight == 10)
+        ours.reload(config=users(app={"publish": {"deny": ["orders.>"]}}))
+        denied = [bus.publish_async("orders.x", b"%d" % number, timeout=20.0) for number in range(10, 15)]
+        pause(0.2)  # in which it answers to these
+        leader.thaw()
+        assert all(future.result(20.0).confirmed for future in permitted)
+        for future in denied:
+            with pytest.raises(PublishRejectedError, match="Permissions Violation"):
+                future.result(20.0)
 
 
 def test_denied_topics_raise_however_many_ask_at_a_time(server: NatsServer) -> None:

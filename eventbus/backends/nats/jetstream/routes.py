@@ -60,18 +60,15 @@ class Routes:
         self._move(queue, stream, {one for one in queue.topics if one == topic or stream.covers(one)})
         return stream
 
-    def split(self, queue: StreamQueue, topic: str, flying: int) -> StreamQueue:
-        """The limit of a topic is reached: what waits for that waits for itself, beside the others of its stream.
-
-        flying: how many of its records are on the wire.
-        """
+    def split(self, queue: StreamQueue, topic: str) -> StreamQueue:
+        """The limit of a topic is reached: what waits for that waits for itself, beside the others of its stream."""
         if queue.is_split or queue.state is State.NEW:
             return queue
         own = StreamQueue(topic, state=State.OPEN)
         own.is_split = True
         self._move(queue, own, {topic})
-        own.flying = flying
-        queue.flying -= flying
+        own.flying = self._on_wire.count(topic)
+        queue.flying -= own.flying
         return own
 
     def forget(self, topic: str) -> None:
