@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from nats_accounts import PUBLISHER, READS_INBOX, bus_of, users
 from nats_operator import Operator
 from rounds import limit, rounds
 from world_support import Seen, end, pause
@@ -31,8 +32,6 @@ from eventbus.testing import NatsCluster, NatsServer, wait_until
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
 
 MORE_THAN_ONE_PULL = 600
-READS_INBOX = {"subscribe": {"allow": ["_INBOX.>"]}}
-PUBLISHER = {"publish": {"allow": ["orders.>"]}, **READS_INBOX}
 DURABLE = ("$JS.API.CONSUMER.INFO.orders.*", "$JS.API.CONSUMER.MSG.NEXT.orders.*", "$JS.ACK.orders.>")
 WORKER = {"publish": {"allow": ["$JS.API.INFO", *DURABLE]}, **READS_INBOX}
 BARE = {"publish": {"allow": ["$JS.API.CONSUMER.MSG.NEXT.orders.*", "$JS.ACK.orders.>"]}, **READS_INBOX}
@@ -41,12 +40,6 @@ DENIED = {"subscribe": {"deny": ["secret.>"]}}
 
 
 VERBS = ("CREATE", "INFO", "MSG.NEXT")
-
-
-def users(**permissions: dict[str, Any]) -> str:
-    """The configuration of a server with the user `admin` and one more for each argument."""
-    others = [{"user": name, "password": "pw", "permissions": rules} for name, rules in permissions.items()]
-    return f"authorization {{ users: {json.dumps([{'user': 'admin', 'password': 'pw'}, *others])} }}"
 
 
 @pytest.fixture
@@ -60,10 +53,6 @@ def server() -> Iterator[NatsServer]:
     config = users(publisher=PUBLISHER, worker=WORKER, bare=BARE, denied=DENIED, mute=MUTE)
     with NatsServer(config=config) as made:
         yield made
-
-
-def bus_of(server: NatsServer, user: str, **settings: object) -> EventBus:
-    return EventBus({"url": f"nats://{user}:pw@{server.address[0]}:{server.address[1]}", **settings})
 
 
 def test_who_may_only_publish_publishes(server: NatsServer) -> None:

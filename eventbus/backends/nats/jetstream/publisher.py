@@ -373,10 +373,10 @@ class JetStreamPublisher(NatsPublisher):
             elif problem is not None or queue.state is State.TROUBLE:
                 self._schedule(queue)
             else:  # it is known, or may not be asked for: what waits goes out
-                stream = self._routes.found(queue, topic, place)
-                if stream.state is State.OPEN:
-                    stream.state = State.WINDOW
-                    self._go_on([stream])
+                for stream in self._routes.found(queue, topic, place):
+                    if stream.state is State.OPEN:
+                        stream.state = State.WINDOW
+                        self._go_on([stream])
                 self._lookups.look(queue)
         for record, verdict in rejected:
             self._answers.failed(record, verdict)

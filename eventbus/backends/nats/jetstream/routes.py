@@ -27,6 +27,8 @@ class Routes:
         self._streams = {
             place.stream: StreamQueue(place.stream, place.subjects, State.OPEN) for place in places.copy().values()
         }
+        self._unseen: dict[str, StreamQueue] = {}
+        """Of topics whose streams may not be asked for, by topic."""
         self._new: dict[str, StreamQueue] = {}
         """Of topics whose streams are not known, by first token: of those that may share one none overtakes another."""
 
@@ -47,18 +49,18 @@ class Routes:
         queue = self.by_topic.get(topic_of(record))
         return queue is not None and queue.probe == number_of(record)
 
-    def found(self, queue: StreamQueue, topic: str, place: Place | None) -> StreamQueue:
-        """The stream of a new topic is known, or may not be asked for: the queue that it is in now.
+    def found(self, queue: StreamQueue, topic: str, place: Place | None) -> list[StreamQueue]:
+        """The stream of a new topic is known, or may not be asked for: what its queue holds is in these now, in part.
 
-        So are all the others of its queue that the stream takes.
+        With it go the others of its queue that the stream takes; where one may not be asked for, all are on their own.
         """
-        name = f"?{topic}" if place is None else place.stream
-        if place is not None:
-            self._places[name] = place
-        stream = self._streams.setdefault(name, StreamQueue(name, state=State.OPEN))
-        stream.subjects = () if place is None else place.subjects
+        if place is None:
+            return self._part(queue)
+        self._places[place.stream] = place
+        stream = self._streams.setdefault(place.stream, StreamQueue(place.stream, state=State.OPEN))
+        stream.subjects = place.subjects
         self._move(queue, stream, {one for one in queue.topics if one == topic or stream.covers(one)})
-        return stream
+        return [stream]
 
     def split(self, queue: StreamQueue, topic: str) -> StreamQueue:
         """The limit of a topic is reached: what waits for that waits for itself, beside the others of its stream."""
@@ -76,10 +78,11 @@ class Routes:
         queue = self.by_topic.pop(topic, None)
         if queue is not None:
             queue.topics.discard(topic)
+            self._unseen.pop(topic, None)
 
     def clear(self) -> None:
         """Forget all."""
-        self.by_topic, self._streams, self._new = {}, {}, {}
+        self.by_topic, self._streams, self._unseen, self._new = {}, {}, {}, {}
 
     def _forget_idle(self) -> None:
         queues = set(self.by_topic.values())
@@ -89,6 +92,16 @@ class Routes:
                 self.forget(topic)
         # Where most are in use it would be in vain, and take long, for each new one.
         self._most = max(MAX_KNOWN_TOPICS, 2 * len(self.by_topic))
+
+    def _part(self, queue: StreamQueue) -> list[StreamQueue]:
+        """Each topic of a queue waits for itself."""
+        topics, queue.topics = queue.topics, set()
+        held, queue.held = queue.held, {}
+        for topic in topics:
+            self._put([topic], self._unseen.setdefault(topic, StreamQueue(topic, state=State.OPEN)))
+        for record in held.values():
+            self.by_topic[topic_of(record)].hold(record)
+        return [self.by_topic[topic] for topic in topics]
 
     def _put(self, topics: Iterable[str], queue: StreamQueue) -> None:
         for topic in topics:

@@ -63,6 +63,8 @@ class JetStreamSession(NatsSession):
         self._ordered: dict[Attachment, OrderedFeed] = {}
         """Those that leave are in it until they have handed over."""
         self._ticks = False
+        self._forbidden_until = 0.0
+        """Until then no stream is looked for, to publish to it: that was not ours to ask."""
         self._lookups = Helpers(f"eventbus.{context.bus}.nats-lookup", self._report_failure)
         super().__init__(link, config, context, pool)
         self._api = JetStreamApi(self._connection, config.jetstream_api)
@@ -279,11 +281,14 @@ class JetStreamSession(NatsSession):
 
     def _ensure_for_publish(self, topic: str) -> Place | None:
         """A helper thread: find or make the stream of a topic. PublishRejectedError, NotConnectedError."""
+        if time.monotonic() < self._forbidden_until:
+            return None
         try:
             return self._api.run(self._streams.place_of(topic), Deadline(ERRAND))
         except Forbidden as error:
             # Whoever may only publish has to rely on the stream being there.
             logger.info("the stream of %r cannot be looked for: %s", topic, error)
+            self._forbidden_until = time.monotonic() + ERRAND
             return None
         except (StreamRefused, ApiError) as error:
             raise PublishRejectedError(str(error)) from error
