@@ -115,6 +115,39 @@ def test_copies_in_a_stream_that_gathers_others_are_not_delivered(nats_server: N
         assert sorted(seen.payloads) == sorted([*(b"%d" % number for number in range(20)), b"its own", b"last"])
 
 
+ACCOUNTS = """
+accounts {
+  theirs { jetstream: enabled, users: [{user: theirs, password: pw}],
+           exports: [{service: "$JS.API.>", response: stream}, {stream: "deliver.>"}, {service: "$JS.FC.>"}] }
+  ours { jetstream: enabled, users: [{user: ours, password: pw}],
+         imports: [{service: {account: theirs, subject: "$JS.API.>"}, to: "JS.theirs.API.>"},
+                   {stream: {account: theirs, subject: "deliver.>"}},
+                   {service: {account: theirs, subject: "$JS.FC.>"}}] }
+}"""
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_what_a_stream_gathers_from_another_account_is_no_copy_of_ours(ordered: bool) -> None:
+    """Their stream has the name of one of ours, too, which the pattern reads."""
+    external = {"api": "JS.theirs.API", "deliver": "deliver.ours"}
+    renamed = [{"src": "orders.>", "dest": "theirs.>"}]
+    with (
+        NatsServer(config=ACCOUNTS) as server,
+        Operator(server.address, user="theirs") as theirs,
+        Operator(server.address, user="ours") as ours,
+        EventBus(f"nats://ours:pw@{server.address[0]}:{server.port}") as bus,
+    ):
+        theirs.make_stream("orders", "orders.>")
+        ours.make_stream("orders", "orders.>")
+        sources = [{"name": "orders", "external": external, "subject_transforms": renamed}]
+        ours.make_stream("gathered", "theirs.>", sources=sources)
+        seen = Seen()
+        bus.subscribe("*.created", seen, group="g", ordered=ordered)
+        theirs.send(b"PUB orders.created 6\r\ntheirs\r\n")
+        bus.publish("orders.created", b"ours")
+        assert {*seen.wait(2)} == {b"theirs", b"ours"}
+
+
 # -- altered, deleted and made anew while in use ---------------------------------------------------
 
 
