@@ -97,6 +97,35 @@ def test_who_may_not_acknowledge_is_told_so(server: NatsServer) -> None:
         wait_until(lambda: "subscription" in told)
 
 
+def test_a_denial_and_a_pause_are_over_under_load_too(server: NatsServer) -> None:
+    """Neither the group nor this member is ever without messages."""
+    with bus_of(server, "admin") as admin, bus_of(server, "denied", ack_wait=1.0) as bus:
+        operator = Operator(server.address, user="admin")
+        sub = bus.subscribe("orders.x", lambda message: pause(0.002), group="g")
+        over = threading.Event()
+
+        def publish() -> None:
+            while not over.wait(0.001):
+                admin.publish_nowait("orders.x", b"x")
+
+        publisher = threading.Thread(target=publish)
+        publisher.start()
+        try:
+            server.reload(config=users(denied=MUTE))
+            wait_until(lambda: "takes no acknowledgements" in str(sub.error))
+            server.reload(config=users(denied={}))
+            wait_until(lambda: sub.error is None)
+            name = durable_name("g", "orders.x")
+            operator.call(f"CONSUMER.PAUSE.orders.{name}", pause_until="2100-01-01T00:00:00Z")
+            wait_until(lambda: "paused" in str(sub.error))
+            operator.request(f"$JS.API.CONSUMER.PAUSE.orders.{name}", b"{}")
+            wait_until(lambda: sub.error is None)
+        finally:
+            over.set()
+            publisher.join()
+            operator.__exit__()
+
+
 ORDERLY = ("$JS.API.CONSUMER.RESET.orders.*", "$JS.API.CONSUMER.UNPIN.orders.*")
 
 

@@ -224,8 +224,7 @@ class JetStreamSession(NatsSession):
         for feed in self._pull_feeds():
             if name := feed.acknowledges_on(subject):
                 error = SubscribeError(f"the server takes no acknowledgements for {name}: not permitted")
-                feed.hindered = True
-                feed.attachment.hindered(error)
+                feed.hindrance.denied(error)
                 return
             if feed.pulls_on(subject):
                 if name := feed.leave_out(subject):
