@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from nats_operator import Operator
 from rounds import limit
 from world_support import Seen, end, pause
 
-from eventbus import EventBus, Message, SubscribeError, SubscriptionState
+from eventbus import BROADCAST, EventBus, Message, PublishRejectedError, SubscribeError, SubscriptionState
 from eventbus.backends.nats.jetstream.durables import durable_name
 from eventbus.testing import NatsServer, wait_until
 
@@ -113,6 +114,22 @@ def test_copies_in_a_stream_that_gathers_others_are_not_delivered(nats_server: N
         bus.publish("orders.created", b"last")
         wait_until(lambda: b"last" in seen.payloads)
         assert sorted(seen.payloads) == sorted([*(b"%d" % number for number in range(20)), b"its own", b"last"])
+
+
+def test_limits_of_the_server_are_kept_where_nobody_has_asked_for_more(tmp_path: Path) -> None:
+    limits = 'limits { duplicate_window: "1m", max_ack_pending: 100 }'
+    config = f'jetstream {{ store_dir: "{tmp_path}", {limits} }}'
+    with NatsServer(jetstream=False, config=config) as server, Operator(server.address) as operator:
+        with EventBus(server.url) as bus:
+            seen, topics = Seen(), ("orders.x", "bills.x")
+            bus.subscribe("orders.x", seen, group="shared")
+            bus.subscribe("orders.x", seen, group=BROADCAST)
+            bus.publish_many([Message(topic, b"%d" % number) for topic in topics for number in range(300)])
+            seen.wait(600)
+            assert operator.call("STREAM.INFO.orders")["config"]["duplicate_window"] == 60 * SECOND
+        with EventBus({"url": server.url, "stream": {"duplicate_window": 120 * SECOND}}) as bus:
+            with pytest.raises(PublishRejectedError, match="duplicates window"):
+                bus.publish("others.x", b"x")
 
 
 ACCOUNTS = """

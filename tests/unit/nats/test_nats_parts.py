@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from eventbus.backends.nats.core.deliveries import NatsDelivery, read_fields
 from eventbus.backends.nats.core.encoding import CoreEncoder
 from eventbus.backends.nats.core.feeds import CoreBatch
+from eventbus.backends.nats.jetstream.conflicts import conflicts, within
 from eventbus.backends.nats.jetstream.deliveries import JetStreamDelivery, sequence_of
-from eventbus.backends.nats.jetstream.durables import MAX_NAME, Durables, conflicts, durable_name, first_wanted, within
+from eventbus.backends.nats.jetstream.durables import MAX_NAME, Durables, durable_name, first_wanted
 from eventbus.backends.nats.jetstream.encoding import JetStreamEncoder
 from eventbus.backends.nats.jetstream.in_hand import NatsInHand
 from eventbus.backends.nats.jetstream.pubacks import Verdict, parse_ack
