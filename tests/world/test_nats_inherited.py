@@ -127,9 +127,9 @@ def test_limits_of_the_server_are_kept_where_nobody_has_asked_for_more(tmp_path:
             bus.publish_many([Message(topic, b"%d" % number) for topic in topics for number in range(300)])
             seen.wait(600)
             assert operator.call("STREAM.INFO.orders")["config"]["duplicate_window"] == 60 * SECOND
-        with EventBus({"url": server.url, "stream": {"duplicate_window": 120 * SECOND}}) as bus:
-            with pytest.raises(PublishRejectedError, match="duplicates window"):
-                bus.publish("others.x", b"x")
+        asked = {"url": server.url, "stream": {"duplicate_window": 120 * SECOND}}
+        with EventBus(asked) as bus, pytest.raises(PublishRejectedError, match="duplicates window"):
+            bus.publish("others.x", b"x")
 
 
 ACCOUNTS = """
