@@ -104,9 +104,9 @@ class JetStreamPublisher(NatsPublisher):
 
     def _hold(self, queue: StreamQueue, record: Record) -> None:
         queue.hold(record)
-        if queue.state is State.TROUBLE:
+        if queue.state in (State.TROUBLE, State.NEW):
             self._sendings.refused(record, queue.cause)
-        elif queue.state is State.NEW:
+        if queue.state is State.NEW:
             self._lookups.look(queue)
 
     def _admit(self, batch: Batch) -> Batch:
@@ -371,6 +371,8 @@ class JetStreamPublisher(NatsPublisher):
             elif now is not queue:
                 return  # the stream was found with another topic
             elif problem is not None or queue.state is State.TROUBLE:
+                if queue.state is State.NEW:
+                    self._sendings.delayed(queue, str(problem))
                 self._schedule(queue)
             else:  # it is known, or may not be asked for: what waits goes out
                 for stream in self._routes.found(queue, topic, place):
@@ -384,11 +386,10 @@ class JetStreamPublisher(NatsPublisher):
     def _give_up(self, queue: StreamQueue, topic: str, refusal: str) -> list[tuple[Record, Exception]]:
         """There is no stream for a topic, and none can be made: what waits for it is refused, and nothing else."""
         self._ground(queue, {topic})
-        rejected: list[tuple[Record, Exception]] = []
-        for number, record in list(queue.held.items()):
-            if topic_of(record) == topic:
-                del queue.held[number]
-                rejected.append((record, self._refused(record, refusal)))
+        waiting = [record for record in queue.held.values() if topic_of(record) == topic]
+        for record in waiting:
+            del queue.held[number_of(record)]
+        rejected: list[tuple[Record, Exception]] = [(record, self._refused(record, refusal)) for record in waiting]
         self._routes.forget(topic)
         if queue.state is State.NEW:
             self._lookups.look(queue)

@@ -25,13 +25,14 @@ from ..link.addresses import ServerPool
 from ..link.dialing import Link
 from ..link.interests import refused_subject
 from ..link.requests import Forbidden, NoResponders
-from .api import JetStreamApi
+from .api import NO_PEERS, STREAM_NOT_FOUND, JetStreamApi
 from .asking import ApiError
 from .durables import Durables, Target
 from .excerpts import SERVER_FAULT, Past, StreamReading, told
 from .in_hand import in_hand_of
 from .ordered_durable import resets
 from .ordered_feed import OrderedFeed
+from .pubacks import Verdict, verdict_on
 from .publisher import JetStreamPublisher
 from .pulls import PullFeed
 from .reading import Reading
@@ -290,6 +291,8 @@ class JetStreamSession(NatsSession):
             self._forbidden_until = time.monotonic() + ERRAND
             return None
         except (StreamRefused, ApiError) as error:
+            if may_pass(error if isinstance(error, ApiError) else error.__cause__):
+                raise NotConnectedError(str(error)) from error
             raise PublishRejectedError(str(error)) from error
 
     # -- for the upkeep ---------------------------------------------------------------------------------
@@ -319,3 +322,11 @@ class JetStreamSession(NatsSession):
         if str(error) not in self._told:
             self._told.add(str(error))
             self._context.on_error(error)
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether a stream may be found or made a moment later: one that is gone between two questions, too."""
+    if not isinstance(error, ApiError):
+        return False
+    verdict = verdict_on(error.code, error.number, str(error))
+    return error.number in (STREAM_NOT_FOUND, *NO_PEERS) or verdict not in (Verdict.REFUSED, Verdict.DOUBTFUL)
