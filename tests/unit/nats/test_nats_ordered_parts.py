@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from eventbus.backends.nats.jetstream import ordered_terms
+from eventbus.backends.nats.jetstream.conflicts import conflicts
 from eventbus.backends.nats.jetstream.deliveries import OrderedDelivery, numbers_of, pin_in
-from eventbus.backends.nats.jetstream.durables import Target, conflicts, durable_name
+from eventbus.backends.nats.jetstream.durables import Target, durable_name
 from eventbus.backends.nats.jetstream.ordered_durable import Pinning, pinned, pinning_in, resets
 from eventbus.backends.nats.jetstream.ordered_in_hand import OrderedInHand
 from eventbus.backends.nats.jetstream.ordered_requests import KEEP, OneRequest

@@ -291,9 +291,17 @@ class JetStreamSession(NatsSession):
             self._forbidden_until = time.monotonic() + ERRAND
             return None
         except (StreamRefused, ApiError) as error:
-            if may_pass(error if isinstance(error, ApiError) else error.__cause__):
+            cause = error if isinstance(error, ApiError) else error.__cause__
+            if isinstance(cause, ApiError) and self._may_pass(cause):
                 raise NotConnectedError(str(error)) from error
             raise PublishRejectedError(str(error)) from error
+
+    def _may_pass(self, error: ApiError) -> bool:
+        """Whether a stream may be found or made a moment later, also where one was gone between two questions."""
+        if error.number == STREAM_NOT_FOUND:
+            return self._config.stream_name is None
+        verdict = verdict_on(error.code, error.number, str(error))
+        return error.number in NO_PEERS or verdict not in (Verdict.REFUSED, Verdict.DOUBTFUL)
 
     # -- for the upkeep ---------------------------------------------------------------------------------
 
@@ -322,11 +330,3 @@ class JetStreamSession(NatsSession):
         if str(error) not in self._told:
             self._told.add(str(error))
             self._context.on_error(error)
-
-
-def may_pass(error: BaseException | None) -> bool:
-    """Whether a stream may be found or made a moment later: one that is gone between two questions, too."""
-    if not isinstance(error, ApiError):
-        return False
-    verdict = verdict_on(error.code, error.number, str(error))
-    return error.number in (STREAM_NOT_FOUND, *NO_PEERS) or verdict not in (Verdict.REFUSED, Verdict.DOUBTFUL)
