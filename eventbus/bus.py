@@ -25,7 +25,7 @@ from .consuming.subscriptions import BatchHandler, Broadcast, Handler, Subscript
 from .errands import Errand
 from .errors import UnsupportedError
 from .fields import Headers
-from .forks import begin_in_child, catch_up, take_all
+from .forks import begin_in_child, catch_up
 from .message import Message, Receipt
 from .middleware import ConsumeMiddleware, Middleware, PublishMiddleware, check_middleware
 from .publishing.chained import ChainedPublisher
@@ -103,6 +103,9 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         wait for the end.
         """
         return self._life.close(seconds(timeout, self.config.close_timeout))
+
+    def _begin_close(self, timeout: float) -> None:
+        self._life.begin_close(timeout)
 
     def __enter__(self) -> EventBus:
         catch_up()
@@ -363,7 +366,7 @@ _buses: WeakSet[EventBus] = WeakSet()
 
 
 @begin_in_child
-def _after_fork_in_child() -> None:
+def _steps_in_child() -> list[Callable[[], None]]:
     buses = list(_buses)
-    take_all(bus._in_child for bus in buses)
-    take_all(bus._resume for bus in buses)  # only now: what its threads call may use the others
+    # All resume behind all that: what the threads of one call may use the others.
+    return [*(bus._in_child for bus in buses), *(bus._resume for bus in buses)]

@@ -66,8 +66,9 @@ class DeadLetterCalls:
         filter: called with each dead letter, on the calling thread; only those for which it is true are published.
         timeout: seconds without any answer (`publish_timeout`). progress: called with the report so far now and then,
         and at the end, also when an exception ends it.
-        Raises ReplayError with the report so far when copies are not confirmed; what an origin topic refuses is counted
-        as failed, and the others go on. ReadError, NotConnectedError, ClosedError; UnsupportedError on core NATS.
+        Raises ReplayError with the report so far when copies are not confirmed: those that no client was given are
+        taken back, the others `unanswered`. What an origin topic refuses is counted as failed, and the others go on.
+        ReadError, NotConnectedError, ClosedError; UnsupportedError on core NATS.
         """
         self._need_dead_letters()
         patience = seconds(timeout, self.config.publish_timeout)
@@ -77,7 +78,7 @@ class DeadLetterCalls:
         if limit == 0:
             return ReplayReport()
         wanted = Wanted(filter=filter, marks=marks, limit=limit)
-        replay = Replay(self._copier.publish_again, wanted, patience, progress)
+        replay = Replay(self._copier.publish_replay, wanted, patience, progress)
         with self._read(checked_span(names, topic, begin, until, None, None), patience) as messages:
             return replay.run(messages)
 

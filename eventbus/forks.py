@@ -18,14 +18,17 @@ _Socket = TypeVar("_Socket", bound=socket.socket)
 Step = Callable[[], object]
 """Takes no lock that another thread of the parent may have held: nobody releases it in the child.
 
-It may be taken twice.
+It may be taken several times.
 """
+Steps = TypeVar("Steps", bound=Callable[[], Iterable[Step]])
+TRIES = 10
+"""How often a step is taken that is interrupted each time: one that ends itself must not hold up the others."""
 
 _process = os.getpid()
 """The one that this was last done for."""
 _sockets: WeakSet[socket.socket] = WeakSet()
 _letting_go: list[Step] = [log.left_in_child]
-_beginning: list[Step] = []
+_beginning: list[Callable[[], Iterable[Step]]] = []
 
 
 def let_go_in_child(step: Step) -> Step:
@@ -34,10 +37,13 @@ def let_go_in_child(step: Step) -> Step:
     return step
 
 
-def begin_in_child(step: Step) -> Step:
-    """In every forked child, begin anew, once all was let go of: what is opened now is not taken for the parent's."""
-    _beginning.append(step)
-    return step
+def begin_in_child(steps: Steps) -> Steps:
+    """In every forked child, begin anew, once all was let go of: what is opened now is not taken for the parent's.
+
+    steps(): what is to be done then; each of them is taken again by itself where it is interrupted.
+    """
+    _beginning.append(steps)
+    return steps
 
 
 def close_in_child(sock: _Socket) -> _Socket:
@@ -56,16 +62,21 @@ def catch_up() -> None:
 
 
 def take_all(steps: Iterable[Step]) -> None:
-    """Take each step, whether or not those before it have failed: what is left out would go on being the parent's."""
+    """Take each step, whether or not those before it have failed: what is left out would go on being the parent's.
+
+    One that signal handlers interrupt is taken again; the last of what they have raised is raised behind all of them.
+    """
     interrupt: BaseException | None = None
-    for step in steps:
-        try:
-            step()
-        except Exception:
-            logger.exception("in a forked child a step failed")
-        except BaseException as error:  # out of a signal handler: the step may have been in the middle
-            interrupt = error
-            step()
+    for step in list(steps):
+        for _ in range(TRIES):
+            try:
+                step()
+            except Exception:
+                logger.exception("in a forked child a step failed")
+            except BaseException as error:  # the step may have been in the middle
+                interrupt = error
+                continue
+            break
     if interrupt is not None:
         raise interrupt
 
@@ -73,7 +84,7 @@ def take_all(steps: Iterable[Step]) -> None:
 def _after_fork_in_child() -> None:
     global _process  # noqa: PLW0603
     _process = os.getpid()
-    take_all((*_letting_go, *_beginning))
+    take_all((*_letting_go, *(step for steps in _beginning for step in steps())))
 
 
 @let_go_in_child

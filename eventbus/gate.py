@@ -51,6 +51,11 @@ class Gate:
         """Whether this is a child's copy that is not to be used."""
         return self.entry is Entry.FORKED
 
+    @property
+    def was_asleep(self) -> bool:
+        """Whether this was a forked child's copy to be woken."""
+        return self._begins is Entry.ASLEEP
+
     def guard(self) -> None:
         """The bus is being opened: from now on a forked child does not use what is here."""
         if self.entry is Entry.UNUSED:

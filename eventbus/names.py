@@ -20,11 +20,15 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @frozen
 class NameRules:
-    """How names are checked at the door: each returns the name as a plain str, or raises ValueError."""
+    """How names are checked at the door: each returns the name as a plain str, or raises ValueError.
+
+    told_apart_by(topic): two topics for which it is the same cannot be there side by side.
+    """
 
     topic: Callable[[object], str]
     pattern: Callable[[object], str]
     group: Callable[[object], str]
+    told_apart_by: Callable[[str], str] = str
 
 
 def is_ours(topic: str) -> bool:
@@ -65,11 +69,16 @@ def _kafka_group(group: object) -> str:
     return exact(group)
 
 
+def _kafka_metric(topic: str) -> str:
+    """Kafka names metrics after topics with dots as underscores, and makes no topic whose metrics are another's."""
+    return topic.replace(".", "_")
+
+
 def _is_dots(topic: str) -> bool:
     return topic in (".", "..")
 
 
 OUR_NAMES = NameRules(check_topic, check_pattern, check_group)
 """The rule for names that are made. NATS has no other: in a subject a blank or a line break is another command."""
-KAFKA_NAMES = NameRules(_kafka_topic, _kafka_pattern, _kafka_group)
+KAFKA_NAMES = NameRules(_kafka_topic, _kafka_pattern, _kafka_group, _kafka_metric)
 """Whatever Kafka takes: topics and groups of other programs can be used where they exist."""

@@ -29,8 +29,9 @@ class ReplayReport:
     replayed: copies that the broker has confirmed; of these `duplicates` were there already, from an earlier replay,
     and are stored once. skipped: dead letters that the filter did not want. foreign: messages that are no dead letters.
     failed: dead letters whose origin topic refused them; causes: why, the first 100. unanswered: copies that the broker
-    may have stored or not: where it deduplicates, replay them again within its duplicate window.
-    next: where to go on, by partition: what to pass as `start` the next time.
+    may have stored, or may store yet, when an outage is over: where it deduplicates, replay them again within its
+    duplicate window. What no client was given when a replay ended early was taken back, and counts nowhere.
+    next: where to go on, by partition: what to pass as `start` the next time; in front of both of those.
     """
 
     replayed: int = 0

@@ -140,7 +140,8 @@ class Statistics:
     answered so, taken back by a `publish` whose time was up, or cancelled. What was refused at the door (no room,
     no connection, `on_outage="raise"`) was not accepted and counts nowhere. So published is the sum of confirmed,
     rejected, unknown, not_sent and in_flight, up to what is on its way at this moment.
-    delivered: handed over by the broker. handled: handler calls that returned. retried: handler calls that raised.
+    delivered: handed over by the broker. handled: handler calls that returned. failed: handler calls that raised.
+    retried: those of them after which the message was to be tried again, here or by whoever gets it back.
     duplicates: redeliveries of what was in hand or just finished, acknowledged without calling the handler again.
     dropped: core NATS messages that arrived while all lanes were full, and rejected ones without a dead letter.
     dead_lettered: dead letters that the broker has confirmed. reconnects: as `reconnect_count`.
@@ -154,6 +155,7 @@ class Statistics:
     not_sent: int
     delivered: int
     handled: int
+    failed: int
     retried: int
     duplicates: int
     dropped: int
@@ -182,8 +184,16 @@ class CloseReport:
 
     unhandled: messages in hand whose handler did not finish; a durable broker delivers them again.
     unfinished_threads: names of threads that were still running when the time was up.
+    handed_over: how many of those in hand no handler was started for: a durable broker gives them to the group's
+    others, and nothing was left half done. 0 where nobody gets them again.
     """
 
     unanswered: int
     unhandled: int
     unfinished_threads: tuple[str, ...]
+    handed_over: int = 0
+
+    @property
+    def left(self) -> int:
+        """Messages in hand that were neither handled nor handed over."""
+        return self.unhandled - self.handed_over

@@ -76,6 +76,7 @@ class Wiring:
             self.publisher.publish_copy,
             features.ordered_groups,
             self._middleware,
+            features.durable,
         )
 
     def chain(self) -> None:

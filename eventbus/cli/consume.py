@@ -13,8 +13,8 @@ from .targets import find
 
 EPILOG = """
 SIGTERM and SIGINT drain: no more is fetched, handlers finish what they have, and it is acknowledged; a second one
-leaves at once. Exit codes: 0 everything was finished; 1 something was left, and is told; 2 bad arguments or
-configuration; 130 and 143 a signal came before the program was loaded.
+leaves at once. Exit codes: 0 what was begun is finished, and the rest goes to others; 1 something was left, and is
+told; 2 bad arguments or configuration; 130 and 143 a signal came before the program was loaded.
 """
 HANDLERS = ("group", "concurrency", "batch", "ordered", "start", "handler_timeout", "dead_letter")
 """Options that are of no use for a bus, which has its subscriptions."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
 from .. import EventBus, Message, ReplayError, ReplayReport
@@ -63,18 +62,18 @@ def show_topics(options: argparse.Namespace, output: Output) -> int:
 
 
 def show_letters(options: argparse.Namespace, output: Output) -> int:
-    """Show the dead letters of a topic; 0."""
+    """Show the dead letters of a topic; 1 where it holds nothing, for nobody knows whether its name is right."""
     with _open(options) as bus:
-        rows = list(islice(_letters(bus, options, output), options.limit))
+        rows, seen = _letters(bus, options, output)
     output.rows(rows, (*COLUMNS, "payload") if options.payload else COLUMNS)
-    return 0
+    return 0 if seen else 1
 
 
 def replay(options: argparse.Namespace, output: Output) -> int:
     """Publish dead letters again; 1 where not all of them were stored."""
     if options.dry_run:
         with _open(options) as bus:
-            rows = list(islice(_letters(bus, options, output), options.limit))
+            rows, _ = _letters(bus, options, output)
         output.rows(rows, COLUMNS)
         output.note(f"{len(rows)} would be replayed; nothing was published")
         return 0
@@ -102,6 +101,8 @@ def replay(options: argparse.Namespace, output: Output) -> int:
             _tell(latest, output, options.url)
             raise
     _tell(latest, output, options.url)
+    if latest == ReplayReport() and trouble is None and not options.start and options.limit != 0:
+        _note_nothing(options, output)
     if trouble is not None:
         output.note(f"eventbus: {hidden(str(trouble), options.url)}")
     return 1 if trouble is not None or latest.failed else 0
@@ -115,6 +116,8 @@ def purge(options: argparse.Namespace, output: Output) -> int:
             return 2
         purged = bus.purge_dead_letters(options.topic, force=options.force, timeout=options.timeout)
     output.summary({"topic": options.topic, "purged": purged}, f"{purged} deleted from {options.topic}")
+    if not purged:
+        _note_nothing(options, output)
     return 0
 
 
@@ -148,14 +151,25 @@ def _open(options: argparse.Namespace) -> EventBus:
     return EventBus(options.url)
 
 
-def _letters(bus: EventBus, options: argparse.Namespace, output: Output) -> Iterator[Row]:
-    """The dead letters that are wanted."""
-    wanted = _chosen(options)
+def _letters(bus: EventBus, options: argparse.Namespace, output: Output) -> tuple[list[Row], int]:
+    """The dead letters that are wanted, and how many messages were looked at for them."""
+    wanted, seen = _chosen(options), 0
+    rows: list[Row] = []
     with bus.read(options.topic, timeout=options.timeout) as messages:
         for seen, message in enumerate(messages, 1):
             output.progress(f"{seen} read ...")
+            if len(rows) == options.limit:
+                break
             if DEAD + "Topic" in message.headers and wanted(message):
-                yield _row(message)
+                rows.append(_row(message))
+    if not seen:
+        _note_nothing(options, output)
+    return rows, seen
+
+
+def _note_nothing(options: argparse.Namespace, output: Output) -> None:
+    """Of a topic without messages JetStream cannot say whether it is there: its stream takes any of that kind."""
+    output.note(f"{options.topic} holds nothing, or is not there: `dlq list` names those that hold something")
 
 
 def _chosen(options: argparse.Namespace) -> Callable[[Message], bool]:
@@ -185,5 +199,7 @@ def _tell(report: ReplayReport, output: Output, url: ConfigSource) -> None:
     counts = {name: getattr(report, name) for name in names}
     text = ", ".join(f"{count} {name}" for name, count in counts.items())
     output.summary({**counts, "next": dict(report.next)}, text)
+    if report.unanswered:
+        output.note(f"{report.unanswered} may be stored, or be stored yet; going on from here publishes them once more")
     if report.next:
         output.note("to go on behind it: --start " + " ".join(f"{one}:{offset}" for one, offset in report.next.items()))

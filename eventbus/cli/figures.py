@@ -7,6 +7,7 @@ from collections import deque
 
 from .. import EventBus
 
+COUNTED = ("handled", "failed", "retried", "dead_lettered", "dropped", "reconnects")
 WINDOW = 5.0
 """Seconds that a rate is about, at least: of a shorter time it would jump."""
 
@@ -21,7 +22,7 @@ class Figures:
     def fields(self) -> dict[str, object]:
         """The figures now.
 
-        phase, healthy; rate: messages handled in a second, lately; handled, retried, dead_lettered, dropped,
+        phase, healthy; rate: messages handled in a second, lately; handled, failed, retried, dead_lettered, dropped,
         reconnects: as `Statistics` has them; in_hand: messages delivered and not finished; lag: messages that wait for
         the groups, None where no broker tells; not_served: subscriptions that get nothing, each with its reason.
         """
@@ -37,7 +38,7 @@ class Figures:
             "in_hand": sum(one.in_hand for one in statuses),
             "lag": sum(lags) if lags else None,
             "not_served": list(health.not_served),
-            **{name: getattr(found, name) for name in ("handled", "retried", "dead_lettered", "dropped", "reconnects")},
+            **{name: getattr(found, name) for name in COUNTED},
         }
 
     def line(self) -> str:

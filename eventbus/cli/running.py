@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from io import UnsupportedOperation
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from .. import CloseReport, EventBus, StopSignals, log
 from ..config_sources import ConfigSource
@@ -84,7 +84,7 @@ def run(make: Callable[[], EventBus], options: RunOptions) -> int:
     if report.unfinished_threads:
         _end_in_time(UNFINISHED)
     flush_printed()
-    return 0 if report == NOTHING else UNFINISHED
+    return UNFINISHED if _is_unfinished(report) else 0
 
 
 def _console(options: RunOptions, hide: Callable[[str], str]) -> Console:
@@ -138,18 +138,25 @@ def _run(bus: EventBus, options: RunOptions, console: Console, signals: StopSign
     console.draw = line
     with _reporting(figures, options.interval, console):
         report = bus.wait(signals)
-    left = {name: getattr(report, name) for name in ("unanswered", "unhandled", "unfinished_threads")}
-    if report == NOTHING:
-        logger.info("closed: all that was in hand is handled", extra={**figures.fields(), **left})
-    else:
+    told = {**figures.fields(), **asdict(report)}
+    if _is_unfinished(report):
         logger.error(
             "closed; left are %d messages in hand, %d publishes without an answer, and these threads: %s",
-            report.unhandled,
+            report.left,
             report.unanswered,
             ", ".join(report.unfinished_threads) or "none",
-            extra={**figures.fields(), **left},
+            extra=told,
         )
+    elif report.handed_over:
+        text = "closed: what was begun is finished; %d messages that no handler was started for go to others"
+        logger.info(text, report.handed_over, extra=told)
+    else:
+        logger.info("closed: all that was in hand is handled", extra=told)
     return report
+
+
+def _is_unfinished(report: CloseReport) -> bool:
+    return bool(report.left or report.unanswered or report.unfinished_threads)
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class Counts:
 
     delivered: int = 0
     handled: int = 0
+    failed: int = 0
     retried: int = 0
     duplicates: int = 0
     dropped: int = 0
@@ -57,12 +58,11 @@ class Consumers:
         letterbox: Letterbox | None = None,
         ordered_groups: bool = True,
         middleware: Middleware | None = None,
+        durable: bool = False,
     ) -> None:
-        self._config = config
-        self._letterbox = letterbox
+        self._config, self._letterbox = config, letterbox
         self.subscriptions = SubscriptionMap()
-        self._bus = config.name
-        self._default_group = config.group
+        self._bus, self._default_group = config.name, config.group
         self._names = names_of(config.backend)
         self._new_in_hand = new_in_hand
         self._ordered_groups = ordered_groups
@@ -77,6 +77,7 @@ class Consumers:
             prefetch_bytes=config.prefetch_bytes,
             budget=Budget(config.max_prefetch_bytes, lambda: len(self.subscriptions)),
             takes_back=takes_back,
+            durable=durable,
             middleware=middleware or Middleware(),
         )
         self._given: dict[Subscription, Arguments] = {}
@@ -120,12 +121,7 @@ class Consumers:
             owner=self._bus_of_mine,
         )
         in_hand = self._new_in_hand(checked.ordered)
-        self._given[sub] = given  # first: who finds the subscription finds this
-        try:
-            self.subscriptions.add(Consumption(sub, checked.handler, in_hand, self._around, unwanted, plan))
-        except BaseException:
-            del self._given[sub]
-            raise
+        self._keep(Consumption(sub, checked.handler, in_hand, self._around, unwanted, plan), given)
         return sub
 
     def inherit(self, parents: Consumers, is_wanted: Callable[[Subscription], bool]) -> None:
@@ -207,6 +203,11 @@ class Consumers:
         return sum(consumption.unhandled for consumption in self._all())
 
     @property
+    def handed_over(self) -> int:
+        """Of these, those that no handler was started for, and that the broker gives to others."""
+        return sum(consumption.handed_over for consumption in self._all())
+
+    @property
     def at_work(self) -> tuple[str, ...]:
         """Names of the lanes that have something in hand. Takes no lock."""
         return tuple(name for consumption in self._all() for name in consumption.at_work)
@@ -263,6 +264,29 @@ class Consumers:
                 raise ValueError(f"dead_letter: {topic!r} would come back to the same handler by {pattern!r}")
             return None
         return DeadLetters(group, topic, self._names, self._letterbox)
+
+    def _keep(self, new: Consumption, given: Arguments) -> None:
+        self._given[new.sub] = given  # first: who finds the subscription finds this
+        try:
+            with self.subscriptions.lock:
+                self._check_letters(new)
+                self.subscriptions.add(new)
+        except BaseException:
+            del self._given[new.sub]
+            raise
+
+    def _check_letters(self, new: Consumption) -> None:
+        """SubscribeError where the broker cannot have a topic for its dead letters beside that of another one's."""
+        mine, told_apart_by = new.dead_letter_topic, self._names.told_apart_by
+        for one in self.subscriptions.consumptions():
+            other = one.dead_letter_topic
+            if mine is None or other is None or mine == other or one.is_unwanted():
+                continue
+            if told_apart_by(mine) == told_apart_by(other):
+                raise SubscribeError(
+                    f"{new.sub.topic}: the broker makes no topic {mine!r} for its dead letters beside {other!r}, where "
+                    f"those of {one.sub.topic!r} in group {one.sub.group!r} go: name another one with dead_letter="
+                )
 
     def _note_past(self, consumption: Consumption) -> None:
         """Note one that was unsubscribed, and sum up those that have ended meanwhile. Under the map's lock."""

@@ -40,7 +40,8 @@ class Surroundings:
 
     owner: the `Consumers`. replays: what is not acknowledged is delivered again. prefetch, prefetch_bytes: what one
     may have in hand. budget: what all may have together. takes_back: the broker
-    takes back what is not handled, to give it to others. middleware: around each call of a handler.
+    takes back what is not handled, to give it to others. durable: it keeps that after the end of this process, too.
+    middleware: around each call of a handler.
     """
 
     owner: object
@@ -52,6 +53,7 @@ class Surroundings:
     prefetch_bytes: int
     budget: Budget
     takes_back: bool = False
+    durable: bool = False
     middleware: Middleware = field(factory=Middleware)
 
 
@@ -59,6 +61,7 @@ class Consumption:
     """One subscription at work; it outlives all sessions.
 
     attachment: what joins it to the session of now, None between two; written under the map's lock only.
+    dead_letter_topic: where the dead letters of its topic go; None: nowhere.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Consumption:
         plan = plan or Plan()
         self.sub = sub
         sub._work = self
+        self.dead_letter_topic = None if plan.dead_letters is None else plan.dead_letters.topic_of(sub.topic)
         self.in_hand = in_hand
         self.attachment: Attachment | None = None
         self.is_unwanted = is_unwanted
@@ -181,6 +185,11 @@ class Consumption:
         return self._in_hand_now + self._lanes.given_up
 
     @property
+    def handed_over(self) -> int:
+        """Of these, those that no handler was started for, and that the broker keeps for others."""
+        return self._lanes.handed_over if self.is_given_again and self._around.durable else 0
+
+    @property
     def at_work(self) -> tuple[str, ...]:
         """Names of the lanes that have something in hand."""
         return self._lanes.at_work
@@ -201,7 +210,8 @@ class Consumption:
         return {
             "delivered": self.delivered,
             "handled": self.handled,
-            "retried": self._failing.failures,
+            "failed": self._failing.failures,
+            "retried": self._failing.retried,
             "duplicates": self.in_hand.duplicates,
             "dropped": self.dropped_count + self._failing.dropped,
             "dead_lettered": self._failing.stored,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from hashlib import sha256
 from typing import Protocol
@@ -46,12 +47,14 @@ class Letterbox(Protocol):
 
 
 def default_topic(group: str, topic: str, names: NameRules) -> str:
-    """`dlq.<group>.<topic>`, made legal and short where it is not: with a digest of both names at its end then."""
-    plain = f"dlq.{group}.{topic}"
-    try:
-        return names.topic(plain)
-    except ValueError:
-        pass
+    """A topic that no other group and topic have: `dlq.<group>.<topic>`.
+
+    Where that does not tell where the group ends, or is not legal or too long, it is made so, and ends in a digest of
+    both.
+    """
+    if "." not in group:
+        with suppress(ValueError):
+            return names.topic(f"dlq.{group}.{topic}")
     digest = sha256(f"{group}\n{topic}".encode(errors="surrogatepass")).hexdigest()[:_DIGEST]
     for length in (64, 32, 16):
         parts = [
@@ -74,9 +77,9 @@ class DeadLetters:
         self._names = names
         self._publish = publish
 
-    def topic_of(self, delivery: Delivery) -> str:
-        """Where the dead letter of a message goes."""
-        return self._given or default_topic(self._group, delivery.topic, self._names)
+    def topic_of(self, topic: str) -> str:
+        """Where the dead letters of a topic go."""
+        return self._given or default_topic(self._group, topic, self._names)
 
     def send(
         self, delivery: Delivery, error: BaseException, attempts: int, answered: Answered, *, bare: bool = False
@@ -99,7 +102,7 @@ class DeadLetters:
         stamp = delivery.timestamp
         once = f"{place}/{stamp.timestamp() if stamp is not None else ''}"
         stored_as = f"{id}/dlq/{self._group}/{once}" + (f"/{replays}" if replays else "")
-        copy = Copy(self.topic_of(delivery), delivery.payload, key, (*kept, *reasons), id, stored_as)
+        copy = Copy(self.topic_of(delivery.topic), delivery.payload, key, (*kept, *reasons), id, stored_as)
         return self._publish(copy, answered)
 
     def _reasons(self, delivery: Delivery, error: BaseException, attempts: int, replays: int) -> RawHeaders:

@@ -45,8 +45,8 @@ class Owner(Protocol):
     def left(self, deliveries: Sequence[Delivery]) -> None:
         """These are finished, or were dropped."""
 
-    def give_up(self, count: int) -> None:
-        """So many are about to be dropped under a lease that lasts."""
+    def give_up(self, count: int, begun: bool) -> None:
+        """So many are about to be dropped under a lease that lasts; whether a handler was started for them."""
 
     def ask_for_more(self) -> None:
         """A pause is over."""

@@ -68,8 +68,8 @@ class _Letter:
 class Failing:
     """Of one subscription; any thread. gives_back: whether the broker takes single messages back.
 
-    failures: handler calls that raised. dropped: rejected messages without a dead letter. stored: dead letters that
-    are confirmed.
+    failures: handler calls that raised. retried: those after which the message was to be tried again. dropped: rejected
+    messages without a dead letter. stored: dead letters that are confirmed.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Failing:
         self.guard = Guard(plan.guard, repr(sub.topic))
         self._retries = Retries(plan.retry, self.guard, leaves=plan.dead_letters is not None, gives_back=gives_back)
         self._lock = threading.Lock()
-        self.failures = self.dropped = self.stored = 0
+        self.failures = self.retried = self.dropped = self.stored = 0
         self._waiting: dict[_Letter, None] = {}
         """Dead letters without an answer, the oldest first."""
         self._troubles: dict[int, Exception] = {}
@@ -129,6 +129,7 @@ class Failing:
                 self._put_off = newest(self._put_off, REMEMBERED)
         with self._lock:
             self.failures += 1
+            self.retried += verdict.next in (Next.AGAIN, Next.BACK)
             self.dropped += verdict.next is Next.DROP
         then = _THEN[verdict.next].format(pause=verdict.pause)
         if isinstance(error, RetryLater):

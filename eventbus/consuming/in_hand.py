@@ -145,12 +145,9 @@ class InHandByIdentity:
     def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:
         """Forget these, and return what is to be given back: nothing under a lease that is over, it comes again."""
         with self._lock:
-            if lease is not self._lease or lease.ended:
-                for one in deliveries:
-                    self._stale.pop(one.identity, None)
-                return ()
-            held = self._held
-            return [held.pop(one.identity) for one in deliveries if one.identity in held]
+            held = self._held if lease is self._lease else self._stale
+            dropped = [held.pop(one.identity) for one in deliveries if one.identity in held]
+            return () if lease.ended else dropped
 
     def look(self, now: float) -> None:
         """Nothing: what is in hand here does not end with time."""

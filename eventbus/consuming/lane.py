@@ -79,7 +79,7 @@ class Lane(LaneQueue):
                 self._ended = True
                 rest = self._rest()
             for entry in rest:
-                self.drop(entry.batch, entry.lease, entry.size)
+                self.drop(entry.batch, entry.lease, entry.size, begun=False)
             self._see_late_answers()
         finally:
             if not self._forked:
@@ -155,7 +155,7 @@ class Lane(LaneQueue):
         if not rest:
             self._owner.settle(0, left)
         elif not keeps:
-            self.drop(rest, entry.lease, left)
+            self.drop(rest, entry.lease, left, begun=False)
 
     def _work(self, entry: Entry) -> int:
         """Handle a batch until something ends it; how many of it were seen to."""
@@ -371,10 +371,10 @@ class Lane(LaneQueue):
         self._owner.left((delivery,))
         self._owner.settle(1, len(delivery.payload))
 
-    def drop(self, deliveries: Sequence[Delivery], lease: Lease, size: int) -> None:
-        """Give these up; on any thread."""
+    def drop(self, deliveries: Sequence[Delivery], lease: Lease, size: int, *, begun: bool = True) -> None:
+        """Give these up; on any thread. begun: a handler was started for one of them, or for one that they wait for."""
         if not lease.ended:
-            self._owner.give_up(len(deliveries))
+            self._owner.give_up(len(deliveries), begun)
         try:
             self._outcomes.dropped(deliveries, lease)
         except Exception:

@@ -58,12 +58,10 @@ class Lanes:
         batch: BatchLimits | None = None,
         middleware: Middleware | None = None,
     ) -> None:
-        self._handler_timeout = handler_timeout
-        self._name, self._outcomes = name, outcomes
+        self._name, self._outcomes, self._handler_timeout = name, outcomes, handler_timeout
         self._acknowledgements = acknowledgements
         self._high, self._high_bytes = high, high_bytes
-        self._budget = budget
-        self._takes_back = takes_back
+        self._budget, self._takes_back = budget, takes_back
         self._lanes = [
             Lane(self, handler, outcomes, middleware)
             if batch is None
@@ -73,7 +71,9 @@ class Lanes:
         self._routing = Routing(concurrency)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._count = self._size = self._given_up = self._running = 0
+        self._count = self._size = self._running = 0
+        self.given_up = self.handed_over = 0
+        """Deliveries that were given up because of the end; those of them that no handler was started for."""
         self._latest: float | None = None
         self._full = self._is_watched = self._stands_still = False
         self._start_again: float | None = None
@@ -123,14 +123,9 @@ class Lanes:
         return self._full and 0 < self._count <= sum(lane.parked for lane in self._lanes)
 
     @property
-    def given_up(self) -> int:
-        """Deliveries that were given up because of the end."""
-        return self._given_up
-
-    @property
     def unhandled(self) -> int:
         """Deliveries in hand and not finished; those that were given up because of the end included."""
-        return self.backlog + self._given_up
+        return self.backlog + self.given_up
 
     @property
     def size(self) -> int:
@@ -229,7 +224,7 @@ class Lanes:
         with self._lock:
             taken = [(lane, entry) for lane in self._lanes for entry in lane.take_back()]
         for lane, entry in taken:
-            lane.drop(entry.batch, entry.lease, entry.size)
+            lane.drop(entry.batch, entry.lease, entry.size, begun=False)
 
     def stop(self, timeout: float) -> tuple[str, ...]:
         """Start no more handlers, wait up to `timeout` seconds for those that run; log and name the lanes at work."""
@@ -276,11 +271,12 @@ class Lanes:
             with self._lock:
                 self._routing.left(deliveries)
 
-    def give_up(self, count: int) -> None:
+    def give_up(self, count: int, begun: bool) -> None:
         """So many are about to be dropped under a lease that lasts. Called by lanes."""
         if self._closing:
             with self._lock:
-                self._given_up += count
+                self.given_up += count
+                self.handed_over += 0 if begun else count
 
     def ask_for_more(self) -> None:
         """A pause is over. Called by a lane."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import define, frozen
 
 from ..copies import Copy
 from ..errors import (
@@ -39,7 +39,9 @@ Place = tuple["int | str", int]
 """Partition and offset of a dead letter."""
 
 
-Copier = Callable[[Copy, Callable[[Any], object]], object]
+TakeBack = Callable[[], bool]
+"""Take a copy back; True: it is certainly never sent. False: a client has it, or has had it."""
+Copier = Callable[[Copy, Callable[[Any], object]], TakeBack]
 """`publish(copy, answered)` hands the receipt or the PublishError to `answered`, on any thread; it never blocks."""
 
 
@@ -52,6 +54,14 @@ class Wanted:
     limit: int | None
 
 
+@define
+class _Sent:
+    """A copy without an answer. size: of its payload, in bytes. take_back: of one that was accepted."""
+
+    size: int
+    take_back: TakeBack = bool
+
+
 class Replay:
     """One replay, run by one thread. patience: seconds without any answer after which it ends."""
 
@@ -62,10 +72,11 @@ class Replay:
         self._progress = progress
         self._bell = Bell()
         self._answers: deque[tuple[Place, object]] = deque()
-        self._waiting: dict[Place, int] = {}
-        """Copies without an answer, with the size of their payloads."""
+        self._waiting: dict[Place, _Sent] = {}
         self._bytes = 0
         self._unknown: set[Place] = set()
+        self._unsent: set[Place] = set()
+        """Of copies that are certainly not stored, and are to be published the next time."""
         self._next: dict[int | str, int] = dict(wanted.marks)
         self._copies = self._replayed = self._duplicates = self._skipped = self._foreign = self._failed = 0
         self._causes: list[Exception] = []
@@ -87,6 +98,7 @@ class Replay:
             self._bell.wait_for(self._is_answered, Deadline(min(LAST_ANSWERS, self._patience)))
             raise
         finally:
+            self._take_back()
             self._settle()
             self._tell()
         if self._trouble is not None:
@@ -99,7 +111,7 @@ class Replay:
     def report(self) -> ReplayReport:
         """What is done so far."""
         following = dict(self._next)
-        for partition, offset in (*self._waiting, *self._unknown):
+        for partition, offset in (*self._waiting, *self._unknown, *self._unsent):
             following[partition] = min(following[partition], offset)
         return ReplayReport(
             replayed=self._replayed,
@@ -140,18 +152,18 @@ class Replay:
         copy = Copy(message.headers[TOPIC], message.payload, message.raw_key, headers, id, f"{id}/replay/{number}")
         deadline = Deadline(self._patience)
         self._next.setdefault(place[0], place[1])
-        self._waiting[place] = len(message.payload)
-        self._bytes += len(message.payload)
+        sent = self._waiting[place] = _Sent(len(message.payload))
+        self._bytes += sent.size
         while True:
             try:
-                self._publish(copy, lambda result: self._answered(place, result))
+                sent.take_back = self._publish(copy, lambda result: self._answered(place, result))
                 return
             except PublishRejectedError as error:
                 self._answers.append((place, error))
                 return
             except PublishNotSentError:  # no room now
                 if deadline.over:
-                    self._bytes -= self._waiting.pop(place)
+                    self._bytes -= self._waiting.pop(place).size
                     raise
                 self._bell.wait_for(lambda: self._answers, Deadline(min(NO_ROOM, deadline.remaining())))
                 self._settle()
@@ -164,7 +176,8 @@ class Replay:
         """Count the answers that have come."""
         while self._answers:
             place, result = self._answers.popleft()
-            self._bytes -= self._waiting.pop(place, 0)
+            sent = self._waiting.pop(place, None)
+            self._bytes -= 0 if sent is None else sent.size
             if isinstance(result, Receipt):
                 self._replayed += 1
                 self._duplicates += result.duplicate
@@ -173,8 +186,15 @@ class Replay:
                 if len(self._causes) < MOST_CAUSES:
                     self._causes.append(result)
             elif isinstance(result, Exception):
-                self._unknown.add(place)
+                (self._unsent if isinstance(result, PublishNotSentError) else self._unknown).add(place)
                 self._trouble = self._trouble or result
+
+    def _take_back(self) -> None:
+        """It ends early: what was accepted and waits for a client must not be sent when nobody counts it any more."""
+        for place, sent in list(self._waiting.items()):
+            if sent.take_back():
+                self._unsent.add(place)
+                del self._waiting[place]
 
     def _is_answered(self) -> bool:
         self._settle()

@@ -2,6 +2,15 @@
 
 from .dbapi import DbApiStore, TransactionStore
 from .middleware import Deduplication, deduplicate
-from .stores import Claim, MemoryStore, Store
+from .stores import Claim, MemoryStore, RemoteStore, Store
 
-__all__ = ["Claim", "DbApiStore", "Deduplication", "MemoryStore", "Store", "TransactionStore", "deduplicate"]
+__all__ = [
+    "Claim",
+    "DbApiStore",
+    "Deduplication",
+    "MemoryStore",
+    "RemoteStore",
+    "Store",
+    "TransactionStore",
+    "deduplicate",
+]

@@ -51,6 +51,13 @@ class _Table:
         self._style = style
         self._table = table
         self._taken: type[Exception] = module.IntegrityError
+        self.outages: tuple[type[Exception], ...] = (module.OperationalError, module.InterfaceError)
+        self._refused: type[Exception] = module.Error
+
+    @property
+    def away(self) -> str:
+        """What is said of it when it is away."""
+        return f"no connection to the database of {self._table}"
 
     @property
     def create_statement(self) -> str:
@@ -102,6 +109,16 @@ class _Table:
         delete = f"DELETE FROM {self._table} WHERE mark = {{mark}} AND owner = {{owner}}"
         return int(self._run(connection, delete, mark=_mark_of(key), owner=owner))
 
+    def is_answered(self, connection: Any) -> bool:
+        """Whether the server answers, whatever it says."""
+        try:
+            self._run(connection, "SELECT 1", fetch=True)
+        except self.outages:
+            return False
+        except self._refused:  # in a transaction that has failed, say
+            return True
+        return True
+
     def prune(self, connection: Any, before: float) -> int:
         """Delete the marks of what was handled before a time; how many."""
         delete = f"DELETE FROM {self._table} WHERE done = 1 AND marked_at < {{before}}"
@@ -134,6 +151,7 @@ class DbApiStore:
     connection; each thread has one, kept until it fails. claim_timeout: seconds after which a claim whose owner has
     neither succeeded nor failed is free again: longer than the longest handler, and than clocks differ.
     table: made by `create_table()`, or by you with `create_statement`. paramstyle: where the module has none.
+    outages: what the module raises while the database is away, and for other reasons, too.
 
     A claim is committed before the handler is called, and marked as done after it has returned. A process that dies in
     the handler leaves its claim: the message is handled again when `claim_timeout` is over. One that dies between the
@@ -156,6 +174,7 @@ class DbApiStore:
         self._connect = connect
         self._claim_timeout = claim_timeout
         self._own = threading.local()
+        self.outages = self._table.outages
 
     @property
     def create_statement(self) -> str:
@@ -165,6 +184,14 @@ class DbApiStore:
     def create_table(self) -> None:
         """Make the table where there is none (`CREATE TABLE IF NOT EXISTS`)."""
         self._transact(self._table.create)
+
+    def what_is_away(self) -> str:
+        """Says that no connection to the database can be had, "" where one can."""
+        try:
+            self._connect().close()
+        except self.outages:
+            return self._table.away
+        return ""
 
     def claim(self, key: str, owner: str) -> Claim:
         """Claim a message, and commit."""
@@ -203,8 +230,9 @@ class TransactionStore:
     """Marks in the transaction of the handler: its work and its mark are there together, or not at all.
 
     module, paramstyle, table: as `DbApiStore` has them; one table for each kind of store.
-    connection(): the one that the handler uses for the message of this moment, on this thread, without autocommit. The
-    handler leaves the transaction open: it is committed when it has returned, and rolled back when it has failed.
+    connection(): the one that the handler uses for the message of this moment, on this thread, without autocommit; one
+    that an outage has broken is yours to replace. The handler leaves the transaction open: it is committed when it has
+    returned, and rolled back when it has failed. outages: as `DbApiStore` has them.
     commit: False where somebody outside does that, as Django's `atomic` around `call_next` in a middleware used before.
 
     A process that dies before the commit leaves nothing, one that dies behind it leaves work and mark: either way the
@@ -226,6 +254,7 @@ class TransactionStore:
         self._connection = connection
         self._commit = commit
         self._own = threading.local()
+        self.outages = self._table.outages
 
     @property
     def create_statement(self) -> str:
@@ -237,6 +266,17 @@ class TransactionStore:
         connection = self._connection()
         self._table.create(connection)
         self._end(connection.commit)
+
+    def what_is_away(self) -> str:
+        """Says that the connection of this moment gets no answer, or cannot be had, "" where it does."""
+        try:
+            connection = self._connection()
+            if self._table.is_answered(connection):
+                self._end(connection.rollback)
+                return ""
+        except self.outages:
+            pass
+        return self._table.away
 
     def claim(self, key: str, owner: str) -> Claim:
         """Write the mark, and leave the transaction open for the handler. Without a claim it is rolled back."""

@@ -14,9 +14,10 @@ from ..consuming.handling import current_subscription
 from ..errors import RetryLater
 from ..message import Message
 from ..middleware import Consume
+from ..outages import put_off
 from ..threads import seconds
 from .renewed import Renewed
-from .stores import Claim, MemoryStore, Store
+from .stores import Claim, MemoryStore, RemoteStore, Store
 
 logger = log.get(__name__)
 
@@ -36,6 +37,7 @@ class Deduplication(Renewed):
 
     def __init__(self, store: Store, key: KeyOf, retry_after: float) -> None:
         self.store = store
+        self._remote = store if isinstance(store, RemoteStore) else None
         self.skipped = self.busy = 0
         super().__init__()
         self._key = key
@@ -45,12 +47,19 @@ class Deduplication(Renewed):
         self._lock = threading.Lock()
 
     def __call__(self, message: Message, call_next: Consume) -> object:
-        """Handle a message unless it was handled; RetryLater while somebody else does."""
+        """Handle a message unless it was handled; RetryLater while somebody else does, or the store is away."""
         if not isinstance(message, Message):
             raise TypeError(f"deduplicate() is for handlers of single messages, not of a {type(message).__name__}")
         key = self._key(message)
         if key is None:
             return call_next(message)
+        remote = self._remote
+        if remote is None:
+            return self._once(message, call_next, key)
+        with put_off(message, self._retry_after, remote.outages, remote.what_is_away):
+            return self._once(message, call_next, key)
+
+    def _once(self, message: Message, call_next: Consume, key: str) -> object:
         owner = token_hex(16)
         claim = self.store.claim(key, owner)
         if claim is Claim.CLAIMED:
@@ -92,7 +101,8 @@ def deduplicate(store: Store | None = None, *, key: KeyOf | None = None, retry_a
     message's topic and id, or where it has no id its partition, offset and timestamp. Broadcast copies have no group
     to share marks with, and are handled each time; so is what has neither id nor offset.
     retry_after: seconds until a message comes again that another thread or process is handling now: it is not
-    acknowledged before that one has succeeded, and handled here if it has failed.
+    acknowledged before that one has succeeded, and handled here if it has failed. So does a message whose store is
+    away (a `RemoteStore`), for as long as that lasts: its handler has not failed.
     """
     if key is not None:
         check_plain(key, "key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from weakref import WeakSet
 
 from ..forks import let_go_in_child
@@ -9,15 +10,15 @@ from ..forks import let_go_in_child
 _all: WeakSet[Renewed] = WeakSet()
 
 
-class Renewed:
+class Renewed(ABC):
     """Made anew in a forked child, as far as `_renew` does that, which begins it, too."""
 
     def __init__(self) -> None:
         self._renew()
         _all.add(self)
 
-    def _renew(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _renew(self) -> None: ...
 
 
 @let_go_in_child

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .renewed import Renewed
 
@@ -30,7 +30,8 @@ class Store(Protocol):
 
     key: ASCII text of any length, one message's in one group. owner: a token of 32 characters, one attempt's: whoever
     has lost a claim to another owner neither completes nor takes back the other's.
-    What it raises is the failure of the handling: the message comes again.
+    What it raises is the failure of the handling: the message comes again. RetryLater is none: while what it keeps its
+    marks in is away, `claim` raises that, or it is a `RemoteStore`.
     """
 
     def claim(self, key: str, owner: str) -> Claim:
@@ -44,6 +45,19 @@ class Store(Protocol):
 
     def forget(self, key: str, owner: str) -> None:
         """The owner has failed: it may be claimed again, at once."""
+
+
+@runtime_checkable
+class RemoteStore(Store, Protocol):
+    """A store that may be away, and says so: messages wait for as long as that lasts, and have not failed.
+
+    outages: what is raised then, by its own methods, or by a handler that has its work there, too.
+    """
+
+    outages: tuple[type[Exception], ...]
+
+    def what_is_away(self) -> str:
+        """After one of `outages`: says what cannot be reached at this moment, "" where it can."""
 
 
 class MemoryStore(Renewed):

@@ -192,6 +192,5 @@ _all: weakref.WeakSet[AppBus] = weakref.WeakSet()
 
 
 @begin_in_child
-def _inherit_all() -> None:
-    for own in list(_all):
-        own.inherited()
+def _steps_in_child() -> list[Callable[[], None]]:
+    return [own.inherited for own in list(_all)]

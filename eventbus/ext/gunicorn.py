@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ from ..config import EventBusConfig
 from ..errors import ConfigError, NotInitializedError
 from ..globals import get_global, initialize_from_config
 from ..state import CloseReport
-from .process import close_bus, open_bus
+from .process import close_buses, open_bus
 
 
 class Worker(Protocol):
@@ -43,43 +43,54 @@ class Hooks(NamedTuple):
     worker_exit: Callable[[object, Worker], None]
 
 
-def hooks(bus: str | Callable[[], EventBus] | None = None) -> Hooks:
+def hooks(*buses: str | Callable[[], EventBus] | None) -> Hooks:
     """Hooks that open a bus in each worker, and close it in time when the worker ends; runs nothing itself.
 
-    bus: "module:attribute", or a function that returns it; both are looked up in the worker. None: the global bus,
-    which is made from `EVENTBUS_URL` unless the application has initialized it.
+    buses: "module:attribute", or a function that returns it; both are looked up in the worker. None, and nothing at
+    all: the global bus, which is made from `EVENTBUS_URL` unless the application has initialized it. Several of them
+    are closed side by side, in the time of one.
     It is opened with `wait=False`: a worker serves while the broker is away, and publishing waits or fails in time. A
     bus that cannot be opened at all (ConfigError, UnsupportedError, ClosedError) ends gunicorn with the error. The
     report of the close goes to gunicorn's error log, as does what at the start of a worker does not fit together: a
     `graceful_timeout` or `timeout` that does not leave the bus its own timeouts.
     """
-    own = _WorkerBus(_finder(bus))
+    own = _WorkerBuses([_finder(bus) for bus in buses or (None,)])
     return Hooks(own.open, own.close)
 
 
-class _WorkerBus:
-    """The bus of one worker; the master's copy of this stays empty."""
+class _WorkerBuses:
+    """The buses of one worker; the master's copy of this stays empty."""
 
-    def __init__(self, find: Callable[[], EventBus]) -> None:
-        self._find = find
-        self._bus: EventBus | None = None
+    def __init__(self, finders: Sequence[Callable[[], EventBus]]) -> None:
+        self._finders = finders
+        self._buses: list[EventBus] = []
 
     def open(self, worker: Worker) -> None:
-        bus = self._find()
-        for text in _misfits(bus.config, worker.cfg):
-            worker.log.warning("eventbus: %s", text)
-        open_bus(bus)
-        self._bus = bus
+        for find in self._finders:
+            bus = find()
+            for text in _misfits(bus.config, worker.cfg):
+                worker.log.warning("eventbus: %s", text)
+            open_bus(bus)
+            self._buses.append(bus)
 
     def close(self, server: object, worker: Worker) -> None:
-        bus, self._bus = self._bus, None
-        if bus is None or worker.pid != os.getpid():  # gunicorn's master calls for a worker that was gone already
+        buses, self._buses = self._buses, []
+        if worker.pid != os.getpid():  # gunicorn's master calls for a worker that was gone already
             return
         began = time.monotonic()
-        left = _left_by(close_bus(bus, _closing_time(bus.config, worker.cfg)))
-        log = worker.log.warning if left else worker.log.info
+        reports = close_buses({bus: _closing_time(bus.config, worker.cfg) for bus in buses})
         took = time.monotonic() - began
-        log("eventbus: %s closed in %.2f s, %s", bus.config.name, took, "; ".join(left) or "nothing left")
+        for bus, report in reports.items():
+            _tell(worker, bus.config.name, report, took)
+
+
+def _tell(worker: Worker, name: str, report: CloseReport | Exception, took: float) -> None:
+    if isinstance(report, Exception):
+        worker.log.error("eventbus: %s could not be closed: %s", name, report, exc_info=report)
+        return
+    left = _left_by(report)
+    log = worker.log.warning if left else worker.log.info
+    log("eventbus: %s closed in %.2f s, %s", name, took, "; ".join(left) or "nothing left")
 
 
 def _misfits(config: EventBusConfig, cfg: Any) -> list[str]:
@@ -116,8 +127,8 @@ def _left_by(report: CloseReport) -> list[str]:
     left = []
     if report.unanswered:
         left.append(f"{report.unanswered} publishes without an answer")
-    if report.unhandled:
-        left.append(f"{report.unhandled} messages whose handler did not finish")
+    if report.left:
+        left.append(f"{report.left} messages whose handler did not finish")
     if report.unfinished_threads:
         left.append(f"threads that still ran: {', '.join(report.unfinished_threads)}")
     return left

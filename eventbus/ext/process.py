@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from weakref import WeakSet
 
 from .. import ClosedError, CloseReport, EventBus, EventBusError, log
+from ..ends import at_end
 from ..threads import Deadline
 
 logger = log.get(__name__)
@@ -36,19 +37,37 @@ def wait_first_attempt(bus: EventBus) -> None:
         bus.wait_connected(bus.config.health_check.timeout)
 
 
-def close_bus(bus: EventBus, timeout: float | None = None) -> CloseReport:
-    """Close a bus within `timeout` seconds (`close_timeout`); half of it is for what was accepted, in an outage, too.
+def close_buses(times: Mapping[EventBus, float]) -> dict[EventBus, CloseReport | Exception]:
+    """Close buses side by side, each within so many seconds; half of them is for what was accepted, in an outage, too.
 
     Without an outage it has all that handlers leave; for a broker that is away `EventBus.close` alone does not wait.
+    What one of them raises is in the place of its report. Starts no thread: at the end of the interpreter none can be.
     """
-    deadline = Deadline(bus.config.close_timeout if timeout is None else timeout)
-    with suppress(ClosedError):
-        bus.flush(deadline.share(0.5))
-    return bus.close(deadline.remaining())
+    ends = {bus: Deadline(timeout) for bus, timeout in times.items()}
+    reports: dict[EventBus, CloseReport | Exception] = {}
+
+    def flush(bus: EventBus) -> None:
+        with suppress(ClosedError):
+            bus.flush(max(0.0, ends[bus].remaining() - times[bus] / 2))
+
+    def begin(bus: EventBus) -> None:
+        bus._begin_close(ends[bus].remaining())
+
+    def end(bus: EventBus) -> None:
+        reports[bus] = bus.close(ends[bus].remaining())
+
+    for step in (flush, begin, end):
+        for bus in times:
+            try:
+                if bus not in reports:
+                    step(bus)
+            except (EventBusError, RuntimeError, OSError) as error:
+                reports[bus] = error
+    return reports
 
 
 def close_at_exit(bus: EventBus) -> None:
-    """Have `close_bus` called when the process ends, if the bus is open then.
+    """Have it closed by `close_buses` when the process ends, with all others for which that is so, if it is open then.
 
     What it had to leave is logged, or told on stderr where nobody hears what is logged. A bus that
     `stop_health_check()` was called for is left to the library's own end of forgotten buses, which takes a second. In a
@@ -57,29 +76,23 @@ def close_at_exit(bus: EventBus) -> None:
     _all.add(bus)
 
 
+@at_end
 def _end_all() -> None:
-    for bus in list(_all):
-        if not bus.get_health_status().is_running:
-            continue
-        try:
-            report = close_bus(bus)
-        except (EventBusError, RuntimeError, OSError):
-            logger.exception("%s: could not be closed at the end of the process", bus.config.name)
-        else:
-            if report.unanswered or report.unhandled:
-                _tell(bus.config.name, report)
+    times = {bus: bus.config.close_timeout for bus in list(_all) if bus.get_health_status().is_running}
+    for bus, report in close_buses(times).items():
+        if isinstance(report, Exception):
+            logger.error("%s: could not be closed at the end of the process", bus.config.name, exc_info=report)
+        elif report.unanswered or report.left:
+            _tell(bus.config.name, report)
 
 
 def _tell(name: str, report: CloseReport) -> None:
     text = (
         f"{name}: the process ends; {report.unanswered} accepted messages were not confirmed and may be lost, and "
-        f"{report.unhandled} were left in the hands of handlers"
+        f"{report.left} were left in the hands of handlers"
     )
     if logger.is_heard:
         logger.warning("%s", text)
     elif sys.stderr is not None:
         with suppress(OSError):  # its reader has gone
             print(text, file=sys.stderr)
-
-
-atexit.register(_end_all)  # behind the library's own, so it runs before that would say that nobody has closed the bus

@@ -156,6 +156,11 @@ class Publisher:
         self.pending.accept(record, 0.0)
         return record
 
+    def publish_replay(self, copy: Copy, answered: Callable[[Result], object]) -> Callable[[], bool]:
+        """Publish a copy as `publish_again` does; what takes it back: True, it is certainly never sent."""
+        record = self.publish_again(copy, answered)
+        return lambda: record.waiter is not None and self.pending.withdraw(record.waiter, record.number)
+
     def publish_many(self, messages: Iterable[Message], timeout: float) -> list[Receipt]:
         """Publish all, pipelined, and wait up to `timeout` seconds for all answers.
 

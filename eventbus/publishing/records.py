@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -127,7 +128,7 @@ class Batch(list[Record]):
         return sum(map(len, map(payload_of, self)))
 
 
-class Claim:
+class Claim(ABC):
     """Who waits for one record, and the claim on it; `list.pop` is what only one thread can win."""
 
     __slots__ = ("_free", "number")
@@ -147,9 +148,9 @@ class Claim:
         """Whoever has the claim does without."""
         self._free.append(True)
 
+    @abstractmethod
     def answer(self, result: Result, number: int = 0) -> None:
         """See `Waiter`."""
-        raise NotImplementedError
 
     def confirmed(self, confirmations: Sequence[Confirmation], receipt_of: MakeReceipt) -> None:
         """See `Waiter`."""

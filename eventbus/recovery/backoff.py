@@ -9,7 +9,7 @@ from tenacity import RetryCallState, Retrying, retry_if_not_exception_type, stop
 from tenacity.stop import stop_base
 
 from ..config import ReconnectConfig
-from ..errors import AuthenticationError, ConfigError
+from ..errors import AuthenticationError, ConfigError, ConnectFailedError, EventBusError
 from ..threads import Pauses, Stopped, StopToken
 
 FINAL = (Stopped, AuthenticationError, ConfigError)
@@ -50,3 +50,14 @@ def retrying(
         retry=retry_if_not_exception_type(FINAL),
         reraise=True,
     )
+
+
+def was_there(error: BaseException) -> bool:
+    """Whether an attempt failed although a server was there: by what it said, or by something here.
+
+    Then its speaking is no reason to try again at once. So it is with errors that no broker makes, too: where no thread
+    can be started, say.
+    """
+    if isinstance(error, ConnectFailedError):
+        return error.server_spoke
+    return isinstance(error, ConfigError) or not isinstance(error, (EventBusError, OSError))

@@ -105,6 +105,7 @@ class Closing:
             unanswered=self._publisher.pending.in_flight,
             unhandled=self._consumers.unhandled,
             unfinished_threads=(*self._consumers.at_work, self._errands.thread_name),
+            handed_over=self._consumers.handed_over,
         )
 
     def _close(self, deadline: Deadline) -> None:
@@ -154,6 +155,7 @@ class Closing:
             unanswered=unanswered,
             unhandled=consumers.unhandled,
             unfinished_threads=tuple(dict.fromkeys(unfinished)),
+            handed_over=consumers.handed_over,
         )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..config import ReconnectConfig
-from ..errors import ConfigError, ConnectFailedError, NotConnectedError, ReconnectExhaustedError
+from ..errors import NotConnectedError, ReconnectExhaustedError
 from ..state import Phase
 from ..threads import Deadline, StopToken
+from .backoff import was_there
 from .supervisor import Supervisor
 
 FORCED = "reconnect() was called"
@@ -98,7 +99,7 @@ class Episodes:
         """Whether the last attempt failed on a server that was there: looking at it more often is no use."""
         error = self._last_error()
         cause = error.__cause__ if isinstance(error, ReconnectExhaustedError) else error
-        return isinstance(cause, ConfigError) or (isinstance(cause, ConnectFailedError) and cause.server_spoke)
+        return cause is not None and was_there(cause)
 
     def _last_error(self) -> BaseException:
         return self._supervisor.phases.connection_state().last_error or NotConnectedError("there is no connection")

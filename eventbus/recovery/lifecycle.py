@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from attrs import evolve
 
 from .. import greenlets
@@ -19,7 +22,7 @@ from ..errors import (
 from ..gate import Entry, Gate
 from ..publishing.publisher import Publisher
 from ..state import CloseReport, HealthStatus, Phase
-from ..threads import StopToken, spawn, works_for
+from ..threads import Deadline, StopToken, spawn, works_for
 from . import at_exit
 from .callbacks import Callbacks
 from .closing import NOTHING_LEFT, Closing
@@ -132,17 +135,39 @@ class Lifecycle:
         self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
         return self._closing.close(timeout, leave)
 
-    def end_with_interpreter(self) -> CloseReport | None:
-        """The interpreter ends and the bus was not closed: a bounded time to send what it accepted.
+    def begin_close(self, timeout: float) -> None:
+        """Have it close within `timeout` seconds, and do not wait for that: `close` does."""
+        left = StopToken()
+        left.set()
+        self.close(timeout, left)
 
-        None where that is no news: it was closed after all, or `stop_health_check()` was called, and nothing is left.
+    def await_first_attempt(self, since: float) -> None:
+        """The process ends since then (`time.monotonic`): what was opened just now, and has something to send, may try.
+
+        Up to half of `close_timeout`.
+        """
+        if self._publisher.pending.in_flight and not (self.gate.is_shut or self.phases.phase.is_final):
+            self.phases.wait_first_attempt(max(0.0, since + self._config.close_timeout / 2 - time.monotonic()))
+
+    def end_with_process(self) -> Callable[[], CloseReport | None]:
+        """The process ends and the bus was not closed: a bounded time to send what it accepted, from now on.
+
+        What is returned waits for that, and says what is told of it. None where it is no news: the bus was closed after
+        all; or nothing is left, and `stop_health_check()` was called or it is a forked child's copy, which nobody
+        opened.
         """
         if self.gate.is_shut or self.phases.phase.is_final:
-            return None
-        watched = self.monitor.is_running
+            return lambda: None
+        watched, timeout = self.monitor.is_running, self._config.close_timeout
         well = watched and self.phases.phase is Phase.CONNECTED
-        report = self.close(self._config.close_timeout if well else min(AT_EXIT, self._config.close_timeout))
-        return report if watched or report.unanswered else None
+        deadline = Deadline(timeout if well else min(AT_EXIT, timeout))
+        self.begin_close(deadline.remaining())
+
+        def end() -> CloseReport | None:
+            report = self.close(deadline.remaining())
+            return report if report.unanswered or (watched and not self.gate.was_asleep) else None
+
+        return end
 
     # -- subscriptions ---------------------------------------------------------------------------
 

@@ -95,6 +95,7 @@ class Phases:
         """Note an error without a move."""
         with self._lock:
             self._state = evolve(self._state, last_error=cause)
+        self._changed.ring()
 
     def trouble(self) -> None:
         """The first sign of trouble: downtime counts from here."""
@@ -118,6 +119,15 @@ class Phases:
         ends = (Phase.CONNECTED, Phase.CLOSED, Phase.FORKED)
         self.wait_for(lambda: self.phase in ends, Deadline(timeout))
         return self.phase is Phase.CONNECTED
+
+    def wait_first_attempt(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds until the first attempt to connect has ended, somehow."""
+
+        def ended() -> bool:
+            state = self._state
+            return state.phase.is_final or not (state.last_connected_time is None and state.last_error is None)
+
+        self.wait_for(ended, Deadline(timeout))
 
     def wait_for(self, condition: Callable[[], object], deadline: Deadline) -> bool:
         """Wait for something that comes with a move; whether it holds. The condition takes no lock."""

@@ -22,7 +22,7 @@ from ..errors import (
 from ..publishing.pending import Pending
 from ..state import ErrorEvent, Phase, ReconnectEvent
 from ..threads import Deadline, Pauses, Stopped, StopToken
-from .backoff import FINAL, retrying
+from .backoff import FINAL, retrying, was_there
 from .callbacks import Callbacks
 from .current import CurrentSession
 from .healing import HEAL_GRACE, HEAL_PROBE, Healing
@@ -325,7 +325,7 @@ class Supervisor:
     def _pause(self, seconds: float, stop: StopToken, last: BaseException) -> None:
         """Sleep between attempts; ends early when a server begins to speak, or somebody asks for a reconnect."""
         deadline = Deadline(seconds)
-        spoke = isinstance(last, ConnectFailedError) and last.server_spoke
+        spoke = was_there(last)
         looks, asked = 0, self._asked
         while not deadline.over and asked == self._asked:
             looks += 1

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
 from ..config_delivery import RetryConfig
 from ..consuming.batches import Batch
 from ..consuming.subscriptions import BROADCAST, SubscriptionState
-from ..errors import PublishNotSentError, PublishUnknownError
+from ..errors import PublishNotSentError, PublishUnknownError, ReplayError
 from ..message import Message
+from ..reports import ReplayReport
 from ._conformance_outages import GROUP, LONG, FaultGround
 from .history import History
 from .traffic import publish_until_answered
@@ -240,6 +242,31 @@ class FaultConformance(FaultGround):
         self.send(bus, 3)
         self.judge(bus)
         assert (self.history.dead_lettered, self.history.handled) == (1, 4)
+
+    def test_a_replay_that_an_outage_ends_tells_what_may_be_stored(self) -> None:
+        bus, letters, count = self.open_quick(), f"dlq.{GROUP}.{self.topic}", 40
+        self.need(bus, readable="nothing is stored")
+        origin = [("Eventbus-Dead-Topic", self.topic.encode())]
+        bus.publish(self.topic, "first")
+        bus.publish_many([Message(letters, str(number), headers=origin) for number in range(count)])
+
+        def strike(message: Message) -> bool:
+            if message.text() == str(count // 2):
+                self.strike(bus)
+            return True
+
+        told: list[ReplayReport] = []
+        with suppress(ReplayError):  # where a part of the broker is left it may do without
+            bus.replay_dead_letters(letters, filter=strike, timeout=1.0, progress=told.append)
+        report = told[-1]
+        self.broker.restore()
+        self.wait_well(bus)
+        assert bus.flush(timeout=LONG).unanswered == 0
+        bus.publish(self.topic, "last")
+        stored = sum("Eventbus-Dead-Replays" in message.headers for message in bus.read(self.topic))
+        assert report.replayed <= stored <= report.replayed + report.unanswered, report
+        bus.replay_dead_letters(letters, start=report.next)
+        assert {message.text() for message in bus.read(self.topic)} == {"first", "last", *map(str, range(count))}
 
     def test_batches_of_an_outage_lose_nothing(self) -> None:
         bus = self.open_quick()

@@ -69,6 +69,7 @@ KAFKA_FAULTS = (
         "test_what_is_published_during_an_outage_is_stored_after_it_in_order",
         "test_a_handler_that_fails_during_an_outage_is_tried_again_in_order",
         "test_a_dead_letter_of_an_outage_is_confirmed_after_it",
+        "test_a_replay_that_an_outage_ends_tells_what_may_be_stored",
         "test_links_in_a_black_hole_are_replaced_and_nothing_is_lost",
         "test_close_during_an_outage_is_in_time_and_its_report_is_true",
     }

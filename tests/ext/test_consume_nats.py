@@ -61,6 +61,26 @@ def test_a_handler_that_runs_is_finished_and_acknowledged(program: Program, url:
     assert program.handled() == {"1": 1, "2": 1}
 
 
+def test_what_no_handler_was_started_for_is_handed_over_and_nothing_is_left_unfinished(
+    program: Program, url: str
+) -> None:
+    texts = [str(number) for number in range(6)]
+    publish(url, *texts)
+    with consume(program, "hold", url, "--close-timeout", "6") as process:
+        wait_until(lambda: program.seen() == ["begins 0"], START)
+        process.send()
+        process.wait_said("SIGTERM: closing")
+        pause(3.5)  # behind the half of it no handler is started any more
+        program.release()
+        assert process.end() == 0, process.text
+        last = process.records()[-1]
+    assert (last["handled"], last["unhandled"], last["handed_over"]) == (1, 5, 5)
+    assert (last["level"], last["unfinished_threads"]) == ("INFO", [])
+    assert "5 messages that no handler was started for go to others" in last["message"]
+    with consume(program, "handle", url):
+        wait_until(lambda: program.handled() == dict.fromkeys(texts, 1), START)
+
+
 def test_a_stuck_handler_costs_the_close_timeout_and_is_named(program: Program, url: str) -> None:
     publish(url, "1")
     with consume(program, "hold", url, "--close-timeout", "1") as process:

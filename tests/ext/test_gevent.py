@@ -171,4 +171,4 @@ def test_a_nats_server_that_reads_no_more_holds_up_no_close(nats_server: NatsSer
             said, errors = process.communicate("frozen\n", timeout=20.0)
         finally:
             nats_server.thaw()
-    assert said == "CloseReport(unanswered=100, unhandled=0, unfinished_threads=()) True\n", errors
+    assert said == "CloseReport(unanswered=100, unhandled=0, unfinished_threads=(), handed_over=0) True\n", errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +77,31 @@ def test_a_broker_that_comes_back_gets_what_was_accepted(bus: EventBus, caplog: 
     back.join()
     (text,) = texts(caplog, logging.INFO)
     assert text.endswith(" s, nothing left")
+
+
+def test_several_buses_close_side_by_side_in_the_time_of_one(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    buses = [EventBus(f"memory://hooks?name=hooks-{number}&close_timeout=1.5") for number in range(4)]
+    monkeypatch.setattr(eventbus, "shop", SimpleNamespace(bus=buses[0]), raising=False)
+    own, worker = hooks("eventbus:shop.bus", *(lambda bus=bus: bus for bus in buses[1:])), worker_of()
+    own.post_worker_init(worker)
+    assert all(bus.wait_connected(5.0) for bus in buses)
+    buses[3].close()
+    MemoryOutages("hooks").refuse()
+    for bus in buses[:3]:
+        bus.publish_nowait("orders", b"x")
+    began = time.monotonic()
+    own.worker_exit(SERVER, worker)
+    assert time.monotonic() - began < 2.5 * 1.5
+    MemoryOutages("hooks").forget()
+    assert [bus.get_connection_state().phase for bus in buses] == [Phase.CLOSED] * 4
+    found = texts(caplog, logging.WARNING)
+    assert [text.partition(" closed")[0] for text in found] == [f"eventbus: hooks-{number}" for number in range(3)]
+    assert all(text.endswith("1 publishes without an answer") for text in found)
+    (text,) = texts(caplog, logging.INFO)
+    assert text.startswith("eventbus: hooks-3 closed in ")
 
 
 def test_in_the_master_nothing_is_closed(bus: EventBus) -> None:

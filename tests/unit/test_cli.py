@@ -122,6 +122,22 @@ def test_purge(bus: EventBus, letters: list[str], capsys: pytest.CaptureFixture[
     assert "no dead letters" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_a_topic_that_holds_nothing_is_told_for_it_may_be_a_slip(
+    bus: EventBus, letters: list[str], capsys: pytest.CaptureFixture[str], as_json: tuple[str, ...]
+) -> None:
+    assert dlq("show", TOPIC, "--reason", "nothing of that kind", *as_json) == 0
+    assert capsys.readouterr() == ("", "")
+    bus.purge_dead_letters(TOPIC)
+    for verb, code in (("show", 1), ("replay", 0), ("replay --dry-run", 0), ("purge --yes", 0)):
+        assert dlq(*verb.split(), TOPIC, *as_json) == code
+        assert f"{TOPIC} holds nothing, or is not there: `dlq list` names those that hold something" in (
+            capsys.readouterr().err
+        )
+    assert dlq("replay", TOPIC, "--start", "0:0", *as_json) == 0
+    assert "holds nothing" not in capsys.readouterr().err, "there is nothing new"
+
+
 def test_how_it_ends(bus: EventBus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert main([]) == 2
     assert main(["dlq", "show"]) == 2

@@ -82,6 +82,7 @@ def test_what_was_handled_is_acknowledged_and_counted() -> None:
     assert rig.consumption.counts() == {
         "delivered": 3,
         "handled": 3,
+        "failed": 0,
         "retried": 0,
         "duplicates": 0,
         "dropped": 0,

@@ -18,6 +18,7 @@ import eventbus
 from eventbus import BROADCAST, EventBus, EventBusConfig, MemoryConfig, Message, RetryConfig, RetryLater, deduplicate
 from eventbus.deduplication import Claim, DbApiStore, MemoryStore, TransactionStore
 from eventbus.deduplication import dbapi as dbapi_module
+from eventbus.deduplication.renewed import Renewed
 from eventbus.errors import ConfigError
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
@@ -610,7 +611,8 @@ class Translated:
 
 @pytest.mark.parametrize("style", ["qmark", "numeric", "named", "format", "pyformat"])
 def test_every_paramstyle(database: Database, style: str) -> None:
-    module = SimpleNamespace(paramstyle=style, IntegrityError=sqlite3.IntegrityError)
+    names = ("Error", "IntegrityError", "InterfaceError", "OperationalError")
+    module = SimpleNamespace(paramstyle=style, **{name: getattr(sqlite3, name) for name in names})
     store = DbApiStore(module, lambda: Translated(database.new(), style), claim_timeout=60.0)
     store.create_table()
     middleware, calls = deduplicate(store), list[str]()
@@ -677,6 +679,14 @@ def test_a_handler_that_comes_back_in_a_forked_child_leaves_the_claim_to_its_par
         os._exit(0 if children[-1:] == [0] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
     assert database.rows("SELECT done FROM eventbus_handled") == [(1,)]
+
+
+def test_what_is_made_anew_in_a_child_has_to_say_how() -> None:
+    class Stale(Renewed):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Stale()  # type: ignore[abstract]
 
 
 def test_the_public_names() -> None:

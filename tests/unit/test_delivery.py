@@ -98,7 +98,7 @@ def test_after_the_last_attempt_it_is_a_dead_letter_with_all_that_it_was(make: M
     assert reasons["Eventbus-Dead-Offset"] == str(receipt.offset)
     assert reasons["Eventbus-Dead-Partition"] == str(receipt.partition)
     statistics = bus.get_statistics()
-    assert (statistics.dead_lettered, statistics.retried) == (1, 5)
+    assert (statistics.failed, statistics.retried, statistics.dead_lettered) == (5, 4, 1)
 
 
 def wait_for(found: list[Message], count: int = 1) -> list[Message]:
@@ -127,6 +127,7 @@ def test_reject_is_a_dead_letter_at_once(make: Make) -> None:
     (found,) = wait_for(letters(bus))
     assert shop.attempts("bad") == [1]
     assert found.headers["Eventbus-Dead-Reason"] == "no such customer"
+    assert (bus.get_statistics().failed, bus.get_statistics().retried) == (1, 0)
 
 
 def test_what_is_given_up_on_is_tried_once(make: Make) -> None:

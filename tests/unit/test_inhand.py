@@ -57,6 +57,17 @@ def test_what_was_dropped_may_come_again() -> None:
     assert len(admit(hand, [delivery(1)])[0]) == 1
 
 
+def test_what_is_dropped_under_a_lease_that_is_over_is_forgotten_and_not_given_back() -> None:
+    hand = InHandByIdentity()
+    fresh, _ = admit(hand, [delivery(1), delivery(2)])
+    hand.lease.end()  # nobody has come with another one yet
+    assert list(hand.drop(fresh[:1], hand.lease)) == []
+    before = hand.lease
+    hand.end_lease()
+    assert list(hand.drop(fresh[1:], before)) == []
+    assert hand.count == 0, "others have them: they never come again"
+
+
 def test_only_so_many_finished_are_remembered() -> None:
     hand = InHandByIdentity(remembered=2)
     hand.finish(admit(hand, [delivery(number) for number in (1, 2, 3, 4, 5)])[0])

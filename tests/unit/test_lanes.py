@@ -664,6 +664,24 @@ def test_at_the_end_what_fails_is_given_back_and_counted(make: Make) -> None:
     assert rig.lanes.finish(5.0) == ()
     assert (sorted(rig.acknowledged), rig.dropped_ones) == ([1, 4], [2, 3])
     assert (rig.lanes.backlog, rig.lanes.unhandled) == (0, 2)
+    assert rig.lanes.handed_over == 0, "one was tried, and the other one waits for it"
+
+
+@pytest.mark.parametrize("batch", [None, BatchLimits(1, 10.0)])
+def test_what_no_handler_was_started_for_is_counted_apart(
+    make: Make, gate: threading.Event, batch: BatchLimits | None
+) -> None:
+    handler = Blocking(gate, 1)
+    rig = make(handler if batch is None else lambda many: handler(many[0]), batch=batch)  # type: ignore[index]
+    rig.put(1, 2)
+    rig.put(3)
+    assert handler.entered.wait(5.0)
+    rig.lanes.begin_finish()
+    rig.lanes.start_no_more()
+    gate.set()
+    assert rig.lanes.stop(5.0) == ()
+    assert (rig.acknowledged, rig.dropped_ones) == ([1], [2, 3])
+    assert (rig.lanes.unhandled, rig.lanes.handed_over) == (2, 2)
 
 
 def test_stop_starts_nothing_more_and_names_what_runs(make: Make, gate: threading.Event) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter, defaultdict
+from functools import partial
 from itertools import count, pairwise
 
+import pytest
+
 from eventbus import EventBus, Message
+from eventbus.consuming import acknowledgements
 from eventbus.testing import wait_until
 
 SWAPS = 40
@@ -62,3 +66,33 @@ def test_a_swap_loses_nothing_and_turns_no_key_round() -> None:
     for bus in members:
         assert bus.close().unhandled == 0, "something is stuck in hand"
     publisher.close()
+
+
+def test_what_was_handled_before_a_session_is_given_up_is_not_handled_again_by_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(acknowledgements, "LOOK_EVERY", 5.0)  # nothing is acknowledged by the clock
+    handled: list[tuple[int, str]] = []
+    begun, swapped = threading.Event(), threading.Event()
+    members = [EventBus("memory://handled") for _ in range(2)]
+
+    def handler(member: int, message: Message) -> None:
+        handled.append((member, message.text()))
+        if message.text() == "3" and not begun.is_set():
+            begun.set()
+            swapped.wait(5.0)
+
+    for bus in members:
+        bus.open()
+    members[0].publish_many([Message("t", str(number), key="k") for number in range(6)])
+    for number, bus in enumerate(members):  # so the first one gets them in one batch
+        bus.subscribe("t", partial(handler, number), group="g")
+    assert begun.wait(5.0)
+    session = members[0]._life.supervisor.session
+    assert session is not None
+    session.abandon()  # as a swap does, and before the next session is there the others look
+    wait_until(lambda: (1, "5") in handled)
+    swapped.set()
+    assert Counter(payload for _, payload in handled) - Counter("0123345") == Counter(), "only 3 ran then"
+    for bus in members:
+        bus.close()

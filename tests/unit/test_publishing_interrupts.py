@@ -130,8 +130,8 @@ def test_a_signal_handler_may_publish_on_top_of_any_call(bus: EventBus) -> None:
     before = signal.signal(signal.SIGALRM, publish)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
-        deadline = time.monotonic() + 2.0
-        while time.monotonic() < deadline:
+        began = time.monotonic()
+        while (took := time.monotonic() - began) < 2.0 or (len(published) <= 100 and took < 30.0):
             for call in verbs(bus).values():
                 with suppress(PublishNotSentError):
                     call()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from eventbus import PublishNotSentError, Receipt
-from eventbus.publishing.records import BatchWaiter, Confirmation, Record, SyncWaiter
+from eventbus.publishing.records import BatchWaiter, Claim, Confirmation, Record, SyncWaiter
 
 RECEIPT = Receipt(topic="t", id="1", confirmed=True)
 ERROR = PublishNotSentError("full", "1")
@@ -65,3 +67,11 @@ def test_each_record_of_a_batch_has_a_claim_of_its_own() -> None:
     assert [batch.claim(1), batch.claim(1), batch.claim(2)] == [True, False, True]
     batch.give_back(1)
     assert [batch.claim(1), batch.claim(2)] == [True, False]
+
+
+def test_whoever_waits_has_to_say_what_an_answer_is_to_him() -> None:
+    class Deaf(Claim):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Deaf(1)  # type: ignore[abstract]

@@ -61,7 +61,7 @@ def test_connected_is_reached_only_by_trying() -> None:
         ),
         (ReconnectStatus, "failure_count last_reconnect_time is_reconnecting attempt config"),
         (FlushReport, "unanswered failed left_out"),
-        (CloseReport, "unanswered unhandled unfinished_threads"),
+        (CloseReport, "unanswered unhandled unfinished_threads handed_over"),
     ],
 )
 def test_the_fields_of_the_snapshots(kind: type, names: str) -> None:

@@ -160,12 +160,17 @@ def test_a_pause_ends_when_a_server_begins_to_speak(make: Make, backend: FakeBac
     assert time.monotonic() - started < 0.5
 
 
-def test_a_server_that_speaks_and_refuses_is_not_hammered(make: Make, backend: FakeBackend) -> None:
-    """It spoke before it failed: that it speaks is no news, the backoff holds."""
+@pytest.mark.parametrize(
+    "error", [ConnectFailedError("no quorum", server_spoke=True), RuntimeError("can't start new thread")]
+)
+def test_a_server_that_speaks_is_not_hammered_where_that_does_not_help(
+    make: Make, backend: FakeBackend, error: Exception
+) -> None:
+    """It refused, or something here failed: that it speaks is no news, the backoff holds."""
     bus = make(initial_backoff=0.2, max_backoff=10.0, backoff_factor=1.0)
     bus.open()
     backend.speaks.set()
-    backend.always = ConnectFailedError("no quorum", server_spoke=True)
+    backend.always = error
     backend.sessions[0].lose(NotConnectedError("reset"))
     started = time.monotonic()
     wait_until(lambda: backend.connects == 4)

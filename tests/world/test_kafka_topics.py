@@ -14,7 +14,7 @@ from kafka_operator import Operator, inversions
 from rounds import limit, rounds
 from world_support import end, fresh
 
-from eventbus import EventBus, EventBusConfig, KafkaConfig, Message, PublishNotSentError, PublishRejectedError
+from eventbus import EventBus, EventBusConfig, KafkaConfig, Message, PublishNotSentError, PublishRejectedError, Reject
 from eventbus.testing import MockKafka, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.watchdog(limit(60.0))]
@@ -43,6 +43,30 @@ def make_bus(kafka_server_shared: Any) -> Iterator[Callable[..., EventBus]]:
     yield make
     for bus in made:
         end(bus)
+
+
+def test_two_topics_of_dead_letters_whose_metrics_would_be_one_are_never_mixed(
+    make_bus: Callable[..., EventBus],
+) -> None:
+    """The broker makes no second one. In one bus that is refused beforehand; of another process nobody knows."""
+    name, refused = fresh("clash").replace("-", "x"), Reject("nobody wants this")
+
+    def refuse(message: Message) -> None:
+        raise refused
+
+    first, second = make_bus(), make_bus()
+    first.subscribe("c", refuse, group=f"{name}_b")
+    first.publish("c", b"")
+    wait_until(lambda: first.get_statistics().dead_lettered > 0, 20.0)
+    sub = second.subscribe("b.c", refuse, group=name)
+    receipt = second.publish("b.c", b"")
+    wait_until(lambda: sub.status().error is not None, 20.0)
+    assert isinstance(sub.status().error, PublishRejectedError)
+    assert f"'dlq.{name}.b.c' collides with existing topic: dlq.{name}_b.c" in str(sub.status().error)
+    assert second.unsubscribe(sub)
+    second.subscribe("b.c", refuse, group=name, dead_letter=f"{name}.letters")
+    wait_until(lambda: second.get_statistics().dead_lettered > 0, 20.0)
+    assert receipt.id in {letter.id for letter in second.read(f"{name}.letters")}
 
 
 def test_a_topic_that_cannot_be_made_holds_up_no_other(make_bus: Callable[..., EventBus], operator: Operator) -> None:

@@ -9,6 +9,7 @@ from rounds import limit
 from test_nats_narrow import bus_of, users
 
 from eventbus import EventBus, Message, PurgeError, ReadError
+from eventbus.cli import main
 from eventbus.testing import NatsServer, TcpProxy
 
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
@@ -29,6 +30,15 @@ def test_a_right_that_lacks_is_said_at_once() -> None:
         assert time.monotonic() - began < 4.0
         assert len(list(bus.read(TOPIC))) == 1
         assert bus.purge_dead_letters(TOPIC) == 1
+
+
+def test_a_slip_in_the_name_of_a_topic_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """The stream takes any topic of that kind, so that nobody knows whether there is one."""
+    with NatsServer() as server:
+        with EventBus(server.url) as bus:
+            bus.publish(TOPIC, "x")
+        assert main(["dlq", "show", "dlq.g.slip", "--url", server.url]) == 1
+        assert "dlq.g.slip holds nothing, or is not there" in capsys.readouterr().err
 
 
 def test_many_topics_of_dead_letters_are_listed_from_afar() -> None:

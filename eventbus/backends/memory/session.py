@@ -207,7 +207,13 @@ class MemorySession:
         return "memory broker answers"
 
     def abandon(self, patience: float = 0.0) -> None:
-        """Leave all groups."""
+        """Leave all groups: what was handled until now is acknowledged before."""
+        with self._broker.lock:
+            attached = dict(self._attached)
+            for member in attached.values():
+                member.lease.end()
+        for attachment in attached:
+            attachment.flush()
         self.retire()
         with self._broker.lock:
             self._leave()

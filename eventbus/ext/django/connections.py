@@ -6,10 +6,9 @@ from typing import Any
 
 from django.db import Error, InterfaceError, OperationalError, close_old_connections, connections
 
-from ... import RetryConfig, RetryLater, log
+from ... import RetryConfig
 from ...middleware import Consume
-
-logger = log.get(__name__)
+from ...outages import put_off
 
 
 def with_fresh_connections(retry: RetryConfig, message: Any, call_next: Consume) -> object:
@@ -19,18 +18,17 @@ def with_fresh_connections(retry: RetryConfig, message: Any, call_next: Consume)
     pauses as `retry` has them) for as long as that lasts, and makes no dead letter. On the lane's thread.
     """
     close_old_connections()
+    pause = retry.pause_after(getattr(message, "attempt", 1))
     try:
-        return call_next(message)
-    except (OperationalError, InterfaceError) as error:
-        away = [connection.alias for connection in connections.all(initialized_only=True) if _is_away(connection)]
-        if not away:
-            raise
-        seconds = retry.pause_after(getattr(message, "attempt", 1))
-        why = f"no connection to database {', '.join(away)}"
-        logger.warning("%s: %s, again in %g s: %s", message, why, seconds, error)
-        raise RetryLater(seconds, why) from error
+        with put_off(message, pause, (OperationalError, InterfaceError), _what_is_away):
+            return call_next(message)
     finally:
         close_old_connections()
+
+
+def _what_is_away() -> str:
+    away = [connection.alias for connection in connections.all(initialized_only=True) if _is_away(connection)]
+    return f"no connection to database {', '.join(away)}" if away else ""
 
 
 def _is_away(connection: Any) -> bool:

@@ -11,27 +11,12 @@ from ....message import Delivery
 from .in_hand import NatsInHand
 
 
-class _Shelf(InHandByIdentity):
-    """What came from one stream."""
-
-    def drop(self, deliveries: Sequence[Delivery], lease: Lease) -> Sequence[Delivery]:
-        """Forget these; nothing is given back once the lease is over, whether or not anybody has noticed."""
-        with self._lock:
-            held = self._held if lease is self._lease else {}
-            dropped = [held.pop(one.identity) for one in deliveries if one.identity in held]
-            if lease is self._lease and not lease.ended:
-                return dropped
-            for one in deliveries:
-                self._stale.pop(one.identity, None)
-            return ()
-
-
 class OrderedInHand(NatsInHand):
     """By stream, then by sequence. It outlives terms: what was finished in one is not handled again in the next."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._shelves: dict[str, _Shelf] = {}
+        self._shelves: dict[str, InHandByIdentity] = {}
 
     def admit(self, batch: Sequence[Delivery], lease: Lease) -> Admitted:
         """Take what is new of a batch, stream by stream."""
@@ -95,20 +80,20 @@ class OrderedInHand(NatsInHand):
         """How many messages are in hand, each once; takes no lock."""
         return sum(shelf.count for shelf in self._all())
 
-    def _admit(self, shelf: _Shelf, batch: Sequence[Delivery], lease: Lease) -> Admitted:
+    def _admit(self, shelf: InHandByIdentity, batch: Sequence[Delivery], lease: Lease) -> Admitted:
         before = shelf.duplicates
         admitted = shelf.admit(batch, lease)
         self.duplicates += shelf.duplicates - before
         return admitted
 
-    def _all(self) -> list[_Shelf]:
+    def _all(self) -> list[InHandByIdentity]:
         return list(self._shelves.values())
 
-    def _parts(self, batch: Sequence[Delivery]) -> Iterator[tuple[_Shelf, Sequence[Delivery]]]:
+    def _parts(self, batch: Sequence[Delivery]) -> Iterator[tuple[InHandByIdentity, Sequence[Delivery]]]:
         """What is of which stream, in order."""
         parts: dict[str, list[Delivery]] = {}
         for delivery in batch:
             identity: Any = delivery.identity
             parts.setdefault(identity[0], []).append(delivery)
         for incarnation, part in parts.items():
-            yield self._shelves.setdefault(incarnation, _Shelf()), part
+            yield self._shelves.setdefault(incarnation, InHandByIdentity()), part
