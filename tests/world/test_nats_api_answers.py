@@ -30,6 +30,8 @@ PASSING = {
     10167: 429,
 }
 """What nats-server may say where it has no room, no leader or no peers: `err_code` and `code`."""
+BRIEF = {10008, 10041, 10075, 10167}
+"""Of these, what is waited for where it is said: nobody hears of it for some seconds."""
 LASTING = {10026: 400, 10027: 400, 10052: 500}
 
 
@@ -94,8 +96,9 @@ def test_what_passes_while_a_stream_is_looked_for_is_waited_out(bus: EventBus, f
     for number, code in PASSING.items():
         front.failures, front.error, front.failing = 0, (code, number), (failing,)
         published = bus.publish_async(f"t{number}.x", b"x", timeout=20.0)
-        with pytest.raises(PublishNotSentError, match=r"not now|not found"):
-            bus.publish(f"u{number}.x", b"x", timeout=0.3)
+        if number not in BRIEF:
+            with pytest.raises(PublishNotSentError, match="not now"):
+                bus.publish(f"u{number}.x", b"x", timeout=0.5)
         wait_until(lambda: front.failures > 3)
         assert not published.done(), published.exception(0)
         front.failing = ()

@@ -104,9 +104,9 @@ class JetStreamPublisher(NatsPublisher):
 
     def _hold(self, queue: StreamQueue, record: Record) -> None:
         queue.hold(record)
-        if queue.state in (State.TROUBLE, State.NEW):
+        if queue.state is State.TROUBLE:
             self._sendings.refused(record, queue.cause)
-        if queue.state is State.NEW:
+        elif queue.state is State.NEW:
             self._lookups.look(queue)
 
     def _admit(self, batch: Batch) -> Batch:
@@ -371,8 +371,8 @@ class JetStreamPublisher(NatsPublisher):
             elif now is not queue:
                 return  # the stream was found with another topic
             elif problem is not None or queue.state is State.TROUBLE:
-                if queue.state is State.NEW:
-                    self._sendings.delayed(queue, str(problem))
+                if queue.state is State.NEW and problem is not None and problem.__cause__ is not None:
+                    self._sendings.all_refused(queue, str(problem))
                 self._schedule(queue)
             else:  # it is known, or may not be asked for: what waits goes out
                 for stream in self._routes.found(queue, topic, place):

@@ -51,11 +51,10 @@ class Sendings:
             self._returned.add(number)
             self._answers.returned(record, cause)
 
-    def delayed(self, queue: StreamQueue, cause: str) -> None:
-        """What waits for a stream goes on waiting, for another reason than was known before."""
-        queue.cause = cause
+    def all_refused(self, queue: StreamQueue, cause: str) -> None:
+        """What waits for a stream was never sent: none is to be had for now."""
         for record in queue.held.values():
-            self._answers.delayed(record, cause)
+            self.refused(record, cause)
 
     def is_sure(self, number: int) -> bool:
         """Whether a refusal that we do not know has lasted for so long that it is for good."""

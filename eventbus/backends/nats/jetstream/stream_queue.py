@@ -59,8 +59,8 @@ class StreamQueue:
         """Whether `held` is sorted, so far, and its greatest number."""
         self.is_well = False
         """Whether the one that was tried last is stored."""
-        self.cause = "its stream was not found"
-        """Why it is in trouble, or new."""
+        self.cause = ""
+        """Why it is in trouble."""
         self._refused: set[str] = set()
         """Topics the one of which that was tried was not stored, since one was."""
         self.doubts: set[str] = set()
