@@ -122,11 +122,6 @@ class Attachment:
         """
         return self._work.take(self, batch, lease)
 
-    @property
-    def is_hindered(self) -> bool:
-        """Whether it shows something that the broker does not let it do."""
-        return self.sub.error is not None
-
     def hindered(self, error: Exception | None) -> None:
         """The broker does not let it do something: that is shown and told, once for each text. None: that is over."""
         self._work.hindered(error)

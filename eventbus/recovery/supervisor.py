@@ -293,7 +293,8 @@ class Supervisor:
                 reconnect_count=self.phases.connection_state().reconnect_count,
             )
             self._callbacks.reconnected(event)
-        if self.current.has_late:
+        # One that was refused in the outage was not asked for again on a session that has healed.
+        if self.current.has_late or (how == "healed" and self.current.has_unserved):
             self._bring_late(self._config.health_check.timeout)
         return True
 

@@ -220,6 +220,30 @@ def test_a_healed_link_is_kept_and_counts(make: Make, backend: FakeBackend) -> N
     assert bus.get_connection_state().reconnect_count == 1
 
 
+def test_what_was_refused_in_an_outage_is_asked_for_at_once_on_a_link_that_has_healed(
+    make: Make, backend: FakeBackend
+) -> None:
+    bus = make({"interval": 1.0}, failure_threshold=1)
+    sub = bus.subscribe("t", print, group="g")
+    original = backend.connect
+
+    def connect(context):
+        session = original(context)
+        session.refused["t"] = SubscribeError("nobody answers")
+        return session
+
+    backend.connect = connect  # type: ignore[method-assign]
+    bus.open()
+    assert sub.state is SubscriptionState.FAILED
+    session, backend.always = backend.sessions[0], ConnectFailedError("refused")
+    session.fault = NotConnectedError("no answer")
+    wait_until(lambda: bus.get_reconnect_status().attempt >= 1)
+    session.refused.clear()
+    session.fault = None
+    wait_until(lambda: bus.get_connection_state().reconnect_count == 1)
+    wait_until(lambda: sub.state is SubscriptionState.ACTIVE, 0.5)  # not only when the health check looks again
+
+
 def test_rebuild_always_replaces_one_that_healed(make: Make, backend: FakeBackend) -> None:
     bus = make(rebuild="always")
     bus.open()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from nats_operator import Operator
 from rounds import limit
 from world_support import Seen, end, pause
 
-from eventbus import EventBus, Message, SubscribeError, SubscriptionState
+from eventbus import BROADCAST, EventBus, Message, PublishRejectedError, SubscribeError, SubscriptionState
 from eventbus.backends.nats.jetstream.durables import durable_name
 from eventbus.testing import NatsServer, wait_until
 
@@ -113,6 +114,55 @@ def test_copies_in_a_stream_that_gathers_others_are_not_delivered(nats_server: N
         bus.publish("orders.created", b"last")
         wait_until(lambda: b"last" in seen.payloads)
         assert sorted(seen.payloads) == sorted([*(b"%d" % number for number in range(20)), b"its own", b"last"])
+
+
+def test_limits_of_the_server_are_kept_where_nobody_has_asked_for_more(tmp_path: Path) -> None:
+    limits = 'limits { duplicate_window: "1m", max_ack_pending: 100 }'
+    config = f'jetstream {{ store_dir: "{tmp_path}", {limits} }}'
+    with NatsServer(jetstream=False, config=config) as server, Operator(server.address) as operator:
+        with EventBus(server.url) as bus:
+            seen, topics = Seen(), ("orders.x", "bills.x")
+            bus.subscribe("orders.x", seen, group="shared")
+            bus.subscribe("orders.x", seen, group=BROADCAST)
+            bus.publish_many([Message(topic, b"%d" % number) for topic in topics for number in range(300)])
+            seen.wait(600)
+            assert operator.call("STREAM.INFO.orders")["config"]["duplicate_window"] == 60 * SECOND
+        asked = {"url": server.url, "stream": {"duplicate_window": 120 * SECOND}}
+        with EventBus(asked) as bus, pytest.raises(PublishRejectedError, match="duplicates window"):
+            bus.publish("others.x", b"x")
+
+
+ACCOUNTS = """
+accounts {
+  theirs { jetstream: enabled, users: [{user: theirs, password: pw}],
+           exports: [{service: "$JS.API.>", response: stream}, {stream: "deliver.>"}, {service: "$JS.FC.>"}] }
+  ours { jetstream: enabled, users: [{user: ours, password: pw}],
+         imports: [{service: {account: theirs, subject: "$JS.API.>"}, to: "JS.theirs.API.>"},
+                   {stream: {account: theirs, subject: "deliver.>"}},
+                   {service: {account: theirs, subject: "$JS.FC.>"}}] }
+}"""
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_what_a_stream_gathers_from_another_account_is_no_copy_of_ours(ordered: bool) -> None:
+    """Their stream has the name of one of ours, too, which the pattern reads."""
+    external = {"api": "JS.theirs.API", "deliver": "deliver.ours"}
+    renamed = [{"src": "orders.>", "dest": "theirs.>"}]
+    with (
+        NatsServer(config=ACCOUNTS) as server,
+        Operator(server.address, user="theirs") as theirs,
+        Operator(server.address, user="ours") as ours,
+        EventBus(f"nats://ours:pw@{server.address[0]}:{server.port}") as bus,
+    ):
+        theirs.make_stream("orders", "orders.>")
+        ours.make_stream("orders", "orders.>")
+        sources = [{"name": "orders", "external": external, "subject_transforms": renamed}]
+        ours.make_stream("gathered", "theirs.>", sources=sources)
+        seen = Seen()
+        bus.subscribe("*.created", seen, group="g", ordered=ordered)
+        theirs.send(b"PUB orders.created 6\r\ntheirs\r\n")
+        bus.publish("orders.created", b"ours")
+        assert {*seen.wait(2)} == {b"theirs", b"ours"}
 
 
 # -- altered, deleted and made anew while in use ---------------------------------------------------

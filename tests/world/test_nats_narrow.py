@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from nats_accounts import PUBLISHER, READS_INBOX, bus_of, users
 from nats_operator import Operator
 from rounds import limit, rounds
 from world_support import Seen, end, pause
@@ -19,19 +20,18 @@ from eventbus import (
     EventBus,
     Message,
     PublishRejectedError,
+    PublishUnknownError,
     SubscribeError,
     Subscription,
     SubscriptionState,
 )
 from eventbus.backends.nats.jetstream.durables import durable_name
 from eventbus.recovery.attaching import Arrival, Attaching
-from eventbus.testing import NatsServer, wait_until
+from eventbus.testing import NatsCluster, NatsServer, wait_until
 
 pytestmark = [pytest.mark.nats, pytest.mark.watchdog(limit(40.0))]
 
 MORE_THAN_ONE_PULL = 600
-READS_INBOX = {"subscribe": {"allow": ["_INBOX.>"]}}
-PUBLISHER = {"publish": {"allow": ["orders.>"]}, **READS_INBOX}
 DURABLE = ("$JS.API.CONSUMER.INFO.orders.*", "$JS.API.CONSUMER.MSG.NEXT.orders.*", "$JS.ACK.orders.>")
 WORKER = {"publish": {"allow": ["$JS.API.INFO", *DURABLE]}, **READS_INBOX}
 BARE = {"publish": {"allow": ["$JS.API.CONSUMER.MSG.NEXT.orders.*", "$JS.ACK.orders.>"]}, **READS_INBOX}
@@ -42,10 +42,10 @@ DENIED = {"subscribe": {"deny": ["secret.>"]}}
 VERBS = ("CREATE", "INFO", "MSG.NEXT")
 
 
-def users(**permissions: dict[str, Any]) -> str:
-    """The configuration of a server with the user `admin` and one more for each argument."""
-    others = [{"user": name, "password": "pw", "permissions": rules} for name, rules in permissions.items()]
-    return f"authorization {{ users: {json.dumps([{'user': 'admin', 'password': 'pw'}, *others])} }}"
+@pytest.fixture
+def nats_cluster_of_users() -> Iterator[NatsCluster]:
+    with NatsCluster(config=users(app={})) as made:
+        yield made
 
 
 @pytest.fixture
@@ -53,10 +53,6 @@ def server() -> Iterator[NatsServer]:
     config = users(publisher=PUBLISHER, worker=WORKER, bare=BARE, denied=DENIED, mute=MUTE)
     with NatsServer(config=config) as made:
         yield made
-
-
-def bus_of(server: NatsServer, user: str, **settings: object) -> EventBus:
-    return EventBus({"url": f"nats://{user}:pw@{server.address[0]}:{server.address[1]}", **settings})
 
 
 def test_who_may_only_publish_publishes(server: NatsServer) -> None:
@@ -99,6 +95,35 @@ def test_who_may_not_acknowledge_is_told_so(server: NatsServer) -> None:
         wait_until(lambda: sub.error is not None)
         assert "takes no acknowledgements" in str(sub.error) and "takes no acknowledgements" in str(sub.status().error)
         wait_until(lambda: "subscription" in told)
+
+
+def test_a_denial_and_a_pause_are_over_under_load_too(server: NatsServer) -> None:
+    """Neither the group nor this member is ever without messages."""
+    with bus_of(server, "admin") as admin, bus_of(server, "denied", ack_wait=1.0) as bus:
+        operator = Operator(server.address, user="admin")
+        sub = bus.subscribe("orders.x", lambda message: pause(0.002), group="g")
+        over = threading.Event()
+
+        def publish() -> None:
+            while not over.wait(0.001):
+                admin.publish_nowait("orders.x", b"x")
+
+        publisher = threading.Thread(target=publish)
+        publisher.start()
+        try:
+            server.reload(config=users(denied=MUTE))
+            wait_until(lambda: "takes no acknowledgements" in str(sub.error))
+            server.reload(config=users(denied={}))
+            wait_until(lambda: sub.error is None)
+            name = durable_name("g", "orders.x")
+            operator.call(f"CONSUMER.PAUSE.orders.{name}", pause_until="2100-01-01T00:00:00Z")
+            wait_until(lambda: "paused" in str(sub.error))
+            operator.request(f"$JS.API.CONSUMER.PAUSE.orders.{name}", b"{}")
+            wait_until(lambda: sub.error is None)
+        finally:
+            over.set()
+            publisher.join()
+            operator.__exit__()
 
 
 ORDERLY = ("$JS.API.CONSUMER.RESET.orders.*", "$JS.API.CONSUMER.UNPIN.orders.*")
@@ -204,6 +229,51 @@ def test_a_permission_that_is_taken_away_fails_the_subscription_until_it_is_back
         admin.publish("orders.x", b"again")
         wait_until(lambda: b"again" in seen.payloads)
         assert sum("Permissions Violation" in text for text in told) == 1, told
+
+
+@pytest.mark.parametrize("may_ask", [True, False])
+def test_an_inbox_that_is_taken_away_is_read_again_once_it_is_back(may_ask: bool) -> None:
+    """may_ask: the probe of the health check sees that nothing is answered; else nobody does."""
+    rights = ["orders.>", "$JS.API.CONSUMER.>", "$JS.API.STREAM.>", "$JS.ACK.>", *(["$JS.API.INFO"] if may_ask else [])]
+    good = {"publish": {"allow": rights}, **READS_INBOX}
+    bad = {"publish": {"allow": rights}, "subscribe": {"deny": ["_INBOX.>"]}}
+    check = {"interval": 0.2, "retry_interval": 0.2, "timeout": 1.0}
+    with NatsServer(config=users(app=good)) as server, bus_of(server, "app", health_check=check) as bus:
+        seen = Seen()
+        sub = bus.subscribe("orders.x", seen, group="g")
+        assert bus.publish("orders.x", b"before").confirmed
+        server.reload(config=users(app=bad))
+        wait_until(lambda: sub.state is SubscriptionState.FAILED)
+        with pytest.raises(PublishUnknownError):
+            bus.publish("orders.x", b"meanwhile", timeout=0.5)
+        server.reload(config=users(app=good))
+        assert bus.publish("orders.x", b"after", timeout=10.0).confirmed
+        assert {*seen.wait(3)} == {b"before", b"meanwhile", b"after"}
+        assert sub.state is SubscriptionState.ACTIVE
+
+
+def test_what_was_permitted_is_not_rejected_when_that_ends_before_its_answer(
+    nats_cluster_of_users: NatsCluster,
+) -> None:
+    """The stream's leader answers late; the server that we are at denies at once."""
+    with bus_of(nats_cluster_of_users.servers[0], "admin") as admin:
+        admin.publish("orders.x", b"so that the stream is there", timeout=10.0)
+    leader = nats_cluster_of_users.stream_leader("orders")
+    assert leader is not None
+    ours = next(server for server in nats_cluster_of_users.servers if server is not leader)
+    with bus_of(ours, "app") as bus:
+        assert bus.publish("orders.x", b"so that it is known").confirmed
+        leader.freeze()
+        permitted = [bus.publish_async("orders.x", b"%d" % number, timeout=20.0) for number in range(10)]
+        wait_until(lambda: bus.get_statistics().in_flight == 10)
+        ours.reload(config=users(app={"publish": {"deny": ["orders.>"]}}))
+        denied = [bus.publish_async("orders.x", b"%d" % number, timeout=20.0) for number in range(10, 15)]
+        pause(0.2)  # in which it answers to these
+        leader.thaw()
+        assert all(future.result(20.0).confirmed for future in permitted)
+        for future in denied:
+            with pytest.raises(PublishRejectedError, match="Permissions Violation"):
+                future.result(20.0)
 
 
 def test_denied_topics_raise_however_many_ask_at_a_time(server: NatsServer) -> None:

@@ -54,7 +54,7 @@ class NatsBackend:
     def connect(self, context: SessionContext) -> NatsSession:
         """Dial a server, proven by the handshake's PONG and with JetStream its `INFO`, within the context's time.
 
-        What one of them answers to that is no answer of the others.
+        What one of them answers to that is no answer of the others, and each has its share of the time for it.
         """
         deadline, servers, failures = Deadline(context.timeout), self._pool.in_order(), list[ConnectFailedError]()
         client_name = self._config.client_name or f"eventbus-{context.bus}@{socket.gethostname()}"
@@ -66,17 +66,17 @@ class NatsBackend:
                 failures.append(error)
                 break
             try:
-                return self._proven(link, context, deadline)
+                return self._proven(link, context, deadline, deadline.share(1 / len(servers)))
             except ConnectFailedError as error:
                 failures.append(error)
                 servers = [server for server in servers if server != link.server]
         raise failures[0]
 
-    def _proven(self, link: Link, context: SessionContext, deadline: Deadline) -> NatsSession:
+    def _proven(self, link: Link, context: SessionContext, deadline: Deadline, patience: float) -> NatsSession:
         session = self._session(link, context)
         try:
             if isinstance(session, JetStreamSession):
-                session.prove(deadline.remaining(), context.stop)
+                session.prove(patience, context.stop)
             session.announce()
         except NotConnectedError as error:
             session.close(deadline.remaining())

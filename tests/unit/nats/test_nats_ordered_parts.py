@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from eventbus.backends.nats.jetstream import ordered_terms
+from eventbus.backends.nats.jetstream.conflicts import conflicts
 from eventbus.backends.nats.jetstream.deliveries import OrderedDelivery, numbers_of, pin_in
-from eventbus.backends.nats.jetstream.durables import Target, conflicts, durable_name
+from eventbus.backends.nats.jetstream.durables import Target, durable_name
 from eventbus.backends.nats.jetstream.ordered_durable import Pinning, pinned, pinning_in, resets
 from eventbus.backends.nats.jetstream.ordered_in_hand import OrderedInHand
 from eventbus.backends.nats.jetstream.ordered_requests import KEEP, OneRequest
@@ -371,8 +372,8 @@ def test_which_durables_keep_the_order() -> None:
 
 
 def test_what_a_delivery_tells() -> None:
-    assert numbers_of(b"$JS.ACK.s.c.1.17.5.1700000000.0") == (17, 5)
-    assert numbers_of(b"$JS.ACK.domain.account.s.c.1.17.5.1700000000.0") == (17, 5)
+    assert numbers_of(b"$JS.ACK.s.c.1.17.5.1700000000.0") == (17, 5, b"1700000000")
+    assert numbers_of(b"$JS.ACK.domain.account.s.c.1.17.5.1700000000.0") == (17, 5, b"1700000000")
     forged = b"NATS/1.0\r\nNats-Pin-Id: forged\r\nNats-Pin-Id: real\r\n\r\n"
     assert pin_in(forged) == "real"
     assert pin_in(None) == pin_in(b"NATS/1.0\r\nA: b\r\n\r\n") == ""

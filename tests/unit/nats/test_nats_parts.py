@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from eventbus.backends.nats.core.deliveries import NatsDelivery, read_fields
 from eventbus.backends.nats.core.encoding import CoreEncoder
 from eventbus.backends.nats.core.feeds import CoreBatch
+from eventbus.backends.nats.jetstream.conflicts import conflicts, within
 from eventbus.backends.nats.jetstream.deliveries import JetStreamDelivery, sequence_of
-from eventbus.backends.nats.jetstream.durables import MAX_NAME, Durables, conflicts, durable_name, first_wanted, within
+from eventbus.backends.nats.jetstream.durables import MAX_NAME, Durables, durable_name, first_wanted
 from eventbus.backends.nats.jetstream.encoding import JetStreamEncoder
 from eventbus.backends.nats.jetstream.in_hand import NatsInHand
 from eventbus.backends.nats.jetstream.pubacks import Verdict, parse_ack
@@ -142,8 +143,9 @@ def test_where_a_broadcast_goes_on():
     assert first_wanted(attachment, stream) is None
     in_hand.positions["a@1"] = 50
     assert first_wanted(attachment, stream) == 51
+    assert first_wanted(attachment, Stream("a", "a@1", 45)) == 46, "a backup was restored"
     held = Delivery("a", b"")
-    held.identity = ("a@1", 40)
+    held.identity = ("a@1", 40, b"0")
     in_hand.admit([held], in_hand.lease)
     assert first_wanted(attachment, stream) == 40
     assert first_wanted(attachment, Stream("b", "b@1", 3)) is None
@@ -312,7 +314,7 @@ LONG = b"$JS.ACK.hub.hash.orders.durable.3.41.7.1700000000123456789.9.random"
 def test_deliveries_read_their_token(token):
     delivery = JetStreamDelivery.__new__(JetStreamDelivery)
     delivery.token, delivery._block = token, None
-    assert sequence_of(token) == 41
+    assert sequence_of(token) == (41, b"1700000000123456789")
     assert delivery.attempt == 3
     assert delivery.timestamp.isoformat() == "2023-11-14T22:13:20.123456+00:00"
 
@@ -451,7 +453,7 @@ def test_what_a_server_forgot_to_have_given_is_no_new_message_and_what_is_set_ba
     def given(sequence: int, times: int) -> JetStreamDelivery:
         delivery = JetStreamDelivery.__new__(JetStreamDelivery)
         delivery.topic, delivery.payload, delivery._block = "t", b"", None
-        delivery.identity, delivery.token = ("s@1", sequence), b"$JS.ACK.s.c.%d.%d.1.0.0" % (times, sequence)
+        delivery.identity, delivery.token = ("s@1", sequence, b"0"), b"$JS.ACK.s.c.%d.%d.1.0.0" % (times, sequence)
         return delivery
 
     def fresh(*deliveries: JetStreamDelivery) -> int:

@@ -60,17 +60,19 @@ def test_what_is_about_to_go_out_counts_and_can_be_called_back() -> None:
 
 
 def test_a_topic_that_parts_takes_its_share_of_what_is_on_the_wire() -> None:
-    routes = Routes({})
+    wire = OnWire()
+    wire.send(Batch(records(*["s.a"] * 2, *["s.b"] * 3)))
+    routes = Routes({}, wire)
     queue = routes.queue_of("s.a")
     routes.queue_of("s.b")
     queue.state, queue.flying = State.OPEN, 5
     for record in records("s.a", "s.b", "s.a"):
         queue.hold(record)
-    own = routes.split(queue, "s.a", 2)
+    own = routes.split(queue, "s.a")
     assert (own.flying, queue.flying) == (2, 3)
     assert (sorted(own.held), sorted(queue.held)) == ([1, 3], [2])
     assert routes.queue_of("s.a") is own and routes.queue_of("s.b") is queue
-    assert routes.split(own, "s.a", 2) is own, "it has parted"
+    assert routes.split(own, "s.a") is own, "it has parted"
 
 
 def test_what_waits_is_given_back_once_until_it_is_sent_again() -> None:

@@ -28,6 +28,7 @@ STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 CONSUMER_EXISTS = 10148
 DELIVERS_ALL_ONLY = 10101
+MAX_ACK_PENDING_LIMITED = 10121
 STREAM_EXISTS = 10058
 SUBJECTS_OVERLAP = 10065
 NO_PEERS = {10005, 10074}
@@ -92,7 +93,10 @@ class JetStreamApi:
     # -- the session's own -------------------------------------------------------------------------------
 
     def prove(self, deadline: Deadline, stop: StopToken) -> None:
-        """Ask for the account's JetStream while a cluster elects; ConnectFailedError, Stopped."""
+        """Ask for the account's JetStream while a cluster elects; ConnectFailedError, Stopped.
+
+        What may end any moment is no answer of the server: whoever connects goes on asking, without a pause.
+        """
         info = self._connection.info
         alone = not info.get("jetstream") and not info.get("cluster")
         try:
@@ -108,9 +112,9 @@ class JetStreamApi:
             text = "JetStream is not enabled on the server; enable it, or set jetstream=False for core NATS"
             if not alone:
                 text = f"JetStream does not answer on {self.prefix}: no leader, not enabled, or not its name here"
-            raise ConnectFailedError(text, server_spoke=True) from error
+            raise ConnectFailedError(text, server_spoke=alone) from error
         except NotConnectedError as error:
-            raise ConnectFailedError(f"JetStream does not answer: {error}", server_spoke=True) from error
+            raise ConnectFailedError(f"JetStream does not answer: {error}") from error
 
     def info(self, deadline: Deadline, stop: StopToken) -> None:
         """Ask once for the account's JetStream; NotConnectedError says what is wrong, Stopped."""

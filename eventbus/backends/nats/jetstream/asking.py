@@ -31,7 +31,7 @@ PAUSE = 0.05
 ONE_TRY = 1.0
 """Seconds for which a call waits while nothing is answered at all: a leader that dies takes the question with it. Then
 it is made again; each further time it waits for twice as long."""
-_TEMPORARY = {10004, 10007, 10008, 10009}
+_TEMPORARY = {10004, 10007, 10008, 10009, 10041, 10075, 10167}
 
 
 class ApiError(Exception):
@@ -45,7 +45,7 @@ class ApiError(Exception):
     @property
     def passes(self) -> bool:
         """Whether it is the cluster that is not ready: the same call will be answered."""
-        return self.number in _TEMPORARY
+        return self.number in _TEMPORARY or self.code == 429
 
 
 @frozen

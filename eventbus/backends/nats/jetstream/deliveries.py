@@ -16,6 +16,10 @@ Newer servers may put `<domain>.<account>` behind `$JS.ACK`, and more at the end
 """
 
 
+Identity = tuple[str, int, bytes]
+"""What a message is known by: the stream's incarnation, the sequence in it, and when it was stored."""
+
+
 class JetStreamDelivery(NatsDelivery):
     """A message from a stream. token: the reply subject that acknowledges it."""
 
@@ -83,17 +87,22 @@ class OrderedDelivery(JetStreamDelivery):
     __slots__ = ()
 
 
-def numbers_of(reply: bytes) -> tuple[int, int]:
-    """The stream sequence and the consumer's own number in an acknowledgement's subject; errors as `sequence_of`."""
+def numbers_of(reply: bytes) -> tuple[int, int, bytes]:
+    """The stream sequence, the consumer's own number, and when it was stored; errors as `sequence_of`."""
     parts = reply.split(b".")
     place = 5 if len(parts) <= _SHORT_REPLY else 7
-    return int(parts[place]), int(parts[place + 1])
+    return int(parts[place]), int(parts[place + 1]), parts[place + 2]
 
 
-def sequence_of(reply: bytes) -> int:
-    """The stream sequence in an acknowledgement's subject; ValueError or IndexError if it is none."""
+def sequence_of(reply: bytes) -> tuple[int, bytes]:
+    """The stream sequence in an acknowledgement's subject, and when it was stored; ValueError or IndexError if it is
+    none.
+
+    A server that lost its last messages, or was given a backup, gives their sequences to others.
+    """
     parts = reply.split(b".")
-    return int(parts[5 if len(parts) <= _SHORT_REPLY else 7])
+    place = 5 if len(parts) <= _SHORT_REPLY else 7
+    return int(parts[place]), parts[place + 2]
 
 
 def pin_in(block: bytes | None) -> str:

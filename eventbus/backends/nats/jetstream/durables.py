@@ -14,10 +14,18 @@ from .... import log
 from ....config import NatsConfig
 from ....consuming.attachment import Attachment
 from ..link.requests import Forbidden, NoResponders
-from .api import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, DELIVERS_ALL_ONLY, SECOND, JetStreamApi
+from .api import (
+    CONSUMER_EXISTS,
+    CONSUMER_NOT_FOUND,
+    DELIVERS_ALL_ONLY,
+    MAX_ACK_PENDING_LIMITED,
+    SECOND,
+    JetStreamApi,
+)
 from .asking import ApiError, Asking, JsonObject
+from .conflicts import check_usable
 from .in_hand import in_hand_of
-from .ordered_durable import LEASE, RESETS_SINCE, SAFETY_NET, Pinning, pinned, pinning_in, unordered, unshared
+from .ordered_durable import LEASE, RESETS_SINCE, SAFETY_NET, Pinning, pinned, pinning_in
 from .streams import Stream, StreamRefused
 
 logger = log.get(__name__)
@@ -274,7 +282,15 @@ class Durables:
 
     def _create(self, wanted: JsonObject, stream: str) -> Asking[JsonObject]:
         operation = f"CONSUMER.CREATE.{stream}.{wanted['name']}.{wanted['filter_subject']}"
-        return self._api.call(operation, {"stream_name": stream, "config": wanted, "action": "create"})
+        request = {"stream_name": stream, "config": wanted, "action": "create"}
+        try:
+            answer = yield from self._api.call(operation, request)
+        except ApiError as error:
+            if error.number != MAX_ACK_PENDING_LIMITED or "max_ack_pending" in self._settings:
+                raise
+            allowed = {key: value for key, value in wanted.items() if key != "max_ack_pending"}  # the server's own
+            answer = yield from self._api.call(operation, {**request, "config": allowed})
+        return answer
 
     def _find(self, stream: str, name: str) -> Asking[JsonObject | None]:
         try:
@@ -353,39 +369,8 @@ def first_wanted(attachment: Attachment, stream: Stream) -> int | None:
     position = in_hand.positions.get(stream.incarnation)
     if position is None:
         return 1 if in_hand.has_begun else None
+    if position > stream.last:  # a backup was restored: what comes has these sequences again
+        position = in_hand.positions[stream.incarnation] = stream.last
     held: list[Any] = [one.identity for one in in_hand.snapshot()]
-    unfinished = [int(sequence) for incarnation, sequence in held if incarnation == stream.incarnation]
+    unfinished = [int(sequence) for incarnation, sequence, _ in held if incarnation == stream.incarnation]
     return min([position + 1, *unfinished])
-
-
-def within(subject: str, pattern: str) -> bool:
-    """Whether a pattern takes all that a subject, or another pattern, takes."""
-    given, wanted = subject.split("."), pattern.split(".")
-    for position, part in enumerate(wanted):
-        if part == ">":
-            return len(given) > position
-        if position >= len(given) or given[position] == ">" or part not in ("*", given[position]):
-            return False
-    return len(given) == len(wanted)
-
-
-def check_usable(existing: Mapping[str, Any], pattern: str, name: str, stream: str, ordered: bool = False) -> None:
-    """StreamRefused where an existing consumer cannot be used for this pattern, with each reason."""
-    if differences := conflicts(existing, pattern, ordered):
-        text = f"durable {name!r} of stream {stream!r} exists with other settings"
-        raise StreamRefused(f"{text}: {', '.join(differences)}")
-
-
-def conflicts(existing: Mapping[str, Any], pattern: str, ordered: bool = False) -> list[str]:
-    """What makes an existing consumer unusable for this pattern: each difference, named."""
-    filters = existing.get("filter_subjects") or [existing.get("filter_subject") or ">"]
-    found = unordered(existing) if ordered else unshared(existing)
-    if not all(within(str(one), pattern) for one in filters):
-        found.append(f"filter is {', '.join(map(str, filters))!r}, which is more than {pattern!r}")
-    if existing.get("deliver_subject"):
-        found.append("it is a push consumer")
-    if existing.get("headers_only"):
-        found.append("headers_only is set: it leaves the payloads out")
-    if (existing.get("max_deliver") or -1) > 0:
-        found.append(f"max_deliver is {existing['max_deliver']}: it gives up on messages")
-    return found

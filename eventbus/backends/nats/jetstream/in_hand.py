@@ -10,7 +10,7 @@ from ....message import Delivery
 
 
 class NatsInHand(InHandByIdentity):
-    """Deliveries by stream and sequence.
+    """Deliveries by `Identity`.
 
     positions: where a group or a broadcast copy stands in each stream, by incarnation, for when its consumer is gone.
     has_begun: it was attached once: a stream that is found later is read from its start.

@@ -57,6 +57,10 @@ class OnWire:
         """How many there are of a topic, sent or about to be."""
         return sum(topic_of(record) == topic for record in self._all())
 
+    def topics(self) -> set[str]:
+        """Those of which there is any, sent or about to be."""
+        return set(map(topic_of, self._all()))
+
     def sent_of(self, topics: Set[str]) -> list[Sent]:
         """Those with these topics that were sent."""
         return [entry for entry in self._sent.values() if topic_of(entry[0]) in topics]

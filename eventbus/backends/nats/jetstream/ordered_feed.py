@@ -67,6 +67,7 @@ class OrderedFeed(PullFeed):
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """These are done; where one member is pinned they are acknowledged with all before them, soon."""
         self.has_moved = True
+        self.hindrance.acknowledged()
         singly: list[Delivery] = []
         ours: dict[str, list[Delivery]] = {}
         for one in deliveries:

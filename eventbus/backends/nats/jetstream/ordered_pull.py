@@ -11,7 +11,7 @@ from .... import log
 from ....message import Delivery
 from ..link import wire
 from ..link.connection import Connection
-from .deliveries import OrderedDelivery, numbers_of, pin_in
+from .deliveries import Identity, OrderedDelivery, numbers_of, pin_in
 from .durables import Target, lag_in
 from .ordered_requests import KEEP, PARTS, ConsumerCalls, OneRequest
 from .ordered_terms import NEVER, Place, Tenure, Term, Window, now
@@ -182,7 +182,7 @@ class OrderedPull:
             self._status(topic, block)
             return
         try:
-            sequence, number = numbers_of(reply)
+            sequence, number, stored = numbers_of(reply)
         except (ValueError, IndexError):
             return  # somebody's message that strayed into the inbox
         with self._lock:
@@ -198,7 +198,7 @@ class OrderedPull:
         if place is Place.GAP:
             self._reset("messages are missing")
         elif place is Place.NEW and term is not None:
-            self._collect(term, topic, reply, block, payload, sequence)
+            self._collect(term, topic, reply, block, payload, (self.target.incarnation, sequence, stored))
         if begins:
             self._feed.changed()
         if empty:
@@ -227,13 +227,13 @@ class OrderedPull:
         return None if term.reset_at is not None else place  # it is under way
 
     def _collect(
-        self, term: Term, topic: str, reply: bytes, block: bytes | None, payload: bytes, sequence: int
+        self, term: Term, topic: str, reply: bytes, block: bytes | None, payload: bytes, identity: Identity
     ) -> None:
         delivery = _new(OrderedDelivery)
         delivery.topic = topic
         delivery.payload = payload
         delivery._block = block
-        delivery.identity = (self.target.incarnation, sequence)
+        delivery.identity = identity
         delivery.token = reply
         if (self._exact and topic != self._exact) or (not payload and block and LEFT_OUT in block):
             self.lose("the consumer was altered")

@@ -74,14 +74,15 @@ def _judge(answer: dict[str, Any]) -> PubAck:
     if isinstance(error, dict):
         code, number = (value if isinstance(value, int) else 0 for value in map(error.get, ("code", "err_code")))
         text = f"{error.get('description') or 'refused'} ({number})"
-        return PubAck(_verdict_on(code, number, text), text=text)
+        return PubAck(verdict_on(code, number, text), text=text)
     stream, sequence = answer.get("stream"), answer.get("seq")
     if isinstance(stream, str) and isinstance(sequence, int):
         return PubAck(Verdict.STORED, stream, sequence, bool(answer.get("duplicate")))
     return PubAck(Verdict.NOISE, text=f"{answer!r:.60}")
 
 
-def _verdict_on(code: int, number: int, text: str) -> Verdict:
+def verdict_on(code: int, number: int, text: str) -> Verdict:
+    """What an error means for a publish, of a stream or of the API that was asked for it."""
     if number in _REFUSED:
         return Verdict.REFUSED
     if number in _BUSY or code == 429:

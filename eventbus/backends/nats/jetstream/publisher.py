@@ -15,6 +15,7 @@ from ....publishing.records import Batch, Confirmation, Record, number_of, topic
 from ..core.publishing import NatsPublisher
 from ..link import wire
 from ..link.connection import Connection
+from .denials import Denials
 from .encoding import JetStreamEncoder
 from .lookups import Ensure, Lookups
 from .on_wire import OnWire
@@ -51,8 +52,9 @@ class JetStreamPublisher(NatsPublisher):
         places: dict[str, Place],
     ) -> None:
         self._on_wire = OnWire()
-        self._routes = Routes(places)
+        self._routes = Routes(places, self._on_wire)
         self._sendings = Sendings(answers)
+        self._denials = Denials(self._on_wire, connection.writer, self._refuse_denied)
         self._timer = connection.timer
         self._lookups = Lookups(ensure, submit, self._found_out)
         self._noise = False
@@ -72,14 +74,11 @@ class JetStreamPublisher(NatsPublisher):
         return b""
 
     def refused(self, topic: str, text: str) -> bool:
-        """The server refused the oldest message on its way with this topic; False: there is none. Reader thread."""
+        """The server denied a message with this topic; False: none is on its way. Reader thread."""
         with self._lock:
-            if self._retired or not (found := self._on_wire.first_of(topic)):
+            if self._retired or self._on_wire.first_of(topic) is None:
                 return False
-            self._go_on(filter(None, (self._off_wire(found),)))
-            verdict = self._refusal(found, text)
-            self._forget(number_of(found))
-        self._answers.failed(found, verdict)
+            self._denials.note(topic, text)
         return True
 
     def oldest(self) -> float | None:
@@ -153,6 +152,7 @@ class JetStreamPublisher(NatsPublisher):
     def _off_wire(self, record: Record) -> StreamQueue | None:
         """A record is on the wire no more."""
         self._on_wire.pop(number_of(record))
+        self._denials.drop(number_of(record))
         queue = self._routes.by_topic.get(topic_of(record))
         if queue is not None:
             queue.flying -= 1
@@ -185,6 +185,8 @@ class JetStreamPublisher(NatsPublisher):
             self._answers.all_confirmed(stored)
         for record, verdict in refused:
             self._answers.failed(record, verdict)
+        if self._denials:
+            self._refuse_denied()
 
     def _land(self, number: int, ack: PubAck, touched: set[StreamQueue]) -> Record | None:
         """The record that an answer is about, off the wire; None where it changes nothing."""
@@ -229,11 +231,9 @@ class JetStreamPublisher(NatsPublisher):
         if self._retired or queue is None:
             return None  # others have the record by now
         if ack.verdict is Verdict.REFUSED or (ack.verdict is Verdict.DOUBTFUL and self._sendings.is_sure(number)):
-            verdict = self._refusal(record, ack.text)
-            self._forget(number)
-            return verdict
+            return self._refused(record, ack.text)
         if ack.verdict is Verdict.SUBJECT_FULL or queue.suspects(topic_of(record)):
-            queue = self._split(queue, topic_of(record))
+            queue = self._routes.split(queue, topic_of(record))
         elif ack.verdict is Verdict.BUSY:
             queue.narrow()
         self._wait(queue, record, ack.text)
@@ -243,15 +243,22 @@ class JetStreamPublisher(NatsPublisher):
         touched.add(queue)
         return None
 
-    def _refusal(self, record: Record, text: str) -> EventBusError:
-        """What a refusal for good means for a record: another sending of it that has no answer may be stored."""
-        if self._sendings.unsure(number_of(record)) is not None:
+    def _refused(self, record: Record, text: str) -> EventBusError:
+        """The answer to a record that is refused for good: another sending of it that has none may be stored."""
+        unsure = self._sendings.unsure(number_of(record)) is not None
+        self._forget(number_of(record))
+        if unsure:
             return EventBusError(f"refused, and an earlier sending has no answer: {text}")
         return PublishRejectedError(text, self._id_of(record))
 
-    def _split(self, queue: StreamQueue, topic: str) -> StreamQueue:
-        """What holds up a topic is its own: from now on it waits for itself."""
-        return self._routes.split(queue, topic, self._on_wire.count(topic))
+    def _refuse_denied(self) -> None:
+        """Say so of what is known by now to be denied. Reader thread."""
+        with self._lock:
+            denied = [] if self._retired else self._denials.settle()
+            self._go_on(filter(None, {self._off_wire(record) for record, _ in denied}))
+            verdicts = [(record, self._refused(record, text)) for record, text in denied]
+        for record, verdict in verdicts:
+            self._answers.failed(record, verdict)
 
     # -- sending again, under the lock ------------------------------------------------------------------
 
@@ -311,9 +318,6 @@ class JetStreamPublisher(NatsPublisher):
             if min(now - queue.troubled_at, now - queue.looked_at) > LOST_AFTER:
                 self._lookups.look(queue)
             self._ground(queue, queue.topics)
-            if not queue.held:
-                self._reopen(queue)
-                return
             while queue.held and queue.flying == 0:  # those that are not wanted any more leave on the way
                 record = queue.next_probe()
                 if self._is_wanted(record):
@@ -348,7 +352,7 @@ class JetStreamPublisher(NatsPublisher):
                     if was_tried:
                         queue.answered(topic_of(record), False)
                     if queue.suspects(topic_of(record)):
-                        queue = self._split(queue, topic_of(record))
+                        queue = self._routes.split(queue, topic_of(record))
                     self._wait(queue, record, f"no answer within {UNANSWERED:g} s")
 
     # -- the queue's stream -----------------------------------------------------------------------------
@@ -367,29 +371,25 @@ class JetStreamPublisher(NatsPublisher):
             elif now is not queue:
                 return  # the stream was found with another topic
             elif problem is not None or queue.state is State.TROUBLE:
+                if queue.state is State.NEW and problem is not None and problem.__cause__ is not None:
+                    self._sendings.all_refused(queue, str(problem))
                 self._schedule(queue)
-            else:
-                self._found(queue, topic, place)
+            else:  # it is known, or may not be asked for: what waits goes out
+                for stream in self._routes.found(queue, topic, place):
+                    if stream.state is State.OPEN:
+                        stream.state = State.WINDOW
+                        self._go_on([stream])
+                self._lookups.look(queue)
         for record, verdict in rejected:
             self._answers.failed(record, verdict)
-
-    def _found(self, queue: StreamQueue, topic: str, place: Place | None) -> None:
-        """The stream of a new topic is known, or may not be asked for: what waits goes out."""
-        stream = self._routes.found(queue, topic, place)
-        if stream.state is State.OPEN:
-            stream.state = State.WINDOW
-            self._go_on([stream])
-        self._lookups.look(queue)
 
     def _give_up(self, queue: StreamQueue, topic: str, refusal: str) -> list[tuple[Record, Exception]]:
         """There is no stream for a topic, and none can be made: what waits for it is refused, and nothing else."""
         self._ground(queue, {topic})
-        rejected: list[tuple[Record, Exception]] = []
-        for number, record in list(queue.held.items()):
-            if topic_of(record) == topic:
-                del queue.held[number]
-                rejected.append((record, self._refusal(record, refusal)))
-                self._forget(number)
+        waiting = [record for record in queue.held.values() if topic_of(record) == topic]
+        for record in waiting:
+            del queue.held[number_of(record)]
+        rejected: list[tuple[Record, Exception]] = [(record, self._refused(record, refusal)) for record in waiting]
         self._routes.forget(topic)
         if queue.state is State.NEW:
             self._lookups.look(queue)

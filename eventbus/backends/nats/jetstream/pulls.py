@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..link.connection import Connection
 from .api import SECOND
 from .deliveries import JetStreamDelivery, sequence_of
 from .durables import Target
+from .hindrance import Hindrance
 from .in_hand import in_hand_of
 from .pulling import COMPLETED, FILLED, LEFT_OUT, NOT_AS_WE_KNOW_IT, SOON, AnyPull
 from .replies import ACK, RENEW, answers, nak
@@ -66,7 +67,7 @@ class PullFeed(Feed):
         self._refuse = refuse
         self._renew_at = 0.0
         self._notes_time = False
-        self.hindered = False  # by something that may pass
+        self.hindrance = Hindrance(attachment)
         self._lock = threading.Lock()
 
     def read(self, targets: Iterable[Target]) -> None:
@@ -106,14 +107,11 @@ class PullFeed(Feed):
             if (target.stream, target.consumer) in now
         )
 
-    def note_state(self, targets: Iterable[Target]) -> None:
-        """What consumers tell of themselves: one that is paused gives nothing, one that gets on is hindered no more."""
-        paused = [target.consumer for target in targets if target.is_paused]
-        if paused:
-            self.attachment.hindered(SubscribeError(f"consumer {paused[0]!r} is paused by an operator"))
-        elif self.hindered and not len(self.in_hand) and not self.lag:
-            self.attachment.hindered(None)
-        self.hindered = bool(paused) or (self.hindered and self.attachment.is_hindered)
+    def note_state(self, targets: Sequence[Target]) -> None:
+        """What consumers tell of themselves: one that is paused gives nothing."""
+        paused = next((target.consumer for target in targets if target.is_paused), None)
+        is_idle = not len(self.in_hand) and not self.lag
+        self.hindrance.looked(paused, is_idle, bool(targets))
 
     @property
     def is_worth_a_look(self) -> bool:
@@ -196,6 +194,7 @@ class PullFeed(Feed):
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """These are done."""
         self.has_moved = True
+        self.hindrance.acknowledged()
         self._say(deliveries, ACK)
 
     def release(self, deliveries: Iterable[Delivery], delay: float = 0.0) -> None:
@@ -242,7 +241,7 @@ class PullFeed(Feed):
         positions = self.in_hand.positions
         for delivery in batch:
             identity: Any = delivery.identity
-            incarnation, sequence = identity
+            incarnation, sequence, _ = identity
             if positions.get(incarnation, 0) < sequence:
                 positions[incarnation] = sequence
 
@@ -288,7 +287,7 @@ class Pull:
             self._status(topic, block)
             return
         try:
-            sequence = sequence_of(reply)
+            sequence, stored = sequence_of(reply)
         except (ValueError, IndexError):
             return  # somebody's message that strayed into the inbox
         self._arrived += 1
@@ -297,7 +296,7 @@ class Pull:
         delivery.topic = topic
         delivery.payload = payload
         delivery._block = block
-        delivery.identity = (self._incarnation, sequence)
+        delivery.identity = (self._incarnation, sequence, stored)
         delivery.token = reply
         if (self._exact and topic != self._exact) or (not payload and block and LEFT_OUT in block):
             self._feed.stray(delivery)

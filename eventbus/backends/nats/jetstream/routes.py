@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ....publishing.records import Record, number_of, topic_of
 from ..core.publishing import MAX_KNOWN_TOPICS
+from .on_wire import OnWire
 from .stream_queue import State, StreamQueue
 from .streams import Place
 
@@ -14,15 +15,20 @@ class Routes:
     """The queues of a publisher. A topic is in one of them. Not locked: their owner does that.
 
     places: streams that are known from earlier sessions, by name; one that is gone, or has changed, is found out by its
-    answers.
+    answers. on_wire: a topic that is in it is not forgotten.
     """
 
-    def __init__(self, places: dict[str, Place]) -> None:
+    def __init__(self, places: dict[str, Place], on_wire: OnWire) -> None:
         self.by_topic: dict[str, StreamQueue] = {}
         self._places = places
+        self._on_wire = on_wire
+        self._most = MAX_KNOWN_TOPICS
+        """Topics that are known when idle ones are forgotten next."""
         self._streams = {
             place.stream: StreamQueue(place.stream, place.subjects, State.OPEN) for place in places.copy().values()
         }
+        self._unseen: dict[str, StreamQueue] = {}
+        """Of topics whose streams may not be asked for, by topic."""
         self._new: dict[str, StreamQueue] = {}
         """Of topics whose streams are not known, by first token: of those that may share one none overtakes another."""
 
@@ -30,7 +36,7 @@ class Routes:
         """The queue of a topic."""
         queue = self.by_topic.get(topic)
         if queue is None:
-            if len(self.by_topic) >= MAX_KNOWN_TOPICS:
+            if len(self.by_topic) >= self._most:
                 self._forget_idle()
             token = topic.partition(".")[0]
             queue = next((one for one in self._streams.values() if one.covers(topic)), None)
@@ -43,31 +49,28 @@ class Routes:
         queue = self.by_topic.get(topic_of(record))
         return queue is not None and queue.probe == number_of(record)
 
-    def found(self, queue: StreamQueue, topic: str, place: Place | None) -> StreamQueue:
-        """The stream of a new topic is known, or may not be asked for: the queue that it is in now.
+    def found(self, queue: StreamQueue, topic: str, place: Place | None) -> list[StreamQueue]:
+        """The stream of a new topic is known, or may not be asked for: what its queue holds is in these now, in part.
 
-        So are all the others of its queue that the stream takes.
+        With it go the others of its queue that the stream takes; where one may not be asked for, all are on their own.
         """
-        name = f"?{topic}" if place is None else place.stream
-        if place is not None:
-            self._places[name] = place
-        stream = self._streams.setdefault(name, StreamQueue(name, state=State.OPEN))
-        stream.subjects = () if place is None else place.subjects
+        if place is None:
+            return self._part(queue)
+        self._places[place.stream] = place
+        stream = self._streams.setdefault(place.stream, StreamQueue(place.stream, state=State.OPEN))
+        stream.subjects = place.subjects
         self._move(queue, stream, {one for one in queue.topics if one == topic or stream.covers(one)})
-        return stream
+        return [stream]
 
-    def split(self, queue: StreamQueue, topic: str, flying: int) -> StreamQueue:
-        """The limit of a topic is reached: what waits for that waits for itself, beside the others of its stream.
-
-        flying: how many of its records are on the wire.
-        """
+    def split(self, queue: StreamQueue, topic: str) -> StreamQueue:
+        """The limit of a topic is reached: what waits for that waits for itself, beside the others of its stream."""
         if queue.is_split or queue.state is State.NEW:
             return queue
         own = StreamQueue(topic, state=State.OPEN)
         own.is_split = True
         self._move(queue, own, {topic})
-        own.flying = flying
-        queue.flying -= flying
+        own.flying = self._on_wire.count(topic)
+        queue.flying -= own.flying
         return own
 
     def forget(self, topic: str) -> None:
@@ -75,15 +78,30 @@ class Routes:
         queue = self.by_topic.pop(topic, None)
         if queue is not None:
             queue.topics.discard(topic)
+            self._unseen.pop(topic, None)
 
     def clear(self) -> None:
         """Forget all."""
-        self.by_topic, self._streams, self._new = {}, {}, {}
+        self.by_topic, self._streams, self._unseen, self._new = {}, {}, {}, {}
 
     def _forget_idle(self) -> None:
+        queues = set(self.by_topic.values())
+        in_use = self._on_wire.topics().union(*(map(topic_of, queue.held.values()) for queue in queues))
         for topic, queue in list(self.by_topic.items()):
-            if queue.state is State.OPEN and not queue.flying:
+            if queue.state in (State.OPEN, State.WINDOW) and topic not in in_use:
                 self.forget(topic)
+        # Where most are in use it would be in vain, and take long, for each new one.
+        self._most = max(MAX_KNOWN_TOPICS, 2 * len(self.by_topic))
+
+    def _part(self, queue: StreamQueue) -> list[StreamQueue]:
+        """Each topic of a queue waits for itself."""
+        topics, queue.topics = queue.topics, set()
+        held, queue.held = queue.held, {}
+        for topic in topics:
+            self._put([topic], self._unseen.setdefault(topic, StreamQueue(topic, state=State.OPEN)))
+        for record in held.values():
+            self.by_topic[topic_of(record)].hold(record)
+        return [self.by_topic[topic] for topic in topics]
 
     def _put(self, topics: Iterable[str], queue: StreamQueue) -> None:
         for topic in topics:

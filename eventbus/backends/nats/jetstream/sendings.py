@@ -6,6 +6,7 @@ import time
 
 from ....publishing.port import Answers
 from ....publishing.records import Record, number_of
+from .stream_queue import StreamQueue
 
 DOUBTED = 10.0
 """Seconds for which a refusal that we do not know is taken for one that passes."""
@@ -49,6 +50,11 @@ class Sendings:
         if number not in self._unsure and number not in self._returned:
             self._returned.add(number)
             self._answers.returned(record, cause)
+
+    def all_refused(self, queue: StreamQueue, cause: str) -> None:
+        """What waits for a stream was never sent: none is to be had for now."""
+        for record in queue.held.values():
+            self.refused(record, cause)
 
     def is_sure(self, number: int) -> bool:
         """Whether a refusal that we do not know has lasted for so long that it is for good."""

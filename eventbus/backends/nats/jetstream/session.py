@@ -25,13 +25,14 @@ from ..link.addresses import ServerPool
 from ..link.dialing import Link
 from ..link.interests import refused_subject
 from ..link.requests import Forbidden, NoResponders
-from .api import JetStreamApi
+from .api import NO_PEERS, STREAM_NOT_FOUND, JetStreamApi
 from .asking import ApiError
 from .durables import Durables, Target
 from .excerpts import SERVER_FAULT, Past, StreamReading, told
 from .in_hand import in_hand_of
 from .ordered_durable import resets
 from .ordered_feed import OrderedFeed
+from .pubacks import Verdict, verdict_on
 from .publisher import JetStreamPublisher
 from .pulls import PullFeed
 from .reading import Reading
@@ -63,6 +64,8 @@ class JetStreamSession(NatsSession):
         self._ordered: dict[Attachment, OrderedFeed] = {}
         """Those that leave are in it until they have handed over."""
         self._ticks = False
+        self._forbidden_until = 0.0
+        """Until then no stream is looked for, to publish to it: that was not ours to ask."""
         self._lookups = Helpers(f"eventbus.{context.bus}.nats-lookup", self._report_failure)
         super().__init__(link, config, context, pool)
         self._api = JetStreamApi(self._connection, config.jetstream_api)
@@ -222,8 +225,7 @@ class JetStreamSession(NatsSession):
         for feed in self._pull_feeds():
             if name := feed.acknowledges_on(subject):
                 error = SubscribeError(f"the server takes no acknowledgements for {name}: not permitted")
-                feed.hindered = True
-                feed.attachment.hindered(error)
+                feed.hindrance.denied(error)
                 return
             if feed.pulls_on(subject):
                 if name := feed.leave_out(subject):
@@ -279,14 +281,27 @@ class JetStreamSession(NatsSession):
 
     def _ensure_for_publish(self, topic: str) -> Place | None:
         """A helper thread: find or make the stream of a topic. PublishRejectedError, NotConnectedError."""
+        if time.monotonic() < self._forbidden_until:
+            return None
         try:
             return self._api.run(self._streams.place_of(topic), Deadline(ERRAND))
         except Forbidden as error:
             # Whoever may only publish has to rely on the stream being there.
             logger.info("the stream of %r cannot be looked for: %s", topic, error)
+            self._forbidden_until = time.monotonic() + ERRAND
             return None
         except (StreamRefused, ApiError) as error:
+            cause = error if isinstance(error, ApiError) else error.__cause__
+            if isinstance(cause, ApiError) and self._may_pass(cause):
+                raise NotConnectedError(str(error)) from error
             raise PublishRejectedError(str(error)) from error
+
+    def _may_pass(self, error: ApiError) -> bool:
+        """Whether a stream may be found or made a moment later, also where one was gone between two questions."""
+        if error.number == STREAM_NOT_FOUND:
+            return self._config.stream_name is None
+        verdict = verdict_on(error.code, error.number, str(error))
+        return error.number in NO_PEERS or verdict not in (Verdict.REFUSED, Verdict.DOUBTFUL)
 
     # -- for the upkeep ---------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ REPLICAS = 3
 """Where there is a cluster: what one server may be lost of."""
 _LIMITS = ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject")
 _WILD = ("*", ">")
+_WINDOW_LIMITED = "duplicates window can not be larger then server limit"
+"""In an error that has no number of its own."""
 
 
 class StreamRefused(EventBusError):
@@ -186,6 +188,11 @@ class Streams:
         try:
             yield from self._api.call(operation, wanted)
         except ApiError as error:
+            if _WINDOW_LIMITED in str(error) and "duplicate_window" not in self._config.stream:
+                allowed = {key: value for key, value in wanted.items() if key != "duplicate_window"}
+                logger.warning("stream %r: made with the server's own duplicate window: %s", wanted["name"], error)
+                yield from self._create(allowed)
+                return
             replicas = wanted["num_replicas"]
             if error.number not in NO_PEERS or "num_replicas" in self._config.stream or replicas == 1:
                 raise

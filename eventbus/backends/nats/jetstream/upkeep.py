@@ -133,6 +133,7 @@ class Upkeep:
         asked = {feed: [(feed.attachment, target) for target in feed.targets] for feed in feeds}
         for feed in feeds:
             feed.has_moved = False
+            feed.hindrance.look_begins()
         found = self._reading.looks([each for questions in asked.values() for each in questions], Deadline(ERRAND))
         altered: list[PullFeed] = []
         for feed, questions in asked.items():

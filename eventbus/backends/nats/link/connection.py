@@ -13,7 +13,7 @@ from attrs import frozen
 
 from .... import log
 from ....errors import NotConnectedError
-from ....threads import Deadline, StopToken, join_all, spawn
+from ....threads import Deadline, Pauses, StopToken, join_all, spawn
 from . import wire
 from .dialing import Link
 from .interests import Answered, Interests, refused_subject
@@ -26,6 +26,8 @@ logger = log.get(__name__)
 
 _LOOK_EVERY = 0.02
 """Seconds between looks at a stop token."""
+_SUB_AGAIN = Pauses(first=1.0, factor=1.2, longest=10.0)
+"""Before the server is asked again for an inbox that it has refused, or taken away."""
 _NOT_FATAL = ("permissions violation", "invalid subject", "invalid publish subject", "maximum subscriptions exceeded")
 
 
@@ -73,6 +75,7 @@ class Connection:
         self._pings_out = 0
         self._cause: BaseException | None = None
         self._said = ""
+        self._refused_inboxes = 0
         self._shared_ping: Waiting | None = None
         self._threads: list[threading.Thread] = []
 
@@ -296,6 +299,9 @@ class Connection:
             return
         if self._interests.refused(text):
             return
+        if inbox := refused_subject(text, "subscription"):
+            self._refused_inboxes += 1
+            self.timer.after(_SUB_AGAIN.after(self._refused_inboxes), lambda: self._interests.again(inbox))
         subject = refused_subject(text, "publish")
         asking = [waiting for waiting in list(self._requests.values()) if waiting.subject == subject]
         for waiting in asking:

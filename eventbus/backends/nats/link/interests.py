@@ -43,14 +43,17 @@ class Interests:
         self.routes: dict[int, wire.Route] = {}
         self._writer = writer
         self._asking: dict[int, Interest] = {}
+        self._lasting: dict[str, int] = {}
+        """Those that nobody else asks for again, by subject."""
         self._next_sid = count(1).__next__
 
     def add(self, subject: str, route: wire.Route, queue: str = "", answered: Answered | None = None) -> int:
-        """Send SUB; the messages go to the route. Returns the sid."""
+        """Send SUB; the messages go to the route. Returns the sid. Without `answered`: see `again`."""
         sid = self._next_sid()
         frame = wire.sub(subject, sid, queue)
         self.routes[sid] = route
         if answered is None:
+            self._lasting[subject] = sid
             self._writer.write(frame)
         else:
             self._asking[sid] = interest = Interest(subject, answered)
@@ -59,9 +62,19 @@ class Interests:
 
     def forget(self, sids: Iterable[int]) -> None:
         """Take the routes away."""
-        for sid in sids:
+        gone = {*sids}
+        for sid in gone:
             self.routes.pop(sid, None)
             self._asking.pop(sid, None)
+        for subject, sid in list(self._lasting.items()):
+            if sid in gone:
+                self._lasting.pop(subject, None)
+
+    def again(self, subject: str) -> None:
+        """Send SUB once more, if this is one that nobody else asks for again."""
+        sid = self._lasting.get(subject)
+        if sid is not None:
+            self._writer.write(wire.sub(subject, sid))
 
     def refused(self, text: str) -> bool:
         """The server said this; whether it was about a SUB. Reader thread.

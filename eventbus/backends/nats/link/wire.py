@@ -152,9 +152,12 @@ def key_in(block: bytes) -> bytes | None:
 
 
 def source_in(block: bytes) -> str | None:
-    """The stream that a message was copied from; None where it was not."""
+    """The stream that a message was copied from, with ":" and more behind the name where it is another account's.
+
+    None where it was not copied.
+    """
     source = _value_of(_SOURCE_LINE, block)
-    return None if source is None else source.split(b" ", 1)[0].partition(b":")[0].decode(errors="replace")
+    return None if source is None else source.split(b" ", 1)[0].decode(errors="replace")
 
 
 def _value_of(line: bytes, block: bytes) -> bytes | None:

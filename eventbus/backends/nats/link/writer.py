@@ -53,6 +53,11 @@ class Writer:
             self._control.append((frames, on_pong))
             self.flush()
 
+    def ask(self, on_pong: OnPong) -> None:
+        """Send a PING behind what was taken so far, and nothing else. Under the lock; `on_pong` as for `ping`."""
+        self._control.append((PING, on_pong))
+        self.flush()
+
     def ping(self, on_pong: OnPong) -> None:
         """Send a PING; `on_pong()` runs on the reader thread. On a link that is gone nothing happens."""
         self.write(PING, on_pong)
