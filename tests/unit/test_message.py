@@ -196,9 +196,9 @@ def test_nothing_but_plain_ascii_is_a_name(check: Callable[[object], str], unsaf
 
 
 def test_a_message_takes_no_headers_that_are_none() -> None:
-    for given in (5, object(), len):
+    for wrong in (5, object(), len):
         with pytest.raises(TypeError, match="headers must be a mapping or"):
-            Message("t", b"", headers=given)  # type: ignore[arg-type]
+            Message("t", b"", headers=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("unsafe", UNSAFE)
