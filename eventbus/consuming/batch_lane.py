@@ -17,6 +17,7 @@ from .entries import Entry, Owner
 from .lane import Lane
 from .outcomes import Outcomes
 from .parked import LONGEST_NAP, NEVER, lane_key
+from .retries import Tries
 
 
 @frozen
@@ -186,7 +187,7 @@ class BatchLane(Lane):
 
     def _fail_one(self, entry: Entry, delivery: Delivery, error: BaseException) -> None:
         if entry.lease.ended:
-            self._outcomes.failed(delivery, error, 1, error is self._told)
+            self._outcomes.failed(delivery, error, Tries(), error is self._told)
             self.drop((delivery,), entry.lease, len(delivery.payload))
         elif self._keys and self._keys.behind(lane_key(delivery), (entry.lease, delivery, False)):
             self._note_parked(delivery)

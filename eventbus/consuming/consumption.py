@@ -22,7 +22,7 @@ from .failing import Failing, Plan
 from .in_hand import InHand
 from .lanes import Lanes
 from .lease import Lease
-from .retries import Verdict
+from .retries import Tries, Verdict
 from .subscriptions import Handler, Subscription, SubscriptionState, SubscriptionStatus
 
 logger = log.get(__name__)
@@ -283,10 +283,10 @@ class Consumption:
         self.flush()
         return self.in_hand.claims(delivery)
 
-    def failed(self, delivery: Delivery, error: BaseException, failures: int, quiet: bool = False) -> Verdict:
+    def failed(self, delivery: Delivery, error: BaseException, tries: Tries, quiet: bool = False) -> Verdict:
         """The handler has failed; what is to become of the message."""
         self._last_error = error
-        verdict = self._failing.failed(delivery, error, failures, quiet)
+        verdict = self._failing.failed(delivery, error, tries, quiet)
         if self._failing.guard.holds:
             self._lanes.hold()
         return verdict

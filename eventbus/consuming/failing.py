@@ -17,7 +17,7 @@ from .batch_lane import BatchLimits
 from .dead_letters import Answered, DeadLetters
 from .guard import Guard
 from .in_hand import REMEMBERED, newest
-from .retries import Next, Retries, Verdict
+from .retries import Next, Retries, Tries, Verdict
 from .subscriptions import Subscription
 
 logger = log.get(__name__)
@@ -118,11 +118,13 @@ class Failing:
         if self.guard.succeeded(count):
             logger.warning("%r: a message was handled; dead letters leave again", self._sub)
 
-    def failed(self, delivery: Delivery, error: BaseException, failures: int, quiet: bool = False) -> Verdict:
+    def failed(self, delivery: Delivery, error: BaseException, tries: Tries, quiet: bool = False) -> Verdict:
         """A handler has failed; what is to become of the message. quiet: that error has been told of another one."""
         held = self.guard.error
-        failures += self._put_off.get(delivery.identity, 0)
-        verdict = self._retries.judge(error, failures)
+        if tries.place is None:
+            tries.place = self.guard.place
+        failures = tries.failures + 1 + self._put_off.get(delivery.identity, 0)
+        verdict = self._retries.judge(error, failures, tries.place)
         if verdict.next is Next.BACK:
             self._put_off[delivery.identity] = failures - 1
             if len(self._put_off) > 2 * REMEMBERED:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from enum import Enum
 
 from ..config_delivery import GuardConfig
@@ -30,10 +29,10 @@ class Guard:
         self._pauses = Pauses(config.initial_pause, 2.0, config.max_pause)
         self._lock = threading.Lock()
         self._stand = _Stand.OPEN
-        self._seen = 0
-        """Messages that were seen to."""
-        self._left: deque[int] = deque()
-        """Which of the last ones became dead letters."""
+        self._handled = self._begun = 0
+        """Messages that were handled; and how many they were when it began to count anew."""
+        self._left: list[int] = []
+        """The places of the last dead letters, in order."""
         self._holds = 0
         self._until = 0.0
         self.error: GuardError | None = None
@@ -46,34 +45,40 @@ class Guard:
 
     def succeeded(self, count: int) -> bool:
         """So many messages were handled; True when that ends a hold."""
-        self._seen += count  # without the lock: what two threads add at once, is a share of one message in 200
+        self._handled += count  # without the lock: what two threads add at once, is a share of one message in 200
         if self._stand is not _Stand.TRYING:
             return False
         with self._lock:
             ends = self._stand is _Stand.TRYING
             if ends:
-                self._stand, self.error, self._holds, self._seen = _Stand.OPEN, None, 0, 0
-                self._left.clear()
+                self._stand, self.error, self._holds = _Stand.OPEN, None, 0
+                self._begun, self._left = self._handled, []
             return ends
 
-    def lets_leave(self) -> bool:
-        """Whether one more message may become a dead letter, which is counted then; False: it holds from now on."""
+    @property
+    def place(self) -> int:
+        """Of a message that fails for the first time now: so many were handled before it."""
+        return self._handled
+
+    def lets_leave(self, place: int) -> bool:
+        """Whether one more message may become a dead letter, which is counted then; False: it holds from now on.
+
+        It counts beside those among which it came: what waits long for its last try leaves behind them all, and then
+        many may follow one another however few they are.
+        """
         config = self._config
         if not config.enabled:
             return True
         with self._lock:
-            if self._stand is _Stand.OPEN:
-                self._seen += 1
-                self._left.append(self._seen)
-                while self._left and self._left[0] <= self._seen - config.window:
-                    self._left.popleft()
-                known = min(self._seen, config.window)
-                if known < config.least or len(self._left) <= config.share * known:
-                    return True
-                self._left.pop()  # this one stays
-                self._seen -= 1
+            left = sorted([*self._left, max(place, self._begun)], reverse=True)
+            newest = left[0]
+            left = [one for count, one in enumerate(left, 1) if newest - one + count <= config.window]
+            known = min(newest - self._begun + len(left), config.window)
+            if self._stand is _Stand.OPEN and (known < config.least or len(left) <= config.share * known):
+                self._left = left
+                return True
             if self._stand is not _Stand.HOLDING:
-                self._hold(len(self._left), min(self._seen, config.window))
+                self._hold(len(self._left), known)
             return False
 
     def look(self, now: float) -> bool:

@@ -18,7 +18,7 @@ from .lane_queue import LaneQueue
 from .lease import Lease
 from .outcomes import Outcomes
 from .parked import LONGEST_NAP, NEVER, ParkedKey, lane_key
-from .retries import Next, Verdict
+from .retries import Next, Tries, Verdict
 
 logger = log.get(__name__)
 
@@ -207,7 +207,7 @@ class Lane(LaneQueue):
     def _fail(self, entry: Entry, delivery: Delivery, error: BaseException, quiet: bool = False) -> None:
         """Park the key of a message whose handler has failed for the first time."""
         if entry.lease.ended:
-            self._outcomes.failed(delivery, error, 1, quiet)
+            self._outcomes.failed(delivery, error, Tries(), quiet)
             self.drop((delivery,), entry.lease, 0)
             return
         parked = self._keys.park(lane_key(delivery), (entry.lease, delivery, False), entry.since)
@@ -264,7 +264,7 @@ class Lane(LaneQueue):
 
     def _try(self, parked: ParkedKey, delivery: Delivery) -> BaseException | None:
         """Start the handler on a parked message; what it raises."""
-        delivery.starts = parked.starts
+        delivery.starts = parked.tries.starts
         self._trying = delivery
         self._turns += 1
         try:
@@ -280,14 +280,14 @@ class Lane(LaneQueue):
 
     def _failed(self, parked: ParkedKey, error: BaseException, quiet: bool = False) -> None:
         """The handler has failed on the first message of a parked key: see to what is to become of it."""
-        lease, delivery, _ = parked.messages[0]
-        parked.starts += 1
+        (lease, delivery, _), tries = parked.messages[0], parked.tries
+        tries.starts += 1
         try:
-            verdict = self._outcomes.failed(delivery, error, parked.failures + 1, quiet)
+            verdict = self._outcomes.failed(delivery, error, tries, quiet)
         except Exception:  # of the user's error, say: the lane has to go on, or its keys hang for ever
             logger.exception("%s: judging a failure failed", threading.current_thread().name)
             verdict = Verdict(Next.AGAIN, 1.0)
-        parked.failures += verdict.counts
+        tries.failures += verdict.counts
         parked.wait(verdict.pause)
         if not self._owner.retrying:  # a failure while closing decides nothing
             return
@@ -316,7 +316,7 @@ class Lane(LaneQueue):
             if self._ended:
                 self._see_late_answers()
 
-        self._outcomes.leave(delivery, error, parked.starts, answered)
+        self._outcomes.leave(delivery, error, parked.tries.starts, answered)
 
     def _see_answers(self) -> None:
         """Let go of those whose dead letters are stored, try again to store the others."""
@@ -328,8 +328,8 @@ class Lane(LaneQueue):
                 self._take_out(parked, self._outcomes.left_behind)
                 parked.due = 0.0
             else:
-                parked.failures += 1
-                parked.wait(self._outcomes.pause_after(parked.failures))
+                parked.tries.failures += 1
+                parked.wait(self._outcomes.pause_after(parked.tries.failures))
             if parked.messages:
                 self._keys.plan(parked)
             else:

@@ -8,7 +8,7 @@ from typing import Protocol
 from ..message import Delivery
 from .dead_letters import Answered
 from .lease import Lease
-from .retries import Verdict
+from .retries import Tries, Verdict
 
 
 class Outcomes(Protocol):
@@ -20,8 +20,8 @@ class Outcomes(Protocol):
     def claims(self, delivery: Delivery) -> bool:
         """Whether a delivery that came again is still to be handled; if not, it is done with."""
 
-    def failed(self, delivery: Delivery, error: BaseException, failures: int, quiet: bool = False) -> Verdict:
-        """The handler has failed on this message for the so many time; what is to become of it.
+    def failed(self, delivery: Delivery, error: BaseException, tries: Tries, quiet: bool = False) -> Verdict:
+        """The handler has failed on this message, once more than its tries say; what is to become of it.
 
         quiet: the same error has been told of another message of its batch.
         """

@@ -11,6 +11,7 @@ from zlib import crc32
 
 from ..message import Delivery
 from .lease import Lease
+from .retries import Tries
 
 Parked = tuple[Lease, Delivery, bool]
 """A delivery, the lease it came under, and whether it may be finished already (see `InHand.claims`)."""
@@ -35,12 +36,12 @@ def lane_of(key: str | bytes, lanes: int) -> int:
 class ParkedKey:
     """One key: the message that failed comes first.
 
-    starts, failures: of the handler on that message. leaves_for: the error for which it becomes a dead letter; None
+    tries: of that message. leaves_for: the error for which it becomes a dead letter; None
     while its handler is to be tried again. due, since: when the next try of either is, and when it came, by
     `time.monotonic`; never, while the broker is asked to store the dead letter.
     """
 
-    __slots__ = ("due", "failures", "key", "leaves_for", "messages", "since", "starts")
+    __slots__ = ("due", "key", "leaves_for", "messages", "since", "tries")
 
     def __init__(self, key: Hashable, since: float) -> None:
         self.key = key
@@ -56,7 +57,7 @@ class ParkedKey:
 
     def begin(self) -> None:
         """Another message is the first now."""
-        self.starts = self.failures = 0
+        self.tries = Tries()
         self.leaves_for: BaseException | None = None
 
     def wait(self, seconds: float) -> None:

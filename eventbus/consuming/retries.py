@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from attrs import frozen
+from attrs import define, frozen
 
 from ..config_delivery import RetryConfig
 from ..errors import Reject, RetryLater
@@ -21,6 +21,18 @@ class Next(Enum):
     BACK = "back"
     LEAVE = "leave"
     DROP = "drop"
+
+
+@define
+class Tries:
+    """Of one message. starts: of its handler. failures: how many of them count, and how often its dead letter failed.
+
+    place: among which messages it came, see `Guard`; None before its first failure.
+    """
+
+    starts: int = 0
+    failures: int = 0
+    place: int | None = None
 
 
 @frozen
@@ -41,14 +53,14 @@ class Retries:
         self._leaves = leaves
         self._gives_back = gives_back
 
-    def judge(self, error: BaseException, failures: int) -> Verdict:
-        """After an error that was this message's so many failure, from 1 on."""
+    def judge(self, error: BaseException, failures: int, place: int) -> Verdict:
+        """After an error that was this message's so many failure, from 1 on. place: see `Guard.lets_leave`."""
         if isinstance(error, RetryLater):
             return Verdict(Next.BACK if self._gives_back else Next.AGAIN, error.seconds, counts=False)
         if isinstance(error, Reject) and not self._leaves:
             return Verdict(Next.DROP)
         final = self._leaves and (isinstance(error, Reject) or self._config.is_final(error, failures))
-        if final and self._guard.lets_leave():
+        if final and self._guard.lets_leave(place):
             return Verdict(Next.LEAVE)
         return Verdict(Next.AGAIN, self.pause_after(failures))
 

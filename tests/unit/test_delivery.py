@@ -247,6 +247,21 @@ def test_a_broken_deploy_does_not_drain_the_topic(make: Make) -> None:
     assert len(set(handled)) == len(handled)
 
 
+def test_a_little_poison_in_a_backlog_is_no_broken_deploy_though_it_leaves_behind_all_the_rest(make: Make) -> None:
+    bus, handled = make(retry=RetryConfig(max_attempts=2, initial_backoff=0.5)), list[str]()
+    bad, good = 120, 12_000
+
+    def handler(message: Message) -> None:
+        if message.payload == b"bad":
+            raise ValueError("bad")
+        handled.append(message.text())
+
+    bus.publish_many([Message("orders", "bad" if number % 101 == 0 else "good") for number in range(bad * 101)])
+    sub = bus.subscribe("orders", handler, group="g")
+    wait_until(lambda: bus.get_statistics().dead_lettered == bad, 30.0)
+    assert len(handled) == good and sub.status().not_served == ""
+
+
 def test_a_handler_that_runs_for_too_long_is_told_with_where_it_stands(make: Make) -> None:
     bus, gate, errors = make(handler_timeout=60.0), threading.Event(), list[ErrorEvent]()
     bus.register_error_callback(errors.append)

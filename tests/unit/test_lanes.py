@@ -21,7 +21,7 @@ from eventbus.consuming.dead_letters import Answered
 from eventbus.consuming.lanes import Lanes
 from eventbus.consuming.lease import Lease
 from eventbus.consuming.parked import lane_key, lane_of
-from eventbus.consuming.retries import Next, Verdict
+from eventbus.consuming.retries import Next, Tries, Verdict
 from eventbus.message import Delivery
 from eventbus.testing import wait_until
 from eventbus.threads import Pauses
@@ -97,9 +97,9 @@ class Rig:
     def claims(self, delivery: Delivery) -> bool:
         return delivery.token not in self.finished
 
-    def failed(self, delivery: Delivery, error: BaseException, failures: int, quiet: bool = False) -> Verdict:
+    def failed(self, delivery: Delivery, error: BaseException, tries: Tries, quiet: bool = False) -> Verdict:
         self.errors.append(error)
-        verdict = self.verdicts.pop(0) if self.verdicts else Verdict(Next.AGAIN, self.pause_after(failures))
+        verdict = self.verdicts.pop(0) if self.verdicts else Verdict(Next.AGAIN, self.pause_after(tries.failures + 1))
         self.pauses.append(verdict.pause)
         return verdict
 
