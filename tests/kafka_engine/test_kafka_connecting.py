@@ -445,7 +445,7 @@ def test_a_stop_ends_it_at_once(kind: str, after: float, request: pytest.Fixture
     try:
         with pytest.raises(Stopped):
             connect(stop, brokers=brokers, timeout=10.0)
-        assert time.monotonic() - stopped_at[0] < 0.5
+        assert time.monotonic() - stopped_at[0] < 2.0
     finally:
         timer.join(5.0)
 
