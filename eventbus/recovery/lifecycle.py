@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from attrs import evolve
 
-from .. import greenlets
+from .. import greenlets, log
 from ..backends.base import Backend
 from ..config import EventBusConfig
 from ..consuming.arguments import Arguments
@@ -30,6 +30,8 @@ from .health import HealthMonitor
 from .opening import Opening
 from .past import Past
 from .supervisor import Supervisor
+
+logger = log.get(__name__)
 
 LATE_AGAIN = 0.5
 """Seconds between two tries for subscriptions that were not ready in time."""
@@ -217,8 +219,15 @@ class Lifecycle:
     def _bring_late(self) -> None:
         """Bring what is not delivered, where there is no health check to do that: again and again."""
         if self._has_unserved and not (self.monitor.is_running or self._bringing):
-            self._bringing = True
-            spawn(f"eventbus.{self._config.name}.late", self._bring, self._stop.child(), owner=self._callbacks)
+            self._bringing, stop = True, self._stop.child()
+            try:
+                spawn(f"eventbus.{self._config.name}.late", self._bring, stop, owner=self._callbacks)
+            except (
+                RuntimeError
+            ) as error:  # the interpreter ends, say: whoever was refused or stopped is not to fail of it
+                self._bringing = False
+                self._stop.forget(stop)
+                logger.warning("%s: nobody brings what is not delivered yet: %s", self._config.name, error)
 
     @property
     def _has_unserved(self) -> bool:

@@ -26,8 +26,10 @@ from eventbus import (
     PublishRejectedError,
     PublishUnknownError,
     RetryConfig,
+    SubscriptionState,
 )
 from eventbus.consuming.consumers import Consumers
+from eventbus.recovery import lifecycle
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
 
@@ -276,3 +278,24 @@ def test_close_leaves_handlers_its_time_but_what_the_steps_behind_them_need(
     monkeypatch.setattr(Consumers, "finish", noting)
     assert bus.close(timeout).unfinished_threads == ()
     assert least < given[0] < timeout
+
+
+def test_the_health_check_is_stopped_where_no_thread_can_be_started_any_more(
+    make: Make, broker: MemoryOutages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of the interpreter, from an exit function of a web worker."""
+
+    def no_thread(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    broker.refuse_topic("t")
+    bus = make()
+    sub = bus.subscribe("t", lambda message: None, group="g")
+    bus.open()
+    wait_until(lambda: sub.error is not None)
+    with monkeypatch.context() as patched:
+        patched.setattr(lifecycle, "spawn", no_thread)
+        assert bus.stop_health_check()
+    broker.allow_topic("t")
+    bus.start_health_check()  # with threads again it goes on
+    wait_until(lambda: sub.state is SubscriptionState.ACTIVE)
