@@ -179,8 +179,10 @@ class Lifecycle:
 
         def call(stop: StopToken) -> Subscription:
             sub = self._consumers.add(given, unwanted=stop.is_set)
+            own = self._stop.child()
             try:
-                self.supervisor.activate(sub, stop)
+                with stop.interrupts(own.set):
+                    self.supervisor.activate(sub, own)
                 self.gate.check()  # closed meanwhile
                 self._bring_late()
             except BaseException as error:
@@ -188,6 +190,8 @@ class Lifecycle:
                 if self.gate.is_shut:
                     raise self.gate.error() from error
                 raise
+            finally:
+                self._stop.forget(own)
             return sub
 
         try:

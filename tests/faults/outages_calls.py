@@ -485,6 +485,17 @@ class BoundedCallOutages(CallOutages):
         with self.within(0.5 + 0.5):
             bus.stop_health_check(timeout=0.5)
 
+    def test_subscribe_that_a_close_cuts_short_on_a_frozen_broker(self) -> None:
+        bus = self._frozen()
+        failed: list[BaseException] = []
+        caller = threading.Thread(target=_noting(failed, lambda: bus.subscribe(f"{self.topic}.more", print)))
+        caller.start()
+        wait_until(lambda: len(bus.get_subscriptions()) == 2)
+        with self.within(0.5 + 1.0):
+            bus.close(timeout=0.5)
+            caller.join(10.0)
+        assert [type(error) for error in failed] == [ClosedError]
+
     def test_unsubscribe_on_a_frozen_broker(self) -> None:
         bus = self._frozen()
         (sub,) = list(bus._consumers.subscriptions)
