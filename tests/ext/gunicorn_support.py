@@ -27,7 +27,6 @@ APP = '''
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import eventbus
@@ -48,7 +47,7 @@ def publish(text):
 
 
 def announce(text):
-    print("asked for", text, file=sys.stderr, flush=True)
+    os.write(2, f"asked for {text}\\n".encode())  # whole: other threads write, too
     return publish(text)
 
 
