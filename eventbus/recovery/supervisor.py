@@ -177,8 +177,10 @@ class Supervisor:
     def _take_turn(self) -> bool:
         """Be the one who moves the phase because of the connection; whoever gives it back sets `_in_episode`."""
         with self._turn:
-            taken, self._in_episode = not self._in_episode, True
-        return taken
+            if self._in_episode:  # and nothing is written: whoever has the turn may be giving it back
+                return False
+            self._in_episode = True
+        return True
 
     def take_back(self) -> None:
         """Undo the first connect: `open()` is called again, or never."""

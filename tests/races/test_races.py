@@ -372,7 +372,8 @@ class CarelessSupervisor(Supervisor):
 
 
 def ends_well(made: Episode) -> bool:
-    return made.connected is True and made.supervisor.phases.phase is Phase.CONNECTED
+    supervisor = made.supervisor
+    return made.connected is True and supervisor.phases.phase is Phase.CONNECTED and not supervisor.in_episode
 
 
 def test_an_abort_does_not_pull_the_phase_from_under_an_episode() -> None:
@@ -388,6 +389,7 @@ def test_two_reconnects_are_one_episode() -> None:
         invariant=lambda made: (
             made.supervisor.phases.connection_state().reconnect_count in (1, 2)
             and made.supervisor.phases.phase is Phase.CONNECTED
+            and not made.supervisor.in_episode  # the turn is free for the next one
         ),
     )
 
