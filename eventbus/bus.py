@@ -314,11 +314,13 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         """Put middleware, `fn(message, call_next)`, around each handler call and each publish that begins from now on.
 
         Plain functions, else TypeError. The first used is outermost, one used twice is there once. Allowed at any time.
+        UnsupportedError: `consume.takes_batches` is False, and a handler is subscribed with batch=.
         consume: on the lane's thread. What it raises is the handler's failure; it returns: done.
         publish: on the publisher's thread. `call_next` has the message accepted, or raises; it returns a Future of the
         Receipt, with every verb, and `fn` returns that. What `fn` raises before `call_next`: nothing was accepted.
         """
         check_middleware(consume, publish)
+        self._wiring.consumers.check_middleware(consume)
         self._middleware.use(consume, publish)
         if publish is not None:
             self._wiring.chain()

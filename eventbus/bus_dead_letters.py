@@ -128,7 +128,7 @@ class DeadLetterCalls:
                 if TOPIC not in message.headers:
                     raise PurgeError(
                         f"{span.topic} holds messages that are no dead letters, at offset {message.offset} say: "
-                        "pass force=True to delete them, too"
+                        "pass force=True (dlq purge --force) to delete them, too"
                     )
 
     def _marks_of(self, start: object) -> tuple[Mapping[int | str, int], Any]:

@@ -12,7 +12,10 @@ from .message import Message, Receipt
 Consume = Callable[[Message], object]
 """The rest of the way to the handler, and the handler."""
 ConsumeMiddleware = Callable[[Message, Consume], object]
-"""`fn(message, call_next)`, on the lane's thread. What it raises is the handler's failure; it returns: done."""
+"""`fn(message, call_next)`, on the lane's thread. What it raises is the handler's failure; it returns: done.
+
+An object whose `takes_batches` is False is for single messages: a bus has it or batch handlers; the later is refused.
+"""
 Publish = Callable[[Message], "Future[Receipt]"]
 """The rest of the way to the bus, which accepts the message, or raises."""
 PublishMiddleware = Callable[[Message, Publish], "Future[Receipt]"]
@@ -39,6 +42,11 @@ class Middleware:
     def __init__(self) -> None:
         self._used: list[tuple[ConsumeMiddleware | None, PublishMiddleware | None]] = []
         self.links = Links()
+
+    @property
+    def without_batches(self) -> tuple[object, ...]:
+        """The consume middleware in use that is for single messages only."""
+        return tuple(one for one in self.links.consume if not takes_batches(one))
 
     def use(self, consume: ConsumeMiddleware | None, publish: PublishMiddleware | None) -> None:
         """Put one more inside of those that are there; one that is there already stays where it is."""
@@ -80,6 +88,11 @@ def check_middleware(consume: object, publish: object) -> None:
     for middleware, kind in ((consume, "consume"), (publish, "publish")):
         if middleware is not None:
             check_argument(middleware, f"the {kind} middleware", takes=2)
+
+
+def takes_batches(consume: object) -> bool:
+    """Whether a consume middleware is for batch handlers, too: unless its attribute `takes_batches` is False."""
+    return getattr(consume, "takes_batches", True) is not False
 
 
 def around(handler: Callable[[Any], object], links: Links) -> Callable[[Any], object]:

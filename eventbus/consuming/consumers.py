@@ -10,7 +10,7 @@ from attrs import asdict, frozen
 from .. import log
 from ..config import EventBusConfig, names_of
 from ..errors import SubscribeError, UnsupportedError
-from ..middleware import Middleware
+from ..middleware import Middleware, takes_batches
 from ..state import ErrorEvent
 from ..threads import Deadline
 from . import handling
@@ -103,6 +103,11 @@ class Consumers:
             plan = self._plan(pattern, group, given.dead_letter, checked)
         except ValueError as error:
             raise SubscribeError(str(error)) from error
+        if checked.batch is not None:
+            for middleware in self._around.middleware.without_batches:
+                raise UnsupportedError(
+                    f"{pattern}: {middleware!r} is in use, which takes no batches: subscribe without batch="
+                )
         if isinstance(checked.start, datetime) and not self._around.replays:
             raise UnsupportedError("start: no messages are kept here, so none can be had from a time on")
         if checked.ordered and not self._ordered_groups:
@@ -123,6 +128,14 @@ class Consumers:
         in_hand = self._new_in_hand(checked.ordered)
         self._keep(Consumption(sub, checked.handler, in_hand, self._around, unwanted, plan), given)
         return sub
+
+    def check_middleware(self, consume: object) -> None:
+        """UnsupportedError where consume middleware is for single messages only, and a handler gets batches."""
+        if takes_batches(consume):
+            return
+        for sub, given in list(self._given.items()):
+            if given.batch is not None:
+                raise UnsupportedError(f"{consume!r} takes no batches, and {sub.topic} is subscribed with batch=")
 
     def inherit(self, parents: Consumers, is_wanted: Callable[[Subscription], bool]) -> None:
         """In a forked child, before anything runs: take over those of the parent's subscriptions that are wanted.

@@ -35,6 +35,8 @@ class Deduplication(Renewed):
     busy: how often a message was put off because somebody else was handling it at that moment.
     """
 
+    takes_batches = False
+
     def __init__(self, store: Store, key: KeyOf, retry_after: float) -> None:
         self.store = store
         self._remote = store if isinstance(store, RemoteStore) else None
@@ -42,6 +44,9 @@ class Deduplication(Renewed):
         super().__init__()
         self._key = key
         self._retry_after = retry_after
+
+    def __repr__(self) -> str:
+        return f"deduplicate({type(self.store).__name__})"
 
     def _renew(self) -> None:
         self._lock = threading.Lock()

@@ -19,7 +19,7 @@ from eventbus import BROADCAST, EventBus, EventBusConfig, MemoryConfig, Message,
 from eventbus.deduplication import Claim, DbApiStore, MemoryStore, TransactionStore
 from eventbus.deduplication import dbapi as dbapi_module
 from eventbus.deduplication.renewed import Renewed
-from eventbus.errors import ConfigError
+from eventbus.errors import ConfigError, UnsupportedError
 from eventbus.testing import wait_until
 from eventbus.testing.memory import MemoryOutages
 
@@ -257,6 +257,19 @@ def test_what_cannot_work_is_refused() -> None:
 
 
 # -- on a bus ------------------------------------------------------------------------------------
+
+
+def test_it_is_refused_beside_batch_handlers_whichever_comes_first(bus: EventBus) -> None:
+    once = deduplicate()
+    sub = bus.subscribe("orders", len, batch=(10, 0.1))
+    with pytest.raises(UnsupportedError, match=r"deduplicate\(MemoryStore\) takes no batches, and orders is"):
+        bus.use(consume=once)
+    bus.unsubscribe(sub)
+    bus.use(consume=once)
+    with pytest.raises(UnsupportedError, match=r"orders: deduplicate\(MemoryStore\) is in use"):
+        bus.subscribe("orders", len, batch=(10, 0.1))
+    assert bus.get_subscriptions() == ()
+    bus.subscribe("orders", print)
 
 
 def test_on_a_bus_each_group_handles_a_message_once_and_broadcast_copies_all(bus: EventBus) -> None:
