@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from queue import Empty, SimpleQueue
-from typing import TypeVar
+from queue import Empty
+from typing import Generic, TypeVar
 
 from attrs import frozen
 
@@ -18,6 +18,7 @@ from . import log
 
 logger = log.get(__name__)
 
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
@@ -132,25 +133,51 @@ class Bell:
 class Alarm:
     """Wakes the one thread that waits on it; a call that comes before the wait is kept. Safe as a `Bell`."""
 
-    __slots__ = ("_calls",)
+    __slots__ = ("_quiet",)
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[None] = SimpleQueue()
+        self._quiet = threading.Lock()
+        """Taken while nobody calls."""
+        self._quiet.acquire()
 
     def set(self) -> None:
         """Wake the thread, now or at its next wait."""
-        self._calls.put(None)
+        with suppress(RuntimeError):  # it is called already
+            self._quiet.release()
 
-    def wait(self, timeout: float) -> bool:
-        """Sleep up to `timeout` seconds; True when it was called. All calls until then count as one."""
-        try:
-            self._calls.get(timeout=min(timeout, threading.TIMEOUT_MAX))
-        except Empty:
-            return False
-        with suppress(Empty):
-            while True:
-                self._calls.get_nowait()
-        return True
+    def wait(self, timeout: float | None) -> bool:
+        """Sleep up to `timeout` seconds; True when it was called. All calls until then count as one. None: no bound."""
+        return self._quiet.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+
+
+class Mailbox(Generic[_Item]):
+    """What any thread puts in, in order, for the one thread that takes it out. Safe as a `Bell`.
+
+    Where a wait has no bound, `queue.SimpleQueue` does. With one, its `get` may wait for ever: it waits in two steps,
+    and if the time is up between them the second one is without a bound (CPython before 3.13). A short timeout, a busy
+    machine or SIGSTOP bring that about.
+    """
+
+    __slots__ = ("_alarm", "_items")
+
+    def __init__(self) -> None:
+        self._items: deque[_Item] = deque()
+        self._alarm = Alarm()
+
+    def put(self, item: _Item) -> None:
+        """Add an item. Never blocks."""
+        self._items.append(item)
+        self._alarm.set()
+
+    def take(self, timeout: float | None = None) -> _Item:
+        """The next item; `queue.Empty` if there is none for `timeout` seconds. None: no bound."""
+        items = self._items
+        if not items:
+            deadline = Deadline(timeout)
+            while not items:
+                if not self._alarm.wait(deadline.remaining()) and not items:
+                    raise Empty
+        return items.popleft()
 
 
 class StopToken:

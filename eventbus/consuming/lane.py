@@ -104,7 +104,7 @@ class Lane(LaneQueue):
         if self._keys and owner.retrying and not owner.halts:
             self._retry_due()
         try:
-            notice = self._inbox.get(timeout=self._patience())
+            notice = self._inbox.take(self._patience())
         except Empty:
             return True
         if notice is Notice.ENTRY:

@@ -7,10 +7,9 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Hashable
-from queue import SimpleQueue
 
 from ..message import Delivery
-from ..threads import Pauses
+from ..threads import Mailbox, Pauses
 from .batches import size_of
 from .entries import NOTHING, Entry, Notice, all_of, split_all
 from .parked import ParkedKeys, lane_key
@@ -25,7 +24,7 @@ class LaneQueue:
     """The batches of a lane: put and not begun, kept because of a pause, and the one that it works on."""
 
     def __init__(self) -> None:
-        self._inbox: SimpleQueue[Notice] = SimpleQueue()
+        self._inbox: Mailbox[Notice] = Mailbox()
         self._entries: deque[Entry] = deque()
         """Put and not begun. Taken out under the lock, put under the owner's."""
         self._kept: deque[Entry] = deque()

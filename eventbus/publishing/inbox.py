@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from queue import Empty, SimpleQueue
 
+from ..threads import Alarm
 from .records import Extras, Record, payload_of
 
 SMALL = 512
@@ -38,8 +37,8 @@ class Inbox:
         self.largest = SMALL
         """No payload in `records` is larger, in bytes."""
         self.idle = False
-        self._wake: SimpleQueue[None] = SimpleQueue()
-        self.wake = partial(self._wake.put, None)
+        self._alarm = Alarm()
+        self.wake = self._alarm.set
         """End the sender's sleep."""
 
     def put(self, record: Record) -> None:
@@ -76,11 +75,5 @@ class Inbox:
         """The sender: sleep up to `timeout` seconds until there is something."""
         self.idle = True
         if self.is_empty:
-            try:
-                self._wake.get(True, timeout)
-            except Empty:
-                self.idle = False  # a look is due all the same
-                return
+            self._alarm.wait(timeout)
         self.idle = False
-        while not self._wake.empty():
-            self._wake.get()

@@ -204,6 +204,15 @@ def nothing_sleeps(module: str, text: str) -> list[str]:
     return sorted(slept | ({"time.sleep"} & imports_of(module, text)))
 
 
+def no_queue_is_waited_at_with_a_bound(module: str, text: str) -> list[str]:
+    """`SimpleQueue.get` with a timeout may wait for ever: see `eventbus.threads.Mailbox`."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    gets = [one for one in calls if isinstance(one.func, ast.Attribute) and one.func.attr == "get"]
+    bounded = [one for one in gets if {word.arg for word in one.keywords} & {"timeout", "block"}]
+    switched = [one for one in gets if one.args and isinstance(one.args[0], ast.Constant) and one.args[0].value is True]
+    return [f"line {one.lineno}: {ast.unparse(one)}" for one in (*bounded, *switched)]
+
+
 def backends_do_not_try_again(module: str, text: str) -> list[str]:
     """One attempt for each connect; trying again and counting is recovery's."""
     if layer_of(module) != "backends":
@@ -277,6 +286,7 @@ RULES: list[Rule] = [
     rooms_go_one_way,
     a_library_is_imported_in_one_place,
     nothing_sleeps,
+    no_queue_is_waited_at_with_a_bound,
     backends_do_not_try_again,
     modules_and_functions_are_small,
     public_things_have_a_docstring,
@@ -329,6 +339,8 @@ RETRY = "while True:\n    try:\n        session = {call}()\n    except OSError:\
         ),
         (nothing_sleeps, "eventbus.recovery.health", "import time\ntime.sleep(1)"),
         (nothing_sleeps, "eventbus.threads", "from time import sleep as pause"),
+        (no_queue_is_waited_at_with_a_bound, "eventbus.threads", "def f(q): q.get(timeout=1.0)"),
+        (no_queue_is_waited_at_with_a_bound, "eventbus.threads", "def f(q): q.get(True, 1.0)"),
         (backends_do_not_try_again, "eventbus.backends.nats.core.session", RETRY.format(call="self._backend.connect")),
         (backends_do_not_try_again, "eventbus.backends.nats.core.session", RETRY.format(call="connect")),
         (backends_do_not_try_again, "eventbus.backends.memory.session", "class A:\n    def reconnect(self): ..."),

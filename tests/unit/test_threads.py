@@ -11,13 +11,14 @@ import time
 import weakref
 from collections import deque
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import pytest
 
 from eventbus.testing import wait_until
 from eventbus.threads import (
     Deadline,
+    Mailbox,
     Pauses,
     Stopped,
     StopToken,
@@ -88,6 +89,40 @@ def test_a_stop_interrupts_only_within_the_block() -> None:
     with token.interrupts(lambda: calls.append(3)):
         pass
     assert calls == [2, 3]
+
+
+@pytest.mark.parametrize("timeout", [0.0, 1e-9, 1e-7, 1e-6])
+def test_a_wait_ends_in_time_however_short_that_is(timeout: float) -> None:
+    """`queue.SimpleQueue` does not keep this promise: a thread that waited there hung after some 5,000 such waits."""
+
+    def wait() -> None:
+        for _ in range(10_000):
+            with pytest.raises(Empty):
+                Mailbox[int]().take(timeout)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(30.0)
+    assert not thread.is_alive()
+
+
+def test_a_mailbox_keeps_what_comes_from_everybody_in_order_and_wakes_who_waits() -> None:
+    box, taken = Mailbox[tuple[int, int]](), list[tuple[int, int]]()
+    threads = [
+        threading.Thread(target=lambda mine=mine: [box.put((mine, number)) for number in range(2_000)])
+        for mine in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    while len(taken) < 8_000:
+        taken.append(box.take(5.0))
+    for thread in threads:
+        thread.join(5.0)
+    assert all([number for owner, number in taken if owner == mine] == list(range(2_000)) for mine in range(4))
+    threading.Timer(0.05, box.put, args=[(9, 9)]).start()
+    assert box.take() == (9, 9)
+    with pytest.raises(Empty):
+        box.take(0.0)
 
 
 def test_join_all_names_what_did_not_stop_and_keeps_to_one_deadline() -> None:

@@ -10,13 +10,13 @@ import json
 import time
 from collections import deque
 from collections.abc import Generator, Hashable, Mapping
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, Generic, TypeVar
 
 from attrs import define, field, frozen
 
 from ....errors import NotConnectedError
-from ....threads import Deadline
+from ....threads import Deadline, Mailbox
 from ..link.connection import Connection
 from ..link.requests import Forbidden, NoAnswer, NoResponders, Reply, Waiting
 
@@ -109,7 +109,7 @@ class Pipeline(Generic[K, T]):
         self._deadline = deadline
         self._grace = grace
         self._began = time.monotonic()
-        self._told: SimpleQueue[tuple[_Sent, Waiting]] = SimpleQueue()
+        self._told: Mailbox[tuple[_Sent, Waiting]] = Mailbox()
         self._open: dict[Call, _Sent] = {}
         self._heard = time.monotonic()
         self._results: dict[K, T | Exception] = {}
@@ -168,7 +168,7 @@ class Pipeline(Generic[K, T]):
         """Wait for the next answer, or until something is to be sent again."""
         due = min(self._over, *(sent.due for sent in self._open.values()))
         try:
-            sent, waiting = self._told.get(timeout=max(0.0, min(due - time.monotonic(), self._deadline.remaining())))
+            sent, waiting = self._told.take(max(0.0, min(due - time.monotonic(), self._deadline.remaining())))
         except Empty:
             self._look_at_time()
         else:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import count
-from queue import Empty, SimpleQueue
+from queue import Empty
 from secrets import token_hex
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ....consuming.excerpts import Span, Stretch, Stretches
 from ....errors import NotConnectedError, ReadError
 from ....message import Delivery
 from ....reports import DeadLetterTopic
-from ....threads import Deadline
+from ....threads import Deadline, Mailbox
 from ..link import wire
 from ..link.connection import Connection
 from ..link.requests import Forbidden, NoResponders
@@ -219,7 +219,7 @@ class StreamReading:
         self._topic = topic
         self._stretches = stretches
         self._name = f"read={token_hex(8)}"
-        self._queue: SimpleQueue[list[_Arrived]] = SimpleQueue()
+        self._queue: Mailbox[list[_Arrived]] = Mailbox()
         self._arrived: list[_Arrived] = []
         self._inbox = f"{connection.inbox}.p{next(_numbers)}"
         self._stream, self._stretch = next(iter(stretches.left.items()))
@@ -271,7 +271,7 @@ class StreamReading:
             return []
         self._ask()
         try:
-            arrived = self._queue.get(timeout=timeout)
+            arrived = self._queue.take(timeout)
         except Empty:
             self._look()
             return []

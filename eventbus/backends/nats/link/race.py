@@ -6,10 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Generic, TypeVar
 
-from ....threads import Deadline, StopToken, spawn
+from ....threads import Deadline, Mailbox, StopToken, spawn
 
 STAGGER = 0.25
 """Seconds that one has alone before the next one starts beside it; it goes on all the same."""
@@ -27,7 +27,7 @@ class Race(Generic[_Prize]):
         self._name = name
         self._give_back = give_back
         self._waiting: deque[Way[_Prize]] = deque()
-        self._news: SimpleQueue[tuple[_Prize | None, BaseException | None]] = SimpleQueue()
+        self._news: Mailbox[tuple[_Prize | None, BaseException | None]] = Mailbox()
         self._lock = threading.Lock()
         self._over = False
         self._running = 0
@@ -53,7 +53,7 @@ class Race(Generic[_Prize]):
                 if not self._running:
                     break
                 try:
-                    prize, failure = self._news.get(timeout=min(_LOOK_EVERY, deadline.remaining()))
+                    prize, failure = self._news.take(min(_LOOK_EVERY, deadline.remaining()))
                 except Empty:
                     continue
                 self._running -= 1
@@ -93,7 +93,7 @@ class Race(Generic[_Prize]):
             self._over = True
         while True:
             try:
-                prize, _ = self._news.get_nowait()
+                prize, _ = self._news.take(0.0)
             except Empty:
                 return
             if prize is not None:
