@@ -164,6 +164,9 @@ class Mailbox(Generic[_Item]):
         self._items: deque[_Item] = deque()
         self._alarm = Alarm()
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def put(self, item: _Item) -> None:
         """Add an item. Never blocks."""
         self._items.append(item)
