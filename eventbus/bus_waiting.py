@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from . import log
 from .config import EventBusConfig
-from .errors import ClosedError, NotConnectedError
+from .errors import ClosedError, NotConnectedError, UnsupportedError
 from .recovery.lifecycle import Lifecycle
 from .state import CloseReport, Phase
 from .stop_signals import LOOK, StopSignals
@@ -29,8 +29,9 @@ class WaitCalls:
         unfinished then. An outage is waited through. The handlers of both signals are taken over for the time of the
         call only; pass a `StopSignals` that was entered before to hear those that came while the program started.
         signals=False leaves them alone: it returns once somebody else has closed the bus, and any thread may call it.
-        Raises UnsupportedError when signals are wanted on another thread than the main one, NotConnectedError when the
-        bus is not open, ForkedError in a forked child where `on_fork` is "raise".
+        Raises UnsupportedError when signals are wanted on another thread than the main one, and in a handler or
+        callback of this bus; NotConnectedError when the bus is not open, ForkedError in a forked child where `on_fork`
+        is "raise".
         """
         if isinstance(signals, StopSignals):
             return self._wait(signals)
@@ -41,6 +42,8 @@ class WaitCalls:
 
     def _wait(self, caught: StopSignals) -> CloseReport:
         life = self._life  # of this process: a child that a signal handler forks has another one
+        if life.is_awaited_here:
+            raise UnsupportedError("wait() for the end of the bus, which waits for this handler or callback: return")
         phases = life.phases
         with suppress(ClosedError):  # then its report is there, or about to be
             life.gate.check()

@@ -137,6 +137,11 @@ class Lifecycle:
         self._publisher.pending.quicken(False)  # from now on every publish looks at the gate
         return self._closing.close(timeout, leave)
 
+    @property
+    def is_awaited_here(self) -> bool:
+        """Whether the calling thread is one that the end of the bus waits for: a handler's, or a callback's."""
+        return works_for(self._callbacks) or self._consumers.is_handling()
+
     def begin_close(self, timeout: float) -> None:
         """Have it close within `timeout` seconds, and do not wait for that: `close` does."""
         left = StopToken()

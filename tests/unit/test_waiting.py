@@ -152,6 +152,22 @@ def test_a_handler_closes_it(bus: EventBus) -> None:
     helper.join()
 
 
+def test_who_is_waited_for_at_the_end_does_not_wait_for_it(bus: EventBus) -> None:
+    refused: set[str] = set()
+
+    def wait(_: object) -> None:
+        with pytest.raises(UnsupportedError, match="which waits for this handler or callback"):
+            bus.wait(signals=False)
+        refused.add(threading.current_thread().name)
+
+    bus.open()
+    bus.subscribe("topic", wait)
+    bus.register_state_callback(wait)
+    bus.publish("topic", b"x")
+    bus.reconnect()
+    wait_until(lambda: len(refused) == 2)
+
+
 def test_a_bus_that_is_closed_is_not_waited_for(bus: EventBus) -> None:
     bus.open()
     assert bus.close() is bus.wait() is bus.wait(signals=False)
