@@ -41,7 +41,7 @@ class ClosedError(EventBusError):
 
 
 class ForkedError(EventBusError):
-    """The bus was opened before `os.fork()`; its connection belongs to the parent."""
+    """What was opened or begun before `os.fork()` belongs to the parent: the bus, a call or an iterator."""
 
 
 class UnsupportedError(EventBusError):

@@ -99,6 +99,7 @@ class Gate:
     def forked_error(self) -> ForkedError:
         """What whoever is still in the parent's copy is told in a forked child."""
         return ForkedError(
-            f"{self._bus}: opened before os.fork(), its connection belongs to the parent; "
-            "make and open a bus in the child, or leave on_fork 'reopen' (which cannot be where gevent has patched)"
+            f"{self._bus}: what was opened or begun before os.fork() belongs to the parent; "
+            "make and open a bus in the child, or begin anew with on_fork 'reopen' (which cannot be where gevent has "
+            "patched)"
         )
