@@ -288,6 +288,11 @@ class Pending:
         """Accepted and unanswered, now."""
         return self.room.in_flight
 
+    @property
+    def left_by_close(self) -> int:
+        """How many were unanswered when the bus closed, and have failed by it so far."""
+        return self._failed_by_close
+
     def catch_up(self, timeout: float) -> None:
         """Let the sender give away what was accepted before, where that takes at most `timeout` seconds."""
         if self.in_flight:

@@ -102,7 +102,7 @@ class Closing:
     def _unfinished(self) -> CloseReport:
         """What is left of a close that goes on."""
         return CloseReport(
-            unanswered=self._publisher.pending.in_flight,
+            unanswered=self._publisher.pending.in_flight + self._publisher.pending.left_by_close,
             unhandled=self._consumers.unhandled,
             unfinished_threads=(*self._consumers.at_work, self._errands.thread_name),
             handed_over=self._consumers.handed_over,

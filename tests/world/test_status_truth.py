@@ -240,6 +240,21 @@ def test_unanswered_publishes_are_in_the_close_report(memory_bus: MakeBus, outag
     assert bus.get_statistics().in_flight == 0
 
 
+def test_a_close_that_does_not_end_in_time_tells_of_what_it_has_failed_so_far(
+    memory_bus: MakeBus, outages: Outages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, go_on = memory_bus(), threading.Event()
+    bus.open()
+    outages.freeze()
+    futures = [bus.publish_async("topic", b"x") for _ in range(5)]
+    end = bus._callbacks.close  # the last step of a close
+    monkeypatch.setattr(bus._callbacks, "close", lambda timeout: go_on.wait(5.0) and end(timeout))
+    report = bus.close(0.3)
+    go_on.set()
+    assert all(future.done() for future in futures)
+    assert (report.unanswered, report.unfinished_threads) == (5, ("eventbus.bus.errands",))
+
+
 def test_a_bus_that_was_never_opened_tells_so_and_closes(memory_bus: MakeBus) -> None:
     bus: EventBus = memory_bus()
     health = bus.get_health_status()
