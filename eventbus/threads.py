@@ -142,8 +142,9 @@ class Alarm:
 
     def set(self) -> None:
         """Wake the thread, now or at its next wait."""
-        with suppress(RuntimeError):  # it is called already
-            self._quiet.release()
+        if self._quiet.locked():  # else it is called already
+            with suppress(RuntimeError):  # and now it may be, too
+                self._quiet.release()
 
     def wait(self, timeout: float | None) -> bool:
         """Sleep up to `timeout` seconds; True when it was called. All calls until then count as one. None: no bound."""

@@ -61,7 +61,7 @@ class NatsPy:
             except nats.errors.TimeoutError:
                 messages = []
             for message in messages:
-                await message.ack_sync()
+                await message.ack_sync(timeout=10.0)
             await bound.unsubscribe()
             return list(messages)
 
