@@ -69,7 +69,10 @@ def default_topic(group: str, topic: str, names: NameRules) -> str:
 
 
 class DeadLetters:
-    """Of one subscription in a group. given: the one topic for all of them; None: one for each, see `default_topic`."""
+    """Where the dead letters of one subscription in a group go, and how they are made.
+
+    given: the one topic for all of them; None: one for each of its topics, see `default_topic`.
+    """
 
     def __init__(self, group: str, given: str | None, names: NameRules, publish: Letterbox) -> None:
         self._group = group

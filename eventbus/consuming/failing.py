@@ -66,7 +66,9 @@ class _Letter:
 
 
 class Failing:
-    """Of one subscription; any thread. gives_back: whether the broker takes single messages back.
+    """Sees to the messages of one subscription that fail; any thread.
+
+    gives_back: whether the broker takes single messages back.
 
     failures: handler calls that raised. retried: those after which the message was to be tried again. dropped: rejected
     messages without a dead letter. stored: dead letters that are confirmed.
@@ -97,7 +99,7 @@ class Failing:
         return self.guard.error or next(iter(list(self._troubles.values())), None)
 
     def look(self, now: float) -> None:
-        """Tell, once for each text, why the broker takes a dead letter not for now."""
+        """Tell why dead letters wait, once until none waits any more."""
         for letter in list(self._waiting)[:1]:
             is_late = now - letter.since >= UNANSWERED_FOR
             cause = letter.why() or (f"no answer for {UNANSWERED_FOR:g} s" if is_late else "")

@@ -45,7 +45,10 @@ _HEALTHY_ENOUGH = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_
 
 
 class KafkaSession:
-    """See `Session`. It survives outages by itself: librdkafka connects again and keeps what is queued."""
+    """A session on a Kafka cluster; see `Session`.
+
+    It survives outages by itself: librdkafka connects again and keeps what is queued.
+    """
 
     def __init__(
         self,

@@ -31,7 +31,9 @@ _numbers = count(1)
 
 
 class OrderedPull:
-    """At work from its making to `close`. `add` and `flush`: reader thread; `tick`: timer thread; the rest: any.
+    """Pulls from one consumer for an ordered group, from its making to `close`.
+
+    `add` and `flush`: reader thread; `tick`: timer thread; the rest: any.
 
     What it decides it decides under its lock; what follows from that it does outside.
     """
