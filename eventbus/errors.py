@@ -192,7 +192,7 @@ class ReplayError(EventBusError):
 
 
 class ReconnectExhaustedError(EventBusError):
-    """All attempts of one reconnect failed. The health check goes on and starts another later."""
+    """All attempts of one reconnect failed. The health check goes on, and begins anew when a server speaks again."""
 
 
 class SessionRetired(EventBusError):

@@ -39,9 +39,8 @@ class Surroundings:
     """What the consumptions of a bus share.
 
     owner: the `Consumers`. replays: what is not acknowledged is delivered again. prefetch, prefetch_bytes: what one
-    may have in hand. budget: what all may have together. takes_back: the broker
-    takes back what is not handled, to give it to others. durable: it keeps that after the end of this process, too.
-    middleware: around each call of a handler.
+    may have in hand. budget: what all may have together. takes_back: the broker takes back what is not handled, to give
+    it to others. durable: it keeps that after the end of this process, too. middleware: around each call of a handler.
     """
 
     owner: object

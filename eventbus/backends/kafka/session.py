@@ -1,4 +1,4 @@
-"""A session: an admin client, a consumer for each subscription, and a producer once something is published."""
+"""A session: an admin client, consumers that subscriptions share, and a producer once something is published."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class KafkaSession:
 
     @property
     def publisher(self) -> KafkaPublisher:
-        """The outbox."""
+        """What publishes on this cluster."""
         return self.outbox
 
     # -- subscriptions ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the cluster says about topics: make sure of one, find those of a pattern, where they end."""
+"""What the cluster says about single topics: whether they are there and how they are configured; new ones are made."""
 
 from __future__ import annotations
 
