@@ -189,9 +189,8 @@ class Failing:
             news = str(trouble) not in map(str, self._troubles.values())
             self._troubles[id(delivery)] = trouble
         if news:
-            cause = (
-                None if isinstance(trouble, EventBusError) else trouble
-            )  # a bug, ours or a user's: with its traceback
+            # Any other is a bug, ours or a user's: with its traceback.
+            cause = None if isinstance(trouble, EventBusError) else trouble
             text = "%r: the dead letter of %r is not stored, and tried again: %s"
             logger.error(text, self._sub, delivery, trouble, exc_info=cause)
             self._tell("subscription", trouble, delivery)

@@ -231,9 +231,8 @@ class Lifecycle:
             self._bringing, stop = True, self._stop.child()
             try:
                 spawn(f"eventbus.{self._config.name}.late", self._bring, stop, owner=self._callbacks)
-            except (
-                RuntimeError
-            ) as error:  # the interpreter ends, say: whoever was refused or stopped is not to fail of it
+            except RuntimeError as error:
+                # The interpreter ends, say: whoever was refused or stopped is not to fail of it.
                 self._bringing = False
                 self._stop.forget(stop)
                 logger.warning("%s: nobody brings what is not delivered yet: %s", self._config.name, error)

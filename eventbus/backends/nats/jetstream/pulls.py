@@ -372,9 +372,8 @@ class Pull:
             self.top_up()  # nothing is missing of it
         elif code == 409 and FILLED in text.lower():
             fields = wire.parse_headers(block or b"")
-            self._is_too_large = (
-                fields.get("Nats-Pending-Bytes") == most
-            )  # for the whole request: nothing has come of it
+            # For the whole request: nothing has come of it.
+            self._is_too_large = fields.get("Nats-Pending-Bytes") == most
             self._arrived += self._unfilled(block)
             self.top_up()
         elif code == 409 and not any(word in text.lower() for word in NOT_AS_WE_KNOW_IT):
