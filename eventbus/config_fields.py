@@ -135,9 +135,6 @@ def is_a_or_none(kind: type) -> _Check:
 def options(refused: Mapping[str, str]) -> Any:
     """A mapping of raw options that is passed on; `refused` maps a key to the reason why it may not be set."""
 
-    def convert(value: object) -> object:
-        return dict(value) if isinstance(value, Mapping) else value
-
     def check(instance: object, attribute: Attribute[Any], value: object) -> None:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ConfigError(f"{attribute.name} must be a mapping with str keys, not {value!r}")
@@ -145,7 +142,7 @@ def options(refused: Mapping[str, str]) -> Any:
             if key in refused:
                 raise ConfigError(f"{attribute.name}[{key!r}] may not be set: {refused[key]}")
 
-    return field(factory=dict, converter=convert, validator=check)
+    return field(factory=dict, converter=_copied, validator=check)
 
 
 def client_options(refused: Mapping[str, str]) -> Any:
@@ -153,9 +150,6 @@ def client_options(refused: Mapping[str, str]) -> Any:
 
     Credentials among them are not shown.
     """
-
-    def convert(value: object) -> object:
-        return dict(value) if isinstance(value, Mapping) else value
 
     def check(instance: object, attribute: Attribute[Any], value: object) -> None:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -170,7 +164,7 @@ def client_options(refused: Mapping[str, str]) -> Any:
             if not isinstance(one, (str, int, float)) or (isinstance(one, str) and "\0" in one):
                 raise ConfigError(f"{place} must be a str without NUL, a number or a bool, not a {type(one).__name__}")
 
-    return field(factory=dict, converter=convert, validator=check, repr=_without_secrets)
+    return field(factory=dict, converter=_copied, validator=check, repr=_without_secrets)
 
 
 def addresses(value: object, name: str, scheme: str, port: int) -> tuple[str, ...]:
@@ -307,6 +301,11 @@ def _to_bool(value: object) -> object:
     if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
         return value.lower() in _TRUE
     return value
+
+
+def _copied(value: object) -> object:
+    """A copy of a mapping, which nobody else can change, or the value as it is: the validator refuses it."""
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _or_none(convert: Callable[[object], Any]) -> Callable[[object], Any]:

@@ -316,15 +316,10 @@ class Consumption:
     def dropped(self, deliveries: Sequence[Delivery], lease: Lease) -> None:
         """These will not be handled here."""
         self._failing.forget(deliveries)
-        if not self._replays:
-            return
-        newest = self.in_hand.drop(deliveries, lease)
-        attachment = self.attachment
-        if attachment is not None:
-            attachment.session.release(attachment, newest)
+        self.given_back(deliveries, lease, 0.0)
 
     def given_back(self, deliveries: Sequence[Delivery], lease: Lease, delay: float) -> None:
-        """These find no lane that gets on: somebody may have them after so many seconds."""
+        """Somebody else may have these, after so many seconds."""
         if not self._replays:
             return
         newest = self.in_hand.drop(deliveries, lease)
