@@ -55,9 +55,9 @@ def text(default: str) -> Any:
     return field(default=default, validator=_plain_text)
 
 
-def optional_text(default: str | None = None) -> Any:
+def optional_text() -> Any:
     """A str without control characters, or None."""
-    return field(default=default, validator=_plain_text)
+    return field(default=None, validator=_plain_text)
 
 
 def secret() -> Any:
@@ -84,12 +84,8 @@ def pem() -> Any:
     )
 
 
-Secret = str | Callable[[], str]
-"""A secret, or what is asked for it each time that it is needed."""
-
-
 def is_secret(instance: object, attribute: Attribute[Any], value: object) -> None:
-    """A validator for a `Secret`: a str, a plain function that returns one, or None. Neither is ever shown."""
+    """A validator for a secret: a str, a plain function that returns one when it is needed, or None. Never shown."""
     if value is None or isinstance(value, str):
         return
     try:
