@@ -22,6 +22,9 @@ _SECRET_WORDS = ("password", "passphrase", "secret", "key.pem", "ssl_key", "toke
 _PLACE = re.compile(r"(?:\[([^\[\]]*)\]|([^\s\[\]/?#@:\\]+))(?::(.+))?")
 """[address] or host, and the port. Not `urlsplit`: what it lets pass differs from one Python to the next."""
 
+_LONGEST_PORT = 9
+"""Digits, zeros in front included."""
+
 _Check = Callable[[Any, "Attribute[Any]", Any], None]
 
 
@@ -196,11 +199,14 @@ def host_and_port(place: str, port: int, words: str) -> tuple[str, int]:
             host = str(IPv6Address(inside))
         except ValueError:  # whose text shows it, and part of a password may stand there
             raise ConfigError(f"{words}: what is in brackets, or has several colons, is no IPv6 address") from None
-    if digits is not None and not (digits.isascii() and digits.isdecimal() and int(digits) <= 65535):
-        raise ConfigError(f"{words}: Port must be a number from 1 to 65535")
-    if digits is not None and int(digits) == 0:
-        raise ConfigError(f"{words} is not host, host:port or [::1]:port; no port is 0")
-    return host.lower() if inside is None else host, port if digits is None else int(digits)
+    return host.lower() if inside is None else host, port if digits is None else _port(digits, words)
+
+
+def _port(digits: str, words: str) -> int:
+    # Python makes no int of thousands of digits, and says so by an error of its own.
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= _LONGEST_PORT and 0 < int(digits) <= 65535):
+        raise ConfigError(f"{words}: the port must be a number from 1 to 65535")
+    return int(digits)
 
 
 @frozen
