@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from attrs import field, frozen
 
 from .. import log
+from ..errors import EventBusError
 from ..message import Delivery
 from ..middleware import Middleware
 from ..state import ErrorEvent
@@ -357,10 +358,8 @@ class Consumption:
                 first = not self.dropped_count
                 self.dropped_count += len(batch)
             if first:
-                logger.error("%r: the handler is too slow; messages are dropped from now on", self.sub)
-                error = RuntimeError(f"{self.sub!r}: {backlog} messages wait for the handler; dropping new ones")
-                self._last_error = error
-                self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
+                why = f"{backlog} messages wait for its handlers, and new ones are dropped from now on"
+                self.told(EventBusError(f"{self.sub.topic}: {why}: raise concurrency, or make the handler faster"))
             return False
         with self._lock:
             self.delivered += len(batch)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fakes import consumption
 
-from eventbus import ErrorEvent
+from eventbus import ErrorEvent, EventBusError
 from eventbus.config import EventBusConfig
 from eventbus.consuming import consumption as module
 from eventbus.consuming.arguments import Arguments
@@ -152,6 +152,7 @@ def test_where_nothing_is_redelivered_full_lanes_drop_count_and_report_once(
     counts = rig.consumption.counts()
     assert (counts["delivered"], counts["dropped"]) == (3, 4)
     assert [event.source for event in rig.events] == ["subscription"]
+    assert isinstance(rig.events[0].error, EventBusError), "what is told is of the library's own kind"
     gate.set()
     rig.consumption.finish(5.0)
     assert rig.session.acknowledged == []
