@@ -31,7 +31,6 @@ UNKNOWN_FOR = 1.0
 AGAIN = 0.05
 LEADERLESS_FOR = 2.0
 """Seconds that a topic's other partitions are waited for when some have a leader: a node may be down for long."""
-_ASK = 0.25
 
 
 class TopicRefused(EventBusError):
