@@ -23,6 +23,7 @@ from .subscriptions import Subscription
 logger = log.get(__name__)
 
 BATCHES_IN_HAND = 4
+"""Batches of a handler's that may be in hand, the one that it has included."""
 
 UNANSWERED_FOR = 3.0
 """Seconds without an answer to a dead letter until that is told: Kafka's client tries again without a word."""

@@ -28,6 +28,7 @@ from .publishing import NatsPublisher
 logger = log.get(__name__)
 
 _MOST_TOLD = 100
+"""Different texts of a server that are told."""
 _LAST_SHARE = 0.5
 """Seconds that a replaced link has for what the server has sent to it: one that is well needs a millisecond."""
 STUCK = 30.0

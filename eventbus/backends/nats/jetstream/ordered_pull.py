@@ -22,6 +22,7 @@ from .streams import is_wild
 logger = log.get(__name__)
 
 BATCH = 500
+"""Messages that are asked for at a time, at most."""
 ACK_AT = 128
 """Messages that are done, at which they are acknowledged before the next `tick`."""
 RESET_AGAIN = 1.0

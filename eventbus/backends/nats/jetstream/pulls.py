@@ -28,6 +28,7 @@ from .streams import is_wild
 logger = log.get(__name__)
 
 BATCH = 512
+"""Messages that are asked for at a time, at most."""
 EXPIRES = 5.0
 """Seconds that a request for messages lasts. A link that died without a sign leaves its request behind, and the
 server gives it messages that come again only after `ack_wait`: it must be over before the death is noticed."""
