@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from fakes import consumption
+from fakes import FEATURES, consumption
 
 from eventbus import ErrorEvent, EventBusError
 from eventbus.config import EventBusConfig
@@ -174,10 +174,8 @@ def test_where_nothing_is_redelivered_large_messages_fill_the_lanes_sooner(
 
 def test_counters_survive_an_unsubscribe_and_what_still_runs_then(gate: threading.Event) -> None:
     config = EventBusConfig(name="test")
-    consumers, entered = (
-        Consumers(config, True, lambda ordered: InHandByIdentity(), lambda event: None),
-        threading.Event(),
-    )
+    consumers = Consumers(config, FEATURES, lambda ordered: InHandByIdentity(), lambda event: None)
+    entered = threading.Event()
 
     def handler(message: Delivery) -> None:
         entered.set()

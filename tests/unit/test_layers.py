@@ -41,6 +41,7 @@ VOCABULARY = {
         "ends",
         "errands",
         "errors",
+        "features",
         "fields",
         "forks",
         "gate",
