@@ -86,7 +86,7 @@ class PublishError(EventBusError):
 
 
 class PublishRejectedError(PublishError):
-    """Refused: the same message again is refused again."""
+    """The message was refused: the same again is refused again."""
 
 
 class PublishNotSentError(PublishError):
