@@ -131,11 +131,11 @@ class Failing:
             tries.place = self.guard.place
         failures = tries.failures + 1 + self._put_off.get(delivery.identity, 0)
         verdict = self._retries.judge(error, failures, tries.place)
-        if verdict.next is Next.BACK:
-            self._put_off[delivery.identity] = failures - 1
-            if len(self._put_off) > 2 * REMEMBERED:
-                self._put_off = newest(self._put_off, REMEMBERED)
         with self._lock:
+            if verdict.next is Next.BACK:
+                self._put_off[delivery.identity] = failures - 1
+                if len(self._put_off) > 2 * REMEMBERED:
+                    self._put_off = newest(self._put_off, REMEMBERED)
             self.failures += 1
             self.retried += verdict.next in (Next.AGAIN, Next.BACK)
             self.dropped += verdict.next is Next.DROP
