@@ -347,7 +347,7 @@ class EventBus(StatusCalls, DeadLetterCalls, WaitCalls):
         self._life.reconnect(seconds(timeout, self.config.connect_timeout))
 
     def wait_connected(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the phase CONNECTED."""
+        """Wait up to `timeout` seconds for the phase CONNECTED; whether it is there."""
         patience = seconds(timeout, self.config.connect_timeout)
         self._life.wake(0.0)
         return self._supervisor.phases.wait_connected(patience)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from .backends.base import Features
 from .callables import check_argument
 from .config import EventBusConfig, names_of
 from .consuming.dead_letters import TOPIC
@@ -14,6 +13,7 @@ from .consuming.excerpts import Excerpt, Span, checked_span
 from .consuming.replay import Replay, Wanted
 from .errands import Errand
 from .errors import PurgeError, ReadError, UnsupportedError
+from .features import Features
 from .message import Message
 from .publishing.publisher import Publisher
 from .recovery.lifecycle import Lifecycle

@@ -138,11 +138,11 @@ class NatsConfig:
     """A NATS server or cluster.
 
     servers: "host", "host:port", "[::1]:4222" or nats:// and tls:// URLs, tried in order from a random one
-    on; servers that the cluster announces are added. user and password, or one
-    of these, read or asked for anew at each connect: token; credentials, the path of a .creds file; nkey, the seed of a
-    user, with its jwt where the server wants one. Each of them is a text or a function that returns it (`credentials`:
-    the content of such a file), called on a thread of its own, to return within `connect_timeout`. tls: None for plain
-    unless the server demands it or the URL says tls://.
+    on; servers that the cluster announces are added. user and password, or one of these, read or asked for anew at
+    each connect: token; credentials, the path of a .creds file; nkey, the seed of a user, with its jwt where the server
+    wants one. Each of these is a text or a function that returns it (`credentials`: the content of such a file),
+    called on a thread of its own, to return within `connect_timeout`. tls: None for plain unless the server demands it
+    or the URL says tls://.
     jetstream: durable topics with confirmed publishes; False for core NATS, which stores nothing.
     ack_wait: seconds after which the server gives an unacknowledged message to another process; it is
     renewed for everything in hand. stream, consumer: raw settings for streams and durables that are created.

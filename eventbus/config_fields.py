@@ -22,6 +22,9 @@ _SECRET_WORDS = ("password", "passphrase", "secret", "key.pem", "ssl_key", "toke
 _PLACE = re.compile(r"(?:\[([^\[\]]*)\]|([^\s\[\]/?#@:\\]+))(?::(.+))?")
 """[address] or host, and the port. Not `urlsplit`: what it lets pass differs from one Python to the next."""
 
+_LONGEST_PORT = 9
+"""Digits, zeros in front included."""
+
 _Check = Callable[[Any, "Attribute[Any]", Any], None]
 
 
@@ -55,9 +58,9 @@ def text(default: str) -> Any:
     return field(default=default, validator=_plain_text)
 
 
-def optional_text(default: str | None = None) -> Any:
+def optional_text() -> Any:
     """A str without control characters, or None."""
-    return field(default=default, validator=_plain_text)
+    return field(default=None, validator=_plain_text)
 
 
 def secret() -> Any:
@@ -84,12 +87,8 @@ def pem() -> Any:
     )
 
 
-Secret = str | Callable[[], str]
-"""A secret, or what is asked for it each time that it is needed."""
-
-
 def is_secret(instance: object, attribute: Attribute[Any], value: object) -> None:
-    """A validator for a `Secret`: a str, a plain function that returns one, or None. Neither is ever shown."""
+    """A validator for a secret: a str, a plain function that returns one when it is needed, or None. Never shown."""
     if value is None or isinstance(value, str):
         return
     try:
@@ -135,9 +134,6 @@ def is_a_or_none(kind: type) -> _Check:
 def options(refused: Mapping[str, str]) -> Any:
     """A mapping of raw options that is passed on; `refused` maps a key to the reason why it may not be set."""
 
-    def convert(value: object) -> object:
-        return dict(value) if isinstance(value, Mapping) else value
-
     def check(instance: object, attribute: Attribute[Any], value: object) -> None:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ConfigError(f"{attribute.name} must be a mapping with str keys, not {value!r}")
@@ -145,7 +141,7 @@ def options(refused: Mapping[str, str]) -> Any:
             if key in refused:
                 raise ConfigError(f"{attribute.name}[{key!r}] may not be set: {refused[key]}")
 
-    return field(factory=dict, converter=convert, validator=check)
+    return field(factory=dict, converter=_copied, validator=check)
 
 
 def client_options(refused: Mapping[str, str]) -> Any:
@@ -153,9 +149,6 @@ def client_options(refused: Mapping[str, str]) -> Any:
 
     Credentials among them are not shown.
     """
-
-    def convert(value: object) -> object:
-        return dict(value) if isinstance(value, Mapping) else value
 
     def check(instance: object, attribute: Attribute[Any], value: object) -> None:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -170,7 +163,7 @@ def client_options(refused: Mapping[str, str]) -> Any:
             if not isinstance(one, (str, int, float)) or (isinstance(one, str) and "\0" in one):
                 raise ConfigError(f"{place} must be a str without NUL, a number or a bool, not a {type(one).__name__}")
 
-    return field(factory=dict, converter=convert, validator=check, repr=_without_secrets)
+    return field(factory=dict, converter=_copied, validator=check, repr=_without_secrets)
 
 
 def addresses(value: object, name: str, scheme: str, port: int) -> tuple[str, ...]:
@@ -206,11 +199,14 @@ def host_and_port(place: str, port: int, words: str) -> tuple[str, int]:
             host = str(IPv6Address(inside))
         except ValueError:  # whose text shows it, and part of a password may stand there
             raise ConfigError(f"{words}: what is in brackets, or has several colons, is no IPv6 address") from None
-    if digits is not None and not (digits.isascii() and digits.isdecimal() and int(digits) <= 65535):
-        raise ConfigError(f"{words}: Port must be a number from 1 to 65535")
-    if digits is not None and int(digits) == 0:
-        raise ConfigError(f"{words} is not host, host:port or [::1]:port; no port is 0")
-    return host.lower() if inside is None else host, port if digits is None else int(digits)
+    return host.lower() if inside is None else host, port if digits is None else _port(digits, words)
+
+
+def _port(digits: str, words: str) -> int:
+    # Python makes no int of thousands of digits, and says so by an error of its own.
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= _LONGEST_PORT and 0 < int(digits) <= 65535):
+        raise ConfigError(f"{words}: the port must be a number from 1 to 65535")
+    return int(digits)
 
 
 @frozen
@@ -307,6 +303,11 @@ def _to_bool(value: object) -> object:
     if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
         return value.lower() in _TRUE
     return value
+
+
+def _copied(value: object) -> object:
+    """A copy of a mapping, which nobody else can change, or the value as it is: the validator refuses it."""
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _or_none(convert: Callable[[object], Any]) -> Callable[[object], Any]:

@@ -279,8 +279,7 @@ def _nested(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
     for name, kind in _NESTED.items():
         value = built.get(name)
         if isinstance(value, Mapping):
-            members = {field.name for field in attrs.fields(kind)}
-            _refuse_unknown(value, members, prefix=f"{name}.")
+            _refuse_unknown(value, _names(kind), prefix=f"{name}.")
             built[name] = kind(**value)
         elif value is not None and not isinstance(value, kind):
             raise ConfigError(f"{name} must be a mapping or a {kind.__name__}, not {value!r}")

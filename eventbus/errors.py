@@ -86,7 +86,7 @@ class PublishError(EventBusError):
 
 
 class PublishRejectedError(PublishError):
-    """Refused: the same message again is refused again."""
+    """The message was refused: the same again is refused again."""
 
 
 class PublishNotSentError(PublishError):
@@ -192,7 +192,7 @@ class ReplayError(EventBusError):
 
 
 class ReconnectExhaustedError(EventBusError):
-    """All attempts of one reconnect failed. The health check goes on and starts another later."""
+    """All attempts of one reconnect failed. The health check goes on, and begins anew when a server speaks again."""
 
 
 class SessionRetired(EventBusError):

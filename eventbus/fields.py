@@ -23,7 +23,7 @@ class BadValue(ValueError):
 
 
 class BadType(TypeError):
-    """The same, where it is the type that cannot be carried."""
+    """What somebody passed is of a type that cannot be carried; see `BadValue`."""
 
 
 class ShownText(str):
@@ -97,7 +97,7 @@ class ShownHeaders(Mapping[str, str]):
 
 
 class FirstShown(ShownHeaders):
-    """The same, with the first value of a name that repeats."""
+    """Headers as immutable text, with the first value of a name that repeats; else as `ShownHeaders`."""
 
     __slots__ = ()
 

@@ -18,6 +18,7 @@ from .fields import BadType, BadValue, Headers, RawHeaders, exact, kept, raw, sh
 MAX_TOPIC = 180
 MAX_GROUP = 64
 MAX_ID = 128
+"""Characters that a topic, a group and an id may have on every backend."""
 ANSWERS = ("_INBOX", "_R_", "_GR_")
 """Answers in NATS come on subjects that begin so. A stream of them would keep all of them, and have the server believe
 that whoever has asked for messages, and has gone, still waits for them."""

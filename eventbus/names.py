@@ -12,6 +12,7 @@ from .message import check_apart, check_group, check_pattern, check_topic
 
 MAX_KAFKA_TOPIC = 249
 MAX_KAFKA_GROUP = 10_000
+"""Characters. The bound of a topic is Kafka's own, that of a group is ours."""
 
 _KAFKA_TOPIC = re.compile(r"[A-Za-z0-9._-]+\Z")
 _KAFKA_PATTERN = re.compile(r"(?:[A-Za-z0-9_-]*|\*)(?:\.(?:[A-Za-z0-9_-]*|\*))*(?:\.>)?\Z|>\Z")

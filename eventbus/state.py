@@ -20,10 +20,10 @@ class Phase(Enum):
     RECONNECTING: the connection is judged lost; attempts are being made. Publishes wait.
     DISCONNECTED: no attempt is being made: they are used up (the health check goes on and a broker that
     comes back starts a new episode), or the health check is stopped. Publishes wait up to their timeout.
-    CLOSED: final. Every call but the status calls raises `ClosedError`.
+    CLOSED: final. Opening, publishing, subscribing, reading and reconnecting raise `ClosedError`.
     FORKED: this is a forked child's copy of a bus that its parent has opened, and the connection is the parent's. With
-    `on_fork="reopen"` its first use in the child opens it; with "raise" every call but the status calls and `close`
-    raises `ForkedError`.
+    `on_fork="reopen"` its first use in the child opens it; with "raise" every call but the status calls, `close` and
+    `stop_health_check` raises `ForkedError`.
     """
 
     NEW = "new"
@@ -74,8 +74,9 @@ class HealthStatus:
     consecutive_failures: as `ReconnectStatus.failure_count`.
     detail: what was wrong with the last probe, or what it found; before the first, the last error of connecting or
     ""; once the bus has ended, that.
-    not_served: the subscriptions that get nothing now, by topic, each with its reason: PENDING and FAILED ones, and
-    those whose bytes in hand are all taken by messages that wait for their retry.
+    not_served: the subscriptions that get nothing now, by topic, each with its reason: PENDING and FAILED ones, those
+    that hold their dead letters (`GuardConfig`), and those whose bytes in hand are all taken by messages that wait for
+    their retry.
     """
 
     is_healthy: bool

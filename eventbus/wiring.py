@@ -66,17 +66,14 @@ class Wiring:
             self.chain()
 
     def _make_consumers(self) -> Consumers:
-        features = self.backend.features
+        backend = self.backend
         return Consumers(
             self._config,
-            features.replays,
-            self.backend.new_in_hand,
+            backend.features,
+            backend.new_in_hand,
             self.callbacks.report,
-            features.takes_back,
             self.publisher.publish_copy,
-            features.ordered_groups,
             self._middleware,
-            features.durable,
         )
 
     def chain(self) -> None:

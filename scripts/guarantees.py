@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from eventbus import KafkaConfig, MemoryConfig, NatsConfig
 from eventbus.backends import backend_for
-from eventbus.backends.base import Features
+from eventbus.features import Features
 
 README = Path(__file__).parent.parent / "README.rst"
 BEGIN = ".. made by python -m scripts.guarantees --write\n\n"

@@ -52,7 +52,10 @@ class NotPrinted(Exception):
 
 
 class Output:
-    """as_json: one JSON object for each row, else a table. What an encoding does not have is printed as escapes."""
+    """Prints results on stdout and notes on stderr. What an encoding does not have is printed as escapes.
+
+    as_json: one JSON object for each row, else a table.
+    """
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json

@@ -19,7 +19,7 @@ MOST_LANES = 1000
 
 @frozen(kw_only=True)
 class Checked:
-    """Those that need no backend to be judged."""
+    """The arguments of `subscribe` that need no backend to be judged, judged."""
 
     handler: Handler
     concurrency: int
@@ -33,7 +33,7 @@ class Checked:
 
 @frozen
 class Arguments:
-    """As given, under the names and defaults of `EventBus.subscribe`, and in their order."""
+    """What was passed to `subscribe`, unchecked: under the names and defaults of it, and in their order."""
 
     topic: object
     handler: object

@@ -10,6 +10,7 @@ from attrs import asdict, frozen
 from .. import log
 from ..config import EventBusConfig, names_of
 from ..errors import SubscribeError, UnsupportedError
+from ..features import Features
 from ..middleware import Middleware, takes_batches
 from ..state import ErrorEvent
 from ..threads import Deadline
@@ -46,38 +47,39 @@ class Counts:
 
 
 class Consumers:
-    """The subscriptions of a bus and what works on each. All methods are thread-safe."""
+    """The subscriptions of a bus and what works on each. All methods are thread-safe.
+
+    features: of the backend. new_in_hand(ordered): its record for one subscription. report(event): something went wrong
+    outside of any call. letterbox: where dead letters are published; None: there are none.
+    """
 
     def __init__(
         self,
         config: EventBusConfig,
-        replays: bool,
+        features: Features,
         new_in_hand: Callable[[bool], InHand],
         report: Callable[[ErrorEvent], object],
-        takes_back: bool = False,
         letterbox: Letterbox | None = None,
-        ordered_groups: bool = True,
         middleware: Middleware | None = None,
-        durable: bool = False,
     ) -> None:
         self._config, self._letterbox = config, letterbox
         self.subscriptions = SubscriptionMap()
         self._bus, self._default_group = config.name, config.group
         self._names = names_of(config.backend)
         self._new_in_hand = new_in_hand
-        self._ordered_groups = ordered_groups
+        self._features = features
         self._acknowledgements = Acknowledgements(f"eventbus.{config.name}.acknowledgements")
         self._around = Surroundings(
             owner=self,
             bus=config.name,
-            replays=replays,
+            replays=features.replays,
             report=report,
             acknowledgements=self._acknowledgements,
             prefetch=config.prefetch,
             prefetch_bytes=config.prefetch_bytes,
             budget=Budget(config.max_prefetch_bytes, lambda: len(self.subscriptions)),
-            takes_back=takes_back,
-            durable=durable,
+            takes_back=features.takes_back,
+            durable=features.durable,
             middleware=middleware or Middleware(),
         )
         self._given: dict[Subscription, Arguments] = {}
@@ -108,9 +110,9 @@ class Consumers:
                 raise UnsupportedError(
                     f"{pattern}: {middleware!r} is in use, which takes no batches: subscribe without batch="
                 )
-        if isinstance(checked.start, datetime) and not self._around.replays:
+        if isinstance(checked.start, datetime) and not self._features.replays:
             raise UnsupportedError("start: no messages are kept here, so none can be had from a time on")
-        if checked.ordered and not self._ordered_groups:
+        if checked.ordered and not self._features.ordered_groups:
             raise UnsupportedError(
                 f"{pattern}: ordered=True needs a broker that stores messages, and this one does not"
             )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from attrs import field, frozen
 
 from .. import log
+from ..errors import EventBusError
 from ..message import Delivery
 from ..middleware import Middleware
 from ..state import ErrorEvent
@@ -39,9 +40,8 @@ class Surroundings:
     """What the consumptions of a bus share.
 
     owner: the `Consumers`. replays: what is not acknowledged is delivered again. prefetch, prefetch_bytes: what one
-    may have in hand. budget: what all may have together. takes_back: the broker
-    takes back what is not handled, to give it to others. durable: it keeps that after the end of this process, too.
-    middleware: around each call of a handler.
+    may have in hand. budget: what all may have together. takes_back: the broker takes back what is not handled, to give
+    it to others. durable: it keeps that after the end of this process, too. middleware: around each call of a handler.
     """
 
     owner: object
@@ -317,15 +317,10 @@ class Consumption:
     def dropped(self, deliveries: Sequence[Delivery], lease: Lease) -> None:
         """These will not be handled here."""
         self._failing.forget(deliveries)
-        if not self._replays:
-            return
-        newest = self.in_hand.drop(deliveries, lease)
-        attachment = self.attachment
-        if attachment is not None:
-            attachment.session.release(attachment, newest)
+        self.given_back(deliveries, lease, 0.0)
 
     def given_back(self, deliveries: Sequence[Delivery], lease: Lease, delay: float) -> None:
-        """These find no lane that gets on: somebody may have them after so many seconds."""
+        """Somebody else may have these, after so many seconds."""
         if not self._replays:
             return
         newest = self.in_hand.drop(deliveries, lease)
@@ -363,10 +358,8 @@ class Consumption:
                 first = not self.dropped_count
                 self.dropped_count += len(batch)
             if first:
-                logger.error("%r: the handler is too slow; messages are dropped from now on", self.sub)
-                error = RuntimeError(f"{self.sub!r}: {backlog} messages wait for the handler; dropping new ones")
-                self._last_error = error
-                self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
+                why = f"{backlog} messages wait for its handlers, and new ones are dropped from now on"
+                self.told(EventBusError(f"{self.sub.topic}: {why}: raise concurrency, or make the handler faster"))
             return False
         with self._lock:
             self.delivered += len(batch)

@@ -24,10 +24,13 @@ REPLAYS = PREFIX + "Replays"
 LEFT_OUT = PREFIX + "Left-Out"
 """The header that names what a dead letter could not take with it."""
 MOST_NAMES, LONGEST_NAME = 10, 40
+"""Headers that are named there, and characters of each."""
 LONGEST_REASON = 500
 """Characters of an error's text that are kept."""
 _DIGEST = 8
+"""Hexadecimal digits at the end of a topic's name that would not be its own otherwise."""
 _DIGITS = 9
+"""Of a number of replays, at most: a header may be anybody's."""
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_-]+")
 _BLANK = re.compile(r"[\x00-\x20\x7f-\x9f]+")
@@ -69,7 +72,10 @@ def default_topic(group: str, topic: str, names: NameRules) -> str:
 
 
 class DeadLetters:
-    """Of one subscription in a group. given: the one topic for all of them; None: one for each, see `default_topic`."""
+    """Where the dead letters of one subscription in a group go, and how they are made.
+
+    given: the one topic for all of them; None: one for each of its topics, see `default_topic`.
+    """
 
     def __init__(self, group: str, given: str | None, names: NameRules, publish: Letterbox) -> None:
         self._group = group

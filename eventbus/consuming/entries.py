@@ -15,7 +15,10 @@ from .lease import Lease
 
 
 class Halt(Enum):
-    """PAUSED: by the user. HELD: nearly all that is handled would become a dead letter. STOPPING: for good."""
+    """Why lanes start no handler.
+
+    PAUSED: by the user. HELD: nearly all that is handled would become a dead letter. STOPPING: for good.
+    """
 
     PAUSED = "paused"
     HELD = "held"
@@ -88,8 +91,10 @@ class Entry:
 
 
 class Notice(Enum):
-    """What an inbox says: there is an entry, unless it was given back; look at everything again; a dead letter has
-    its answer; the end."""
+    """What a lane is woken for.
+
+    ENTRY: there is one, unless it was given back. NUDGE: look at everything again. ANSWER: of a dead letter. END: end.
+    """
 
     ENTRY = "entry"
     NUDGE = "nudge"

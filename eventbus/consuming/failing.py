@@ -23,11 +23,10 @@ from .subscriptions import Subscription
 logger = log.get(__name__)
 
 BATCHES_IN_HAND = 4
+"""Batches of a handler's that may be in hand, the one that it has included."""
 
 UNANSWERED_FOR = 3.0
 """Seconds without an answer to a dead letter until that is told: Kafka's client tries again without a word."""
-_WAITING = -1
-"""Stands for all dead letters that the broker does not take for now."""
 
 _THEN = {
     Next.AGAIN: "again in {pause:.1f} s",
@@ -66,7 +65,9 @@ class _Letter:
 
 
 class Failing:
-    """Of one subscription; any thread. gives_back: whether the broker takes single messages back.
+    """Sees to the messages of one subscription that fail; any thread.
+
+    gives_back: whether the broker takes single messages back.
 
     failures: handler calls that raised. retried: those after which the message was to be tried again. dropped: rejected
     messages without a dead letter. stored: dead letters that are confirmed.
@@ -82,10 +83,12 @@ class Failing:
         self._retries = Retries(plan.retry, self.guard, leaves=plan.dead_letters is not None, gives_back=gives_back)
         self._lock = threading.Lock()
         self.failures = self.retried = self.dropped = self.stored = 0
-        self._waiting: dict[_Letter, None] = {}
-        """Dead letters without an answer, the oldest first."""
+        self._waiting: dict[int, _Letter] = {}
+        """Dead letters without an answer, by the ids of their deliveries, which are in hand; the oldest first."""
         self._troubles: dict[int, Exception] = {}
-        """Why dead letters could not be stored, by their deliveries, which wait for that."""
+        """Why dead letters could not be stored, by the ids of their deliveries, which wait for that."""
+        self._unanswered: NotConnectedError | None = None
+        """What was told of those that wait, until none does."""
         self._put_off: dict[Hashable, int] = {}
         """Failures of what was given back for a while: it may come again."""
         self._logged: BaseException | None = None
@@ -94,20 +97,23 @@ class Failing:
     @property
     def error(self) -> Exception | None:
         """What keeps messages that fail from leaving."""
-        return self.guard.error or next(iter(list(self._troubles.values())), None)
+        trouble = next(iter(list(self._troubles.values())), None)  # without the lock: a status waits for nobody
+        return self.guard.error or trouble or self._unanswered
 
     def look(self, now: float) -> None:
-        """Tell, once for each text, why the broker takes a dead letter not for now."""
-        for letter in list(self._waiting)[:1]:
+        """Tell why dead letters wait, once until none waits any more."""
+        with self._lock:
+            letter = next(iter(self._waiting.values()), None)
+        if letter is None:
+            self._unanswered = None
+        elif self._unanswered is None:
             is_late = now - letter.since >= UNANSWERED_FOR
             cause = letter.why() or (f"no answer for {UNANSWERED_FOR:g} s" if is_late else "")
-            if cause and _WAITING not in self._troubles:
+            if cause:
                 error = NotConnectedError(f"dead letters wait, and their messages with them: {cause}")
-                self._troubles[_WAITING] = error
+                self._unanswered = error
                 logger.error("%r: %s", self._sub, error)
                 self._tell("subscription", error)
-        if not self._waiting:
-            self._troubles.pop(_WAITING, None)
 
     def pause_after(self, failures: int) -> float:
         """Seconds until the next try of anything about a message that has failed so often."""
@@ -125,11 +131,11 @@ class Failing:
             tries.place = self.guard.place
         failures = tries.failures + 1 + self._put_off.get(delivery.identity, 0)
         verdict = self._retries.judge(error, failures, tries.place)
-        if verdict.next is Next.BACK:
-            self._put_off[delivery.identity] = failures - 1
-            if len(self._put_off) > 2 * REMEMBERED:
-                self._put_off = newest(self._put_off, REMEMBERED)
         with self._lock:
+            if verdict.next is Next.BACK:
+                self._put_off[delivery.identity] = failures - 1
+                if len(self._put_off) > 2 * REMEMBERED:
+                    self._put_off = newest(self._put_off, REMEMBERED)
             self.failures += 1
             self.retried += verdict.next in (Next.AGAIN, Next.BACK)
             self.dropped += verdict.next is Next.DROP
@@ -152,14 +158,14 @@ class Failing:
         assert self._dead_letters is not None
 
         letter = _Letter()
-        self._waiting[letter] = None
+        with self._lock:
+            self._waiting[id(delivery)] = letter
+            bare = isinstance(self._troubles.get(id(delivery)), PublishRejectedError)
 
         def told(trouble: Exception | None) -> None:
-            self._waiting.pop(letter, None)
-            self._note(delivery, trouble)
+            self._note(delivery, letter, trouble)
             answered(trouble)
 
-        bare = isinstance(self._troubles.get(id(delivery)), PublishRejectedError)
         try:
             letter.why = self._dead_letters.send(delivery, error, attempts, told, bare=bare)
         except Exception as trouble:  # whatever stands in another program's message, or in a user's error
@@ -167,9 +173,11 @@ class Failing:
 
     def forget(self, deliveries: Sequence[Delivery]) -> None:
         """These are not ours any more: what kept their dead letters is over."""
-        if self._troubles:
-            for one in deliveries:
-                self._troubles.pop(id(one), None)
+        if self._troubles or self._waiting:
+            with self._lock:
+                for one in deliveries:
+                    self._troubles.pop(id(one), None)
+                    self._waiting.pop(id(one), None)
 
     def overdue(self, delivery: Delivery, seconds: float, stack: str) -> None:
         """A handler runs for longer than it may."""
@@ -177,19 +185,21 @@ class Failing:
         logger.error("%s", error)
         self._tell("handler", error, delivery)
 
-    def _note(self, delivery: Delivery, trouble: Exception | None) -> None:
+    def _note(self, delivery: Delivery, letter: _Letter, trouble: Exception | None) -> None:
         """Count a dead letter that is stored; show one that is not, and tell it once for each text."""
         with self._lock:
             self.stored += trouble is None
+            if self._waiting.get(id(delivery)) is not letter:
+                return  # its message was given up meanwhile: nothing waits here, and nobody would ever take it back
+            del self._waiting[id(delivery)]
+            known = list(self._troubles.values())
             if trouble is None:
                 self._troubles.pop(id(delivery), None)
                 return
-            news = str(trouble) not in map(str, self._troubles.values())
             self._troubles[id(delivery)] = trouble
-        if news:
-            cause = (
-                None if isinstance(trouble, EventBusError) else trouble
-            )  # a bug, ours or a user's: with its traceback
+        if str(trouble) not in map(str, known):
+            # Any other is a bug, ours or a user's: with its traceback.
+            cause = None if isinstance(trouble, EventBusError) else trouble
             text = "%r: the dead letter of %r is not stored, and tried again: %s"
             logger.error(text, self._sub, delivery, trouble, exc_info=cause)
             self._tell("subscription", trouble, delivery)

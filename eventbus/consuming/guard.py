@@ -21,7 +21,7 @@ class _Stand(Enum):
 
 
 class Guard:
-    """Of one subscription. All methods are thread-safe and never block for long."""
+    """Holds the dead letters of one subscription. All methods are thread-safe and never block for long."""
 
     def __init__(self, config: GuardConfig, name: str) -> None:
         self._config = config

@@ -45,7 +45,7 @@ class Outcomes(Protocol):
         """These will not be handled here."""
 
     def given_back(self, deliveries: Sequence[Delivery], lease: Lease, delay: float) -> None:
-        """These wait for a lane that stands still: somebody may have them after so many seconds."""
+        """Somebody else may have these, after so many seconds."""
 
     def has_room(self) -> None:
         """More may be fetched."""

@@ -71,8 +71,9 @@ class ParkedKey:
 
 
 class ParkedKeys:
-    """Of one lane, on its thread; `ended` and `since` may be asked by any. A step costs no more for many keys.
+    """The parked keys of one lane, on its thread; `ended` and `since` may be asked by any.
 
+    A step costs no more for many keys.
     waiting: the keys and what waits for them.
     """
 

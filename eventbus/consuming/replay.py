@@ -27,6 +27,7 @@ IN_FLIGHT = 1000
 IN_FLIGHT_BYTES = 8 * 1024 * 1024
 """Of their payloads, and of one more."""
 MOST_CAUSES = 100
+"""Refusals that a report holds; all are counted."""
 PROGRESS = 100
 """Messages between two reports of progress."""
 LAST_ANSWERS = 1.0

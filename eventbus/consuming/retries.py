@@ -12,8 +12,9 @@ from .guard import Guard
 
 
 class Next(Enum):
-    """AGAIN: the handler is started again after a pause. BACK: the broker gets it back, for so many seconds.
+    """What is done next about a message that has failed.
 
+    AGAIN: the handler is started again after a pause. BACK: the broker gets it back, for so many seconds.
     LEAVE: it becomes a dead letter. DROP: it is acknowledged as it is.
     """
 
@@ -25,8 +26,9 @@ class Next(Enum):
 
 @define
 class Tries:
-    """Of one message. starts: of its handler. failures: how many of them count, and how often its dead letter failed.
+    """What was tried with one message.
 
+    starts: of its handler. failures: how many of them count, and how often its dead letter failed.
     place: among which messages it came, see `Guard`; None before its first failure.
     """
 
@@ -37,7 +39,10 @@ class Tries:
 
 @frozen
 class Verdict:
-    """pause: seconds. counts: whether this was a failure, of which a message may have so many."""
+    """What becomes of a message that has failed.
+
+    pause: seconds. counts: whether this was a failure, of which a message may have so many.
+    """
 
     next: Next
     pause: float = 0.0
@@ -45,7 +50,10 @@ class Verdict:
 
 
 class Retries:
-    """Of one subscription. leaves: whether it has dead letters. gives_back: whether its broker takes messages back."""
+    """Judges the failures of one subscription.
+
+    leaves: whether it has dead letters. gives_back: whether its broker takes messages back.
+    """
 
     def __init__(self, config: RetryConfig, guard: Guard, *, leaves: bool, gives_back: bool) -> None:
         self._config = config

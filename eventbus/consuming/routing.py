@@ -12,8 +12,9 @@ Parts = list[tuple[int, Sequence[Delivery]]]
 
 
 class Routing:
-    """Not locked, but for `split` and `is_plain`: its owner does that.
+    """Says which lane each message of a subscription goes to.
 
+    Not locked, but for `split` and `is_plain`: its owner does that.
     While a lane stands still its keys make a detour through others, all messages of a key through the same one. A key
     is back on its own lane only when nothing of it is in hand any more, so that none of its messages overtakes another.
     """

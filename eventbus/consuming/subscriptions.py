@@ -160,7 +160,7 @@ class Subscription:
 
 
 class _NoWork:
-    """Of a subscription that no bus works on."""
+    """What stands for the work on a subscription that no bus works on."""
 
     def __init__(self, sub: Subscription) -> None:
         self._sub = sub

@@ -106,8 +106,8 @@ def deduplicate(store: Store | None = None, *, key: KeyOf | None = None, retry_a
     message's topic and id, or where it has no id its partition, offset and timestamp. Broadcast copies have no group
     to share marks with, and are handled each time; so is what has neither id nor offset.
     retry_after: seconds until a message comes again that another thread or process is handling now: it is not
-    acknowledged before that one has succeeded, and handled here if it has failed. So does a message whose store is
-    away (a `RemoteStore`), for as long as that lasts: its handler has not failed.
+    acknowledged before that one has succeeded, and handled here if it has failed. As often as it takes a message comes
+    again whose store is away (a `RemoteStore`): its handler has not failed.
     """
     if store is not None and (isinstance(store, type) or not isinstance(store, Store)):
         raise TypeError(f"store must be an object with claim, done and forget, as Store has them, not {store!r}")

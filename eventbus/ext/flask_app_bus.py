@@ -48,7 +48,7 @@ class Registered:
 
 @frozen(kw_only=True)
 class Settings:
-    """Those of `FlaskEventBus`, under the same names."""
+    """The settings of a `FlaskEventBus`, under the names of its arguments."""
 
     handle_in_web: bool = True
     ready_needs_subscriptions: bool = False

@@ -191,7 +191,7 @@ class _Call:
 
 
 class _UnwatchedFuture(ReceiptFuture):
-    """Of a `publish_nowait`: only the middleware looks at it, so a failure is reported."""
+    """The future of a `publish_nowait`: only the middleware looks at it, so a failure is reported."""
 
     def __init__(self, publisher: Publisher, number: int, topic: str) -> None:
         super().__init__(number, publisher.answers, publisher.pending.withdraw)

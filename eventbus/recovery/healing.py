@@ -20,7 +20,10 @@ REPLACE_EVERY = 30.0
 
 
 class Healing:
-    """Used by one episode at a time. heals_itself: the backend's sessions survive outages."""
+    """Judges whether an old session is kept. Used by one episode at a time.
+
+    heals_itself: the backend's sessions survive outages.
+    """
 
     def __init__(self, heals_itself: bool) -> None:
         self._heals_itself = heals_itself

@@ -149,9 +149,9 @@ class Lifecycle:
         self.close(timeout, left)
 
     def await_first_attempt(self, since: float) -> None:
-        """The process ends since then (`time.monotonic`): what was opened just now, and has something to send, may try.
+        """Let a bus that was opened just now, and has something to send, try to connect before the process ends.
 
-        Up to half of `close_timeout`.
+        since: by `time.monotonic`, when that began. Up to half of `close_timeout`.
         """
         if self._publisher.pending.in_flight and not (self.gate.is_shut or self.phases.phase.is_final):
             self.phases.wait_first_attempt(max(0.0, since + self._config.close_timeout / 2 - time.monotonic()))
@@ -231,9 +231,8 @@ class Lifecycle:
             self._bringing, stop = True, self._stop.child()
             try:
                 spawn(f"eventbus.{self._config.name}.late", self._bring, stop, owner=self._callbacks)
-            except (
-                RuntimeError
-            ) as error:  # the interpreter ends, say: whoever was refused or stopped is not to fail of it
+            except RuntimeError as error:
+                # The interpreter ends, say: whoever was refused or stopped is not to fail of it.
                 self._bringing = False
                 self._stop.forget(stop)
                 logger.warning("%s: nobody brings what is not delivered yet: %s", self._config.name, error)

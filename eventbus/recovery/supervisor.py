@@ -63,7 +63,6 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._backend = backend
-        self._subscriptions = subscriptions
         self._pending = pending
         self._callbacks = callbacks
         self._on_lost = on_lost

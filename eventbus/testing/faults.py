@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from types import TracebackType
 
 from eventbus.testing._links import Link, Pipe
 from eventbus.testing.ports import free_port, release_port, require_loopback
@@ -185,12 +184,7 @@ class TcpProxy:
         """Start it."""
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Stop it."""
         self.stop()
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import TypeVar
 
-from ..backends.base import Features
+from ..features import Features
 from ..message import Message, Receipt
 
 K = TypeVar("K", bound=Hashable)

@@ -10,7 +10,6 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from eventbus.testing.wait import wait_until
 
@@ -66,12 +65,7 @@ class LeakGuard:
         self._old_hook, threading.excepthook = threading.excepthook, self._hook
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Check, unless the block raised.
 
         Raises:

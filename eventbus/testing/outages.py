@@ -82,7 +82,7 @@ class _Server(Protocol):
 
 
 class ServerOutages(Outages):
-    """Those of one real server, and of its links where a proxy stands in front of it."""
+    """The outages of one real server, and of its links where a proxy stands in front of it."""
 
     def __init__(self, server: _Server, proxy: TcpProxy | None = None) -> None:
         """Both run, and are ended by who made them."""

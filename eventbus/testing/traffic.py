@@ -35,7 +35,7 @@ class Traffic:
             thread.start()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         """End, once what is being published is answered.
 
         Raises:

@@ -29,17 +29,17 @@ def run(name: str, **env: str) -> None:
 
 
 @pytest.mark.parametrize("name", names_of("scenario"))
-def test_without_a_database(name: str) -> None:
+def test_each_promise_that_needs_no_database_is_kept(name: str) -> None:
     run(name, DATABASE_URL="sqlite:///nowhere/shop.sqlite3")
 
 
 @pytest.mark.parametrize("name", names_of("with_database"))
-def test_on_sqlite(name: str, tmp_path: Path) -> None:
+def test_each_promise_is_kept_on_sqlite(name: str, tmp_path: Path) -> None:
     run(name, DATABASE_URL=f"sqlite://{tmp_path}/shop.sqlite3")
 
 
 @pytest.mark.postgres
-def test_on_postgresql(postgres_server: PostgresServer) -> None:
+def test_each_promise_is_kept_on_postgresql(postgres_server: PostgresServer) -> None:
     """All in turn, for each empties the tables that it needs."""
     for name in names_of("with_database"):
         run(name, DATABASE_URL=postgres_server.url)

@@ -113,9 +113,8 @@ def check_cell(broker: Broker, worker: str, preload: str, conf: str = HOOKS) -> 
         counted = {status: sum(answer.status == status for answer in load.answers) for status in (201, 503, 0)}
         print(f"{worker}, preload {preload}: {rounds.rates} requests/s, answers {counted}, TERM took {took:.2f} s")
         assert not load.not_sent & consumer.handled, "handled, and its publisher was told that it is not stored"
-        longest = max(
-            rounds.away, PUBLISH_TIMEOUT
-        )  # the former for what waits in front of a worker whose requests wait
+        # The former is for what waits in front of a worker whose requests wait.
+        longest = max(rounds.away, PUBLISH_TIMEOUT)
         assert max(answer.took for answer in load.answers) <= longest + SLACK
         assert gunicorn.log().count("bus closed in") >= gunicorn.workers
         assert "WARNING" not in gunicorn.log(), "settings that do not fit, or something left by a close"

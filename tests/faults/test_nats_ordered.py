@@ -70,7 +70,7 @@ def consumers(server: NatsServer) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("rounds", [5 if SOAK else 1])
-def test_killed_members(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
+def test_killed_members_are_followed_in_order_and_in_time(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
     gaps = []
     with OrderedGroup(nats_server.url, tmp_path).at_work() as group:
         for _ in range(rounds):
@@ -82,7 +82,9 @@ def test_killed_members(nats_server: NatsServer, tmp_path: Path, rounds: int) ->
 
 
 @pytest.mark.parametrize("rounds", [5 if SOAK else 1])
-def test_killed_members_of_a_group_that_does_not_get_on(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
+def test_killed_members_of_a_full_group_are_followed_in_order_and_in_time(
+    nats_server: NatsServer, tmp_path: Path, rounds: int
+) -> None:
     """The window is full all the time: the server has nothing to pin a new member by."""
     gaps = []
     with OrderedGroup(nats_server.url, tmp_path, pause=0.012, window=100).at_work() as group:
@@ -95,7 +97,9 @@ def test_killed_members_of_a_group_that_does_not_get_on(nats_server: NatsServer,
 
 
 @pytest.mark.parametrize("rounds", [3 if SOAK else 1])
-def test_frozen_members(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
+def test_frozen_members_are_followed_in_order_and_start_nothing_any_more(
+    nats_server: NatsServer, tmp_path: Path, rounds: int
+) -> None:
     """A member that was stopped goes on where it was: it must start nothing any more."""
     gaps = []
     with OrderedGroup(nats_server.url, tmp_path).at_work() as group:
@@ -111,7 +115,7 @@ def test_frozen_members(nats_server: NatsServer, tmp_path: Path, rounds: int) ->
 
 
 @pytest.mark.parametrize("rounds", [4 if SOAK else 1])
-def test_a_killed_server(tmp_path: Path, rounds: int) -> None:
+def test_a_killed_server_costs_no_order(tmp_path: Path, rounds: int) -> None:
     gaps = []
     with NatsServer() as server, OrderedGroup(server.url, tmp_path).at_work() as group:
         for _ in range(rounds):
@@ -124,7 +128,7 @@ def test_a_killed_server(tmp_path: Path, rounds: int) -> None:
 
 
 @pytest.mark.parametrize("rounds", [3 if SOAK else 1])
-def test_members_that_close(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
+def test_members_that_close_hand_over_at_once(nats_server: NatsServer, tmp_path: Path, rounds: int) -> None:
     gaps = []
     with OrderedGroup(nats_server.url, tmp_path).at_work() as group:
         for _ in range(rounds):

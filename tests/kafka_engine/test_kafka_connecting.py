@@ -171,14 +171,14 @@ def test_user_and_password(with_password: KafkaServer) -> None:
 
 
 @pytest.mark.kafka
-def test_scram_over_tls(scram_over_tls: KafkaServer, certificates: Certificates) -> None:
+def test_scram_over_tls_lets_us_in(scram_over_tls: KafkaServer, certificates: Certificates) -> None:
     login = {"user": "alice", "password": "s3cret", "sasl_mechanism": "SCRAM-SHA-512"}
     succeeds(brokers=scram_over_tls.bootstrap, tls=TlsConfig(ca=str(certificates.ca)), **login)
     succeeds(brokers=scram_over_tls.bootstrap, tls=TlsConfig(verify=False), **login)
 
 
 @pytest.mark.kafka
-def test_a_client_certificate(mutual_tls: KafkaServer, certificates: Certificates, tmp_path: Any) -> None:
+def test_a_client_certificate_lets_us_in(mutual_tls: KafkaServer, certificates: Certificates, tmp_path: Any) -> None:
     both = tmp_path / "both.pem"
     both.write_bytes(certificates.client_cert.read_bytes() + certificates.client_key.read_bytes())
     ca = str(certificates.ca)

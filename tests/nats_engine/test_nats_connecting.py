@@ -120,7 +120,7 @@ def test_user_and_password(bus, serve):
     connect(bus, server.url).close(5)  # credentials in the server's URL, percent-encoded
 
 
-def test_token(bus, serve):
+def test_the_right_token_lets_us_in(bus, serve):
     server = serve(jetstream=False, token="a/b c")
     place = f"127.0.0.1:{server.port}"
     with pytest.raises(AuthenticationError):
@@ -129,13 +129,13 @@ def test_token(bus, serve):
     connect(bus, server.url).close(5)
 
 
-def test_ipv6(bus, serve):
+def test_an_ipv6_address_is_connected_to(bus, serve):
     server = serve(jetstream=False, host="::1")
     for place in (f"[::1]:{server.port}", f"nats://[::1]:{server.port}"):
         connect(bus, place).close(5)
 
 
-def test_a_name_with_several_addresses(bus, serve):
+def test_a_name_with_several_addresses_is_tried_at_each(bus, serve):
     server = serve(jetstream=False)  # on 127.0.0.1 alone: localhost may be ::1 first
     connect(bus, f"localhost:{server.port}").close(5)
 
@@ -300,7 +300,7 @@ def test_tls_checks_the_name(bus, serve, certificates):
     connect(bus, f"127.0.0.1:{server.port}", tls=TlsConfig(ca=ca, hostname="localhost")).close(5)
 
 
-def test_client_certificates(bus, serve, certificates):
+def test_only_a_known_client_certificate_lets_us_in(bus, serve, certificates):
     server = serve(jetstream=False, tls=certificates, verify_clients=True)
     place, ca = f"127.0.0.1:{server.port}", str(certificates.ca)
     fails(bus, place, tls=TlsConfig(ca=ca))

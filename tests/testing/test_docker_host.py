@@ -101,7 +101,9 @@ def is_up(host: DockerHost) -> bool:
     return host.running
 
 
-def test_its_life(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_of_a_server_is_asked_of_its_container(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = FakeDocker()
     host = DockerHost("box", "nats:2", client)
     # The real guardian would look for a daemon to remove the container from.

@@ -154,14 +154,14 @@ def test_a_token_and_no_jetstream(wire: Connect) -> None:
         assert "Authorization" in wire(server.address, auth_token="wrong").hello()
 
 
-def test_ipv6() -> None:
+def test_it_serves_on_ipv6() -> None:
     with NatsServer(host="::1") as server:
         assert server.url == f"nats://[::1]:{server.port}"
         assert read_info(server.address, 5.0)["port"] == server.port
 
 
 @pytest.mark.parametrize("verify", [False, True])
-def test_tls(certificates: Certificates, wire: Connect, verify: bool) -> None:
+def test_it_serves_tls(certificates: Certificates, wire: Connect, verify: bool) -> None:
     with NatsServer(tls=certificates, verify_clients=verify) as server:
         assert server.url.startswith("tls://127.0.0.1:")
         client = wire(server.address)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from eventbus.backends.base import Features, Prepared, SessionContext
+from eventbus.backends.base import Prepared, SessionContext
 from eventbus.consuming.acknowledgements import Acknowledgements
 from eventbus.consuming.attachment import Attachment
 from eventbus.consuming.budget import Budget
@@ -15,6 +15,7 @@ from eventbus.consuming.consumption import Consumption, Surroundings
 from eventbus.consuming.in_hand import InHandByIdentity
 from eventbus.consuming.subscriptions import Subscription
 from eventbus.errors import EventBusError, SessionRetired
+from eventbus.features import Features
 from eventbus.message import Receipt
 from eventbus.publishing.records import Claim, Given, Record, Result, number_of
 from eventbus.threads import StopToken

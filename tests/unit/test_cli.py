@@ -53,7 +53,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[Any]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_list(letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_tells_each_topic_and_how_many_it_holds(letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert dlq("list") == 0
     head, row = capsys.readouterr().out.splitlines()
     assert head.split() == ["TOPIC", "MESSAGES", "OLDEST", "NEWEST"]
@@ -64,7 +64,7 @@ def test_list(letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert found["oldest"] <= found["newest"]
 
 
-def test_show(letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_tells_the_letters_that_are_wanted(letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert dlq("show", TOPIC) == 0
     table = capsys.readouterr().out
     assert [line.split()[0] for line in table.splitlines()] == ["ID", *letters]
@@ -77,7 +77,9 @@ def test_show(letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines(capsys)) == 2
 
 
-def test_replay(bus: EventBus, letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_publishes_what_is_wanted_and_says_how_much(
+    bus: EventBus, letters: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     handled: list[Message] = []
     bus.subscribe("t", handled.append, group="g")
     assert dlq("replay", TOPIC, "--dry-run", "--json") == 0
@@ -111,7 +113,9 @@ def test_an_interrupted_replay_says_what_it_has_done(
     assert "interrupted" in told.err
 
 
-def test_purge(bus: EventBus, letters: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_purge_deletes_only_dead_letters_and_only_with_yes(
+    bus: EventBus, letters: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert dlq("purge", TOPIC) == 2
     assert "--yes" in capsys.readouterr().err
     assert dlq("purge", TOPIC, "--yes") == 0

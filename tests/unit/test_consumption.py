@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from fakes import consumption
+from fakes import FEATURES, consumption
 
-from eventbus import ErrorEvent
+from eventbus import ErrorEvent, EventBusError
 from eventbus.config import EventBusConfig
 from eventbus.consuming import consumption as module
 from eventbus.consuming.arguments import Arguments
@@ -152,6 +152,7 @@ def test_where_nothing_is_redelivered_full_lanes_drop_count_and_report_once(
     counts = rig.consumption.counts()
     assert (counts["delivered"], counts["dropped"]) == (3, 4)
     assert [event.source for event in rig.events] == ["subscription"]
+    assert isinstance(rig.events[0].error, EventBusError), "what is told is of the library's own kind"
     gate.set()
     rig.consumption.finish(5.0)
     assert rig.session.acknowledged == []
@@ -173,10 +174,8 @@ def test_where_nothing_is_redelivered_large_messages_fill_the_lanes_sooner(
 
 def test_counters_survive_an_unsubscribe_and_what_still_runs_then(gate: threading.Event) -> None:
     config = EventBusConfig(name="test")
-    consumers, entered = (
-        Consumers(config, True, lambda ordered: InHandByIdentity(), lambda event: None),
-        threading.Event(),
-    )
+    consumers = Consumers(config, FEATURES, lambda ordered: InHandByIdentity(), lambda event: None)
+    entered = threading.Event()
 
     def handler(message: Delivery) -> None:
         entered.set()

@@ -83,8 +83,8 @@ def test_with_raise_every_verb_of_an_open_bus_raises_forked_error_in_the_child_a
         """
     )
     assert lines[0] == str(["ForkedError"] * len(CALLS))
-    assert lines[1].startswith("raised ForkedError: bus: opened before os.fork()")
-    assert "make and open a bus in the child, or leave on_fork 'reopen'" in lines[1]
+    assert lines[1].startswith("raised ForkedError: bus: what was opened or begun before os.fork() belongs to")
+    assert "make and open a bus in the child, or begin anew with on_fork 'reopen'" in lines[1]
     assert lines[2:] == ["True 0 True", NOTHING_LEFT]
 
 
@@ -270,7 +270,7 @@ def test_in_the_child_whoever_waits_for_an_answer_is_told_and_the_parent_still_g
         """
     )
     assert lines[0] == str((["ForkedError"] * 4, False, True, 0, [], 1, True))
-    assert lines[1].startswith("raised ForkedError: bus: opened before os.fork()")
+    assert lines[1].startswith("raised ForkedError: bus: what was opened or begun before os.fork() belongs to")
     assert lines[2] == "True mine 0 2"
 
 

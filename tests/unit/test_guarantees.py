@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from eventbus.backends.base import Features
+from eventbus.features import Features
 
 pytest.importorskip("confluent_kafka")
 

@@ -146,7 +146,7 @@ def test_a_pem_is_a_text_or_a_path() -> None:
         ("FETCH", 10, "x", logging.DEBUG),
     ],
 )
-def test_levels(facility: str, level: int, text: str, expected: int) -> None:
+def test_each_line_is_logged_at_its_own_level(facility: str, level: int, text: str, expected: int) -> None:
     assert level_of(Line(level, facility, "c", text)) == expected
 
 

@@ -99,7 +99,7 @@ def test_a_message_may_be_as_large_as_the_topic_takes() -> None:
     assert refusal(Limits(largest=size - 1), one, compressed=True) is None, "who knows"
 
 
-def test_places() -> None:
+def test_a_place_that_the_topic_does_not_have_is_refused() -> None:
     now = int(time.time() * 1000)
     limits = Limits(oldest=60.0, newest=60.0)
     margin = int(CLOCKS * 1000)

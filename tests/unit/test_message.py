@@ -134,7 +134,7 @@ def test_bad_pairs(headers: object) -> None:
         {"a": None},
     ],
 )
-def test_bad_headers(headers: dict[str, object]) -> None:
+def test_bad_headers_are_refused(headers: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="header"):
         check_headers(headers)
 
@@ -144,7 +144,7 @@ def test_bytes_stay_as_they_are(data: bytes) -> None:
     assert encode_payload(data) == encode_payload(bytearray(data)) == encode_payload(memoryview(data)) == data
 
 
-def test_payloads() -> None:
+def test_payloads_are_encoded_or_refused() -> None:
     assert encode_payload("ä") == "ä".encode()
     assert encode_payload({"a": [1, None]}) == b'{"a":[1,null]}'
     with pytest.raises(TypeError, match="None"):

@@ -10,6 +10,7 @@ import pytest
 from eventbus.consuming.dead_letters import Answered, DeadLetters
 from eventbus.consuming.failing import UNANSWERED_FOR, Failing, Plan
 from eventbus.consuming.subscriptions import Subscription
+from eventbus.errors import PublishRejectedError
 from eventbus.message import Delivery
 from eventbus.names import OUR_NAMES
 from eventbus.state import ErrorEvent
@@ -44,9 +45,9 @@ def failing(letterbox: Letterbox, told: list[ErrorEvent]) -> Failing:
     return Failing(sub, plan, told.append, gives_back=False)
 
 
-def leave(failing: Failing) -> list[Exception | None]:
+def leave(failing: Failing, delivery: Delivery | None = None) -> list[Exception | None]:
     answers: list[Exception | None] = []
-    failing.leave(Delivery("t", b"x"), ValueError("no"), 5, answers.append)
+    failing.leave(delivery or Delivery("t", b"x"), ValueError("no"), 5, answers.append)
     return answers
 
 
@@ -76,6 +77,35 @@ def test_an_answer_that_comes_at_once_leaves_nothing_behind(failing: Failing, le
     letterbox.answered = _Prompt()
     assert leave(failing) == [None]
     failing.look(time.monotonic() + 2 * UNANSWERED_FOR)
+    assert failing.error is None
+
+
+def test_one_whose_message_is_no_longer_ours_is_not_waited_for(failing: Failing, letterbox: Letterbox) -> None:
+    delivery = Delivery("t", b"x")
+    leave(failing, delivery)
+    failing.forget([delivery])
+    failing.look(time.monotonic() + 2 * UNANSWERED_FOR)
+    assert failing.error is None
+
+
+def test_a_refusal_that_comes_after_the_message_was_given_up_is_not_shown_for_ever(
+    failing: Failing, letterbox: Letterbox, told: list[ErrorEvent]
+) -> None:
+    delivery, refusal = Delivery("t", b"x"), PublishRejectedError("too large")
+    answers = leave(failing, delivery)
+    failing.forget([delivery])
+    letterbox.answered[0](refusal)
+    assert (failing.error, told, answers) == (None, [], [refusal])
+
+
+def test_a_refusal_is_shown_until_the_message_is_given_up(
+    failing: Failing, letterbox: Letterbox, told: list[ErrorEvent]
+) -> None:
+    delivery, refusal = Delivery("t", b"x"), PublishRejectedError("too large")
+    leave(failing, delivery)
+    letterbox.answered[0](refusal)
+    assert (failing.error, [event.error for event in told]) == (refusal, [refusal])
+    failing.forget([delivery])
     assert failing.error is None
 
 

@@ -128,7 +128,7 @@ def check(url: str, forks: int, shared: bool = True) -> None:
 
 
 @pytest.mark.watchdog(limit(110.0))
-def test_on_memory() -> None:
+def test_children_work_on_memory() -> None:
     """A child has a broker of its own."""
     check(f"memory://{fresh('fork')}", rounds(20, 200), shared=False)
 
@@ -136,11 +136,11 @@ def test_on_memory() -> None:
 @pytest.mark.nats
 @pytest.mark.watchdog(limit(110.0))
 @pytest.mark.parametrize("query", ["", "?jetstream=false"], ids=["jetstream", "core"])
-def test_on_nats(nats_server_shared: NatsServer, query: str) -> None:
+def test_children_work_on_nats(nats_server_shared: NatsServer, query: str) -> None:
     check(nats_server_shared.url + query, rounds(16, 200))
 
 
 @pytest.mark.kafka
 @pytest.mark.watchdog(limit(110.0))
-def test_on_kafka(kafka_server_shared: KafkaServer) -> None:
+def test_children_work_on_kafka(kafka_server_shared: KafkaServer) -> None:
     check(kafka_server_shared.url, rounds(8, 200))

@@ -116,7 +116,7 @@ def as_text() -> Callable[[], str]:
 
 
 @pytest.mark.parametrize("make", [as_text, as_token], ids=["called text", "KafkaToken"])
-def test_a_token(token_server: KafkaServer, make: Callable[[], Any]) -> None:
+def test_a_token_lets_us_in(token_server: KafkaServer, make: Callable[[], Any]) -> None:
     works(token_server, token=make())
 
 

@@ -64,24 +64,24 @@ def fails(server: NatsServer, kind: type[ConnectFailedError], **settings: object
     return text
 
 
-def test_a_creds_file(operated: NatsServer, issuer: Issuer, tmp_path: Path) -> None:
+def test_a_creds_file_lets_us_in(operated: NatsServer, issuer: Issuer, tmp_path: Path) -> None:
     path = tmp_path / "user.creds"
     path.write_text(issuer.creds())
     works(operated, credentials=str(path))
 
 
-def test_a_callback_for_credentials(operated: NatsServer, issuer: Issuer) -> None:
+def test_a_callback_for_credentials_lets_us_in(operated: NatsServer, issuer: Issuer) -> None:
     works(operated, credentials=issuer.creds)
 
 
 @pytest.mark.parametrize("called", [True, False])
-def test_a_jwt_and_its_seed(operated: NatsServer, issuer: Issuer, called: bool) -> None:
+def test_a_jwt_and_its_seed_let_us_in(operated: NatsServer, issuer: Issuer, called: bool) -> None:
     user = new_key()
     jwt, seed = issuer.jwt(user), user.seed.decode()
     works(operated, jwt=(lambda: jwt) if called else jwt, nkey=(lambda: seed) if called else seed)
 
 
-def test_a_user_by_key() -> None:
+def test_the_right_key_lets_us_in() -> None:
     user = new_key()
     config = f"authorization {{ users: {json.dumps([{'nkey': public(user)}])} }}"
     with NatsServer(config=config) as server:
@@ -90,13 +90,13 @@ def test_a_user_by_key() -> None:
 
 
 @pytest.mark.parametrize("called", [True, False])
-def test_a_token(called: bool) -> None:
+def test_the_right_token_lets_us_in(called: bool) -> None:
     with NatsServer(config='authorization { token: "s3cret" }') as server:
         works(server, token=(lambda: "s3cret") if called else "s3cret")
         assert "refused the credentials" in fails(server, AuthenticationError, token="other")
 
 
-def test_certificates_as_text(certificates: Certificates) -> None:
+def test_certificates_may_be_given_as_text(certificates: Certificates) -> None:
     ca, certificate, key = (
         path.read_text() for path in (certificates.ca, certificates.client_cert, certificates.client_key)
     )

@@ -8,8 +8,9 @@ from functools import partial
 
 from ...config_kafka import KafkaConfig
 from ...errors import ConnectFailedError
+from ...features import Features
 from ...threads import Deadline, StopToken
-from ..base import Features, SessionContext
+from ..base import SessionContext
 from .clients.api_versions import DESCRIBE_CONFIGS, INIT_PRODUCER_ID, known_apis, speaks
 from .clients.connecting import check_options, connected_admin, drop, new_client
 from .clients.errors import ClientErrors

@@ -1,4 +1,4 @@
-"""A session: an admin client, a consumer for each subscription, and a producer once something is published."""
+"""A session: an admin client, consumers that subscriptions share, and a producer once something is published."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ _HEALTHY_ENOUGH = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_
 
 
 class KafkaSession:
-    """See `Session`. It survives outages by itself: librdkafka connects again and keeps what is queued."""
+    """A session on a Kafka cluster; see `Session`.
+
+    It survives outages by itself: librdkafka connects again and keeps what is queued.
+    """
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class KafkaSession:
 
     @property
     def publisher(self) -> KafkaPublisher:
-        """The outbox."""
+        """What publishes on this cluster."""
         return self.outbox
 
     # -- subscriptions ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the cluster says about topics: make sure of one, find those of a pattern, where they end."""
+"""What the cluster says about single topics: whether they are there and how they are configured; new ones are made."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ UNKNOWN_FOR = 1.0
 AGAIN = 0.05
 LEADERLESS_FOR = 2.0
 """Seconds that a topic's other partitions are waited for when some have a leader: a node may be down for long."""
-_ASK = 0.25
 
 
 class TopicRefused(EventBusError):

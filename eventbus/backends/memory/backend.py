@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...config import MemoryConfig
 from ...consuming.in_hand import InHandByIdentity
 from ...errors import ConnectFailedError, NotConnectedError
+from ...features import Features
 from ...threads import Deadline, Stopped, StopToken
-from ..base import Features, SessionContext
+from ..base import SessionContext
 from .broker import Condition, MemoryBroker, broker_named
 from .session import MemorySession
 from .waiting import wait_answering

@@ -59,7 +59,10 @@ def _place(topic: Topic, place: int | datetime) -> int:
 
 
 class MemoryReading:
-    """See `Reading`. wait(deadline, stop): for an answer of the broker; NotConnectedError."""
+    """Reads a topic of a memory broker; see `Reading`.
+
+    wait(deadline, stop): for an answer of the broker; NotConnectedError.
+    """
 
     trouble = None
 

@@ -174,7 +174,7 @@ class MemorySession:
             return self._broker.group_of(attachment.sub).lag
 
     def partitions(self, attachment: Attachment) -> tuple[PartitionStatus, ...]:
-        """None: topics are not sliced here."""
+        """Nothing: only Kafka tells of its partitions."""
         return ()
 
     def stretches_of(self, span: Span, timeout: float, stop: StopToken) -> Stretches:

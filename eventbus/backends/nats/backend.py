@@ -7,8 +7,9 @@ import socket
 
 from ...config import NatsConfig
 from ...errors import ConnectFailedError, NotConnectedError
+from ...features import Features
 from ...threads import Deadline, StopToken
-from ..base import Features, SessionContext
+from ..base import SessionContext
 from .core.session import NatsSession
 from .jetstream.in_hand import NatsInHand
 from .jetstream.ordered_in_hand import OrderedInHand

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Generic, TypeVar
 
 from eventbus.testing.servers.process import Host, ServerFailed, ServerUnavailable, wait_ready
@@ -113,12 +112,7 @@ class HostedServer(ABC, Generic[_Host]):
             self.close()
             raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Close it."""
         self.close()
 
@@ -168,12 +162,12 @@ class ExternalServer:
         """Check that it answers."""
         return self.start()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Leave it alone."""
 
-    @abstractmethod
     def _check(self, timeout: float) -> None:
         """ServerUnavailable if it does not answer."""
+        raise NotImplementedError
 
     def _refuse(self, *_: object, **__: object) -> None:
         raise ServerUnavailable(

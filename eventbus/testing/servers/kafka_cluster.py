@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from signal import Signals
-from types import TracebackType
 from typing import Any
 
 from eventbus.testing.faults import TcpProxy
@@ -177,12 +176,7 @@ class KafkaCluster:
         """Start it."""
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Close it."""
         self.close()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes as c
 from collections import Counter
-from types import TracebackType
 from typing import Literal
 
 from eventbus.testing.faults import TcpProxy
@@ -234,12 +233,7 @@ class MockKafka:
         """Return itself: it runs already."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Close it."""
         self.close()
 

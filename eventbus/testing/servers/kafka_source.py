@@ -7,13 +7,15 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 from eventbus.testing.servers.docker_host import docker_reason as _docker_reason
 from eventbus.testing.servers.kafka_jars import VERSION, jar_directory, jars_reason
 from eventbus.testing.servers.process import ServerUnavailable
+from eventbus.testing.servers.source import Source, named_in
 
 #: Names a broker that runs already, without security: ``host:port``.
 ENVIRONMENT = "EVENTBUS_TEST_KAFKA"
@@ -26,26 +28,19 @@ _VERSION_TIMEOUT = 20.0
 
 
 @dataclass(frozen=True)
-class KafkaSource:
-    """Which broker the tests will use, and why none of those that come first."""
+class KafkaSource(Source):
+    """``host:port`` ("external"), a docker image ("docker"), or a folder of jars, to be fetched perhaps ("java").
 
-    kind: Literal["external", "docker", "java"]
-    #: ``host:port``, the docker image, or the folder of the jars (which may have yet to be fetched).
-    where: str
-    version: str = ""
-    #: The ``java`` command, and its version.
+    java, java_version: the ``java`` command, and its version.
+    """
+
+    FOUND: ClassVar[Mapping[str, str]] = {"external": "the broker", "docker": "docker image", "java": "Apache Kafka"}
+
     java: str = ""
     java_version: str = ""
-    #: One line for each place that was tried before this one.
-    passed_over: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        """One line for a test report."""
-        found = {"external": "the broker", "docker": "docker image", "java": "Apache Kafka"}
-        text = " ".join(filter(None, [found[self.kind], self.version, "at", self.where]))
-        if self.java:
-            text += f" with Java {self.java_version}"
-        return f"{text} ({'; '.join(self.passed_over)})" if self.passed_over else text
+    def _found(self) -> str:
+        return super()._found() + (f" with Java {self.java_version}" if self.java else "")
 
 
 def find_kafka(*, external: bool = True, docker: bool = True) -> KafkaSource:
@@ -62,20 +57,20 @@ def find_kafka(*, external: bool = True, docker: bool = True) -> KafkaSource:
     """
     passed: list[str] = []
     if external:
-        address = os.environ.get(ENVIRONMENT, "").strip()
+        address = named_in(ENVIRONMENT)
         if address:
             return KafkaSource("external", address)
         passed.append(f"{ENVIRONMENT} is not set")
     if docker:
         reason = _docker_reason()
         if not reason:
-            image = os.environ.get(IMAGE_ENVIRONMENT, "").strip() or DOCKER_IMAGE
+            image = named_in(IMAGE_ENVIRONMENT) or DOCKER_IMAGE
             return KafkaSource("docker", image, passed_over=tuple(passed))
         passed.append(f"docker: {reason}")
     java, version, reason = _find_java()
     reason = reason or jars_reason()
     if not reason:
-        return KafkaSource("java", str(jar_directory()), _jar_version(), java, version, tuple(passed))
+        return KafkaSource("java", str(jar_directory()), _jar_version(), tuple(passed), java, version)
     passed.append(f"Java: {reason}")
     raise ServerUnavailable(f"no Kafka broker to test with: {'; '.join(passed)}")
 

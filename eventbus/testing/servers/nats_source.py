@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sysconfig
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 from eventbus.testing.servers.docker_host import docker_reason as _docker_reason
 from eventbus.testing.servers.process import ServerUnavailable, answer_of
+from eventbus.testing.servers.source import Source, named_in
 
 #: Names a server that runs already: ``nats://[user:password@]host:port``.
 ENVIRONMENT = "EVENTBUS_TEST_NATS"
@@ -18,22 +18,10 @@ ENVIRONMENT = "EVENTBUS_TEST_NATS"
 DOCKER_IMAGE = "nats:2"
 
 
-@dataclass(frozen=True)
-class NatsSource:
-    """Which server the tests will use, and why none of those that come first."""
+class NatsSource(Source):
+    """A URL ("external"), the path of a nats-server ("binary"), or a docker image ("docker")."""
 
-    kind: Literal["external", "binary", "docker"]
-    #: The URL, the path of the binary, or the docker image.
-    where: str
-    version: str = ""
-    #: One line for each place that was tried before this one.
-    passed_over: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """One line for a test report."""
-        found = {"external": "the server", "binary": "nats-server", "docker": "docker image"}
-        text = " ".join(filter(None, [found[self.kind], self.version, "at", self.where]))
-        return f"{text} ({'; '.join(self.passed_over)})" if self.passed_over else text
+    FOUND: ClassVar[Mapping[str, str]] = {"external": "the server", "binary": "nats-server", "docker": "docker image"}
 
 
 def find_nats(*, external: bool = True) -> NatsSource:
@@ -48,7 +36,7 @@ def find_nats(*, external: bool = True) -> NatsSource:
         ServerUnavailable: none works; says why for each.
     """
     passed: list[str] = []
-    url = os.environ.get(ENVIRONMENT, "").strip()
+    url = named_in(ENVIRONMENT)
     if url and external:
         return NatsSource("external", url)
     if external:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 from eventbus.testing.servers.docker_host import docker_reason as _docker_reason
 from eventbus.testing.servers.process import ServerUnavailable, answer_of
+from eventbus.testing.servers.source import Source, named_in
 
 #: Names a server that runs already: ``postgresql://user[:password]@host:port/database``.
 ENVIRONMENT = "EVENTBUS_TEST_POSTGRES"
@@ -19,22 +19,10 @@ DOCKER_IMAGE = "postgres:17"
 DEBIAN = Path("/usr/lib/postgresql")
 
 
-@dataclass(frozen=True)
-class PostgresSource:
-    """Which server the tests will use, and why none of those that come first."""
+class PostgresSource(Source):
+    """A URL ("external"), the folder of ``postgres`` and ``initdb`` ("binary"), or a docker image ("docker")."""
 
-    kind: Literal["external", "binary", "docker"]
-    #: The URL, the folder of ``postgres`` and ``initdb``, or the docker image.
-    where: str
-    version: str = ""
-    #: One line for each place that was tried before this one.
-    passed_over: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """One line for a test report."""
-        found = {"external": "the server", "binary": "PostgreSQL", "docker": "docker image"}
-        text = " ".join(filter(None, [found[self.kind], self.version, "in", self.where]))
-        return f"{text} ({'; '.join(self.passed_over)})" if self.passed_over else text
+    FOUND: ClassVar[Mapping[str, str]] = {"external": "the server", "binary": "PostgreSQL", "docker": "docker image"}
 
 
 def find_postgres(*, external: bool = True) -> PostgresSource:
@@ -49,7 +37,7 @@ def find_postgres(*, external: bool = True) -> PostgresSource:
         ServerUnavailable: none works; says why for each.
     """
     passed: list[str] = []
-    url = os.environ.get(ENVIRONMENT, "").strip()
+    url = named_in(ENVIRONMENT)
     if url and external:
         return PostgresSource("external", url)
     if external:

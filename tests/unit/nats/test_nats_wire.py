@@ -73,13 +73,13 @@ def test_any_pieces_give_the_same_as_the_whole(made, cuts, cacheable):
 
 
 @given(st.lists(frames(), min_size=1, max_size=4))
-def test_one_byte_at_a_time(made):
+def test_frames_may_come_one_byte_at_a_time(made):
     data = b"".join(frame for frame, _ in made)
     assert parse(*(data[position : position + 1] for position in range(len(data)))) == [event for _, event in made]
 
 
 @given(st.lists(st.binary(max_size=200), max_size=10))
-def test_arbitrary_bytes(pieces):
+def test_arbitrary_bytes_raise_nothing_but_a_protocol_error(pieces):
     with suppress(ProtocolError):
         parse(*pieces)
 
@@ -89,13 +89,13 @@ words = st.sampled_from([*WORDS, b" ", b"\r\n", b"\n", b"\r", b"\xff", b"\x00", 
 
 
 @given(st.lists(words, max_size=60).map(b"".join), st.lists(st.integers(0, 10**6), max_size=10))
-def test_almost_valid_bytes(data, cuts):
+def test_almost_valid_bytes_raise_nothing_but_a_protocol_error(data, cuts):
     with suppress(ProtocolError):
         parse(*pieces_of(data, cuts))
 
 
 @given(frames(), st.integers(0, 10**6), st.binary(min_size=1, max_size=3))
-def test_damaged_frames(frame, where, damage):
+def test_damaged_frames_raise_nothing_but_a_protocol_error(frame, where, damage):
     data = frame[0]
     position = where % len(data)
     with suppress(ProtocolError):
@@ -181,14 +181,14 @@ def test_the_line_cache_is_bounded():
 
 
 @pytest.mark.parametrize("subject", ["", "a b", "a\tb", "a\r\nPUB b 0", "a\nb", "a\x00b", "a\x7f", " a"])
-def test_subjects_that_break_a_frame(subject):
+def test_subjects_that_would_break_a_frame_are_refused(subject):
     with pytest.raises(ValueError, match="bad subject"):
         wire.pub(subject)
     with pytest.raises(ValueError, match="bad subject"):
         wire.sub(subject, 1)
 
 
-def test_frames():
+def test_frames_are_as_the_protocol_has_them():
     assert wire.pub("a.b", b"xy", "r") == b"PUB a.b r 2\r\nxy\r\n"
     assert wire.sub("a.*", 3, "team") == b"SUB a.* team 3\r\n"
     assert wire.unsub(3) == b"UNSUB 3\r\n"
@@ -259,7 +259,7 @@ def test_reading_headers_and_statuses_never_fails(block):
     read_fields(block)
 
 
-def test_statuses():
+def test_a_status_is_read_from_the_first_line():
     assert wire.status_of(b"NATS/1.0 503\r\n\r\n") == (503, "")
     assert wire.status_of(b"NATS/1.0 409 Consumer Deleted\r\nA: b\r\n\r\n") == (409, "Consumer Deleted")
     assert wire.status_of(b"NATS/1.0\r\nA: b\r\n\r\n") == (0, "")

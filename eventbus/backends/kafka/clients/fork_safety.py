@@ -44,13 +44,13 @@ class Consumer(confluent_kafka.Consumer):
         self._login = user, password
 
     def poll(self, *args: Any, **kwargs: Any) -> Any:
-        """As in the class above."""
+        """Poll, logged in with the newest password."""
         if self._login is not None:
             self._log_in()
         return super().poll(*args, **kwargs)
 
     def consume(self, *args: Any, **kwargs: Any) -> Any:
-        """As in the class above."""
+        """Take several messages, logged in with the newest password."""
         if self._login is not None:
             self._log_in()
         return super().consume(*args, **kwargs)

@@ -14,7 +14,10 @@ CONSUMER_GROUP_HEARTBEAT = 68
 
 
 class GroupProtocol:
-    """name: "consumer" (KIP-848) or "classic". wanted: one of them, or "auto"."""
+    """Which protocol the consumers of one backend speak. name: "consumer" (KIP-848) or "classic".
+
+    wanted: one of them, or "auto".
+    """
 
     def __init__(self, wanted: str) -> None:
         self._wanted = wanted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,7 +50,6 @@ class Login:
         self._clients: dict[int, ref[Any]] = {}
         self._asked_at = self._complained_at = -_COMPLAIN_EVERY
         self._waiting = 0
-        self._lock = threading.Lock()
         self.on_trouble: Callable[[Exception], object] = lambda error: None
 
     def options(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Owner(Protocol):
 
 
 class Assignment:
-    """Of one consumer, on its thread. readers: who has each partition."""
+    """The partitions of one consumer, on its thread. readers: who has each of them."""
 
     def __init__(self, host: Host, owner: Owner, flow: Flow) -> None:
         self.readers: dict[TopicPartition, Reader] = {}

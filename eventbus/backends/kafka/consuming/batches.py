@@ -25,7 +25,10 @@ def size_of(messages: Sequence[Message]) -> int:
 
 
 class KafkaBatch(LazyBatch[KafkaDelivery]):
-    """first, end: the identities, from that of the first delivery to behind that of the last."""
+    """Consecutive messages of one partition; a delivery is made when it is looked at.
+
+    first, end: the identities, from that of the first delivery to behind that of the last.
+    """
 
     __slots__ = ("_messages", "end", "first", "state", "topic")
 
@@ -72,5 +75,5 @@ class KafkaBatch(LazyBatch[KafkaDelivery]):
             identity += 1
 
     def part(self, start: int, stop: int) -> KafkaBatch:
-        """The messages from `start` to `stop` of this run, made when they are looked at."""
+        """The messages from `start` to `stop` of this batch, made when they are looked at."""
         return KafkaBatch(self._messages[start:stop], self.topic, self.state, self.first + start)

@@ -24,7 +24,7 @@ _REFUSALS = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_A
 
 
 class Commits:
-    """Of one consumer. reader_of(where): who has a partition. every: seconds between two of them."""
+    """The commits of one consumer. reader_of(where): who has a partition. every: seconds between two of them."""
 
     def __init__(
         self, reader_of: Callable[[TopicPartition], Reader | None], every: float, name: str, commits: bool

@@ -31,7 +31,7 @@ _Topics = Mapping[str, Sequence[int]]
 
 
 class Consumers:
-    """Of one session. All methods are thread-safe; `survey` says itself which thread it is for."""
+    """The consumers of one session. All methods are thread-safe; `survey` says itself which thread it is for."""
 
     def __init__(
         self,

@@ -147,7 +147,7 @@ class Past:
 
 
 class TopicReading:
-    """See `Reading`. The consumer lives and dies on the thread that reads."""
+    """Reads a topic through a consumer, which lives and dies on the thread that reads; see `Reading`."""
 
     def __init__(
         self, options: dict[str, Any], errors: ClientErrors, catalogue: Catalogue, topic: str, stretches: Stretches

@@ -24,7 +24,10 @@ LEAST = 1 / 16
 
 
 class Flow:
-    """Of one consumer, on its thread. reader_of(where): who has a partition. most_bytes: that wait, at most, about."""
+    """What of one consumer waits and what rests, on its thread.
+
+    reader_of(where): who has a partition. most_bytes: that wait, at most, about.
+    """
 
     def __init__(self, reader_of: Callable[[TopicPartition], Reader | None], most_bytes: int) -> None:
         self._reader_of = reader_of

@@ -21,7 +21,9 @@ _LOG_SPAN = 1 << 48
 
 
 class KafkaInHand:
-    """Of one subscription, for as long as it lives. Fetching sorts out what is in hand already, by its offset.
+    """What is in hand of one subscription, for as long as it lives; see `InHand`.
+
+    Fetching sorts out what is in hand already, by its offset.
 
     states: the newest of each partition. begins: where a subscription that begins "now" does, None until that was
     asked; OFFSET_END of partitions that could not say it. since: when that was, by `time.time`. unasked: topics that

@@ -51,7 +51,7 @@ def _runs(
 
 
 class Intake:
-    """Of one subscription on one consumer. Under the lock of its `in_hand`.
+    """Makes the deliveries of one subscription on one consumer. Under the lock of its `in_hand`.
 
     states: of the partitions that the consumer has for it.
     """

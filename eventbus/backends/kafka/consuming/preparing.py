@@ -27,7 +27,7 @@ _Topics = Mapping[str, Sequence[int]]
 
 
 class Preparing:
-    """Of one session. prepared: the topics of those that may be attached."""
+    """Prepares the subscriptions of one session. prepared: the topics of those that may be attached."""
 
     def __init__(self, catalogue: Catalogue, stop: StopToken) -> None:
         self.prepared: dict[Attachment, _Topics] = {}

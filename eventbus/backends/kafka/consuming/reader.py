@@ -49,7 +49,7 @@ class Reserve:
 
 
 class Reader:
-    """Of one attachment, on one consumer thread, which makes and ends it. `pump` is for any thread.
+    """What reads for one attachment, on one consumer thread, which makes and ends it. `pump` is for any thread.
 
     topics: what it reads, with their partitions where these matter. wake(): there is something for the thread to do.
     states: of the partitions that the consumer has for it; changed by its thread under `lock`, which guards them.

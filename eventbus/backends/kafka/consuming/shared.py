@@ -32,7 +32,7 @@ class ConsumerKey:
 
 @frozen(kw_only=True)
 class Shared:
-    """Of one session.
+    """What the consumers of one session have in common.
 
     instance: a group name that nobody else has. reserve_bytes: what may wait for the lanes of one consumer, about.
     on_served, on_refused, on_error: see `SessionContext`. on_refused(attachment, error, lasting): lasting where

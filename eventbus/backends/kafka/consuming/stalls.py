@@ -38,7 +38,10 @@ class Reading(Protocol):
 
 
 class Stalls:
-    """Used by one thread, which looks every few seconds. ends(places, timeout): where those partitions end now."""
+    """Finds what stalls, and has it cured. Used by one thread, which looks every few seconds.
+
+    ends(places, timeout): where those partitions end now.
+    """
 
     def __init__(self, ends: Ends, stall_timeout: float) -> None:
         self._ends = ends

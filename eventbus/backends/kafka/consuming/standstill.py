@@ -19,7 +19,7 @@ NEVER_FETCHED = -1
 
 
 class Standstill:
-    """Of one consumer. `look` runs on its thread. readers: of the partitions that it has.
+    """Where one consumer stands still. `look` runs on its thread. readers: of the partitions that it has.
 
     drained: whether all that was fetched has been handed over at some time since the last look. Else a partition
     may just wait behind others. advanced(reader, state): behind what is done there was no message. standing_by():

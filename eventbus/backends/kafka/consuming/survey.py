@@ -27,7 +27,7 @@ _Use = tuple[ConsumerThread, Reader]
 
 
 class Survey:
-    """Of one session, used by one thread."""
+    """Looks after the topics that one session consumes; used by one thread."""
 
     def __init__(
         self, catalogue: Catalogue, threads: Callable[[], Sequence[ConsumerThread]], stall_timeout: float

@@ -80,7 +80,10 @@ class Feed(ABC):
 
 
 class CoreBatch(LazyBatch[NatsDelivery]):
-    """fields: of all messages, one after another: topic, payload, header block. arrived: when, as `time.time`."""
+    """The messages that one read has brought for a subscription; a delivery is made when it is looked at.
+
+    fields: of all messages, one after another: topic, payload, header block. arrived: when, as `time.time`.
+    """
 
     __slots__ = ("_arrived", "_fields")
 

@@ -28,6 +28,7 @@ from .publishing import NatsPublisher
 logger = log.get(__name__)
 
 _MOST_TOLD = 100
+"""Different texts of a server that are told."""
 _LAST_SHARE = 0.5
 """Seconds that a replaced link has for what the server has sent to it: one that is well needs a millisecond."""
 STUCK = 30.0
@@ -118,23 +119,23 @@ class NatsSession:
         return None
 
     def partitions(self, attachment: Attachment) -> tuple[PartitionStatus, ...]:
-        """None: topics are not sliced here."""
+        """Nothing: topics have no partitions here."""
         return ()
 
     def stretches_of(self, span: Span, timeout: float, stop: StopToken) -> Stretches:
-        """None: core NATS keeps no messages."""
+        """UnsupportedError: core NATS keeps no messages."""
         raise UnsupportedError("core NATS keeps no messages to read")
 
     def read(self, topic: str, stretches: Stretches) -> Reading:
-        """None, as above."""
+        """UnsupportedError: core NATS keeps no messages."""
         raise UnsupportedError("core NATS keeps no messages to read")
 
     def topics_of(self, pattern: str, timeout: float, stop: StopToken) -> Sequence[DeadLetterTopic]:
-        """None: core NATS does not know which there are."""
+        """UnsupportedError: core NATS does not know which there are."""
         raise UnsupportedError("core NATS keeps no messages to list")
 
     def purge(self, topic: str, stretches: Stretches, timeout: float, stop: StopToken) -> int:
-        """None, as above."""
+        """UnsupportedError: core NATS keeps no messages."""
         raise UnsupportedError("core NATS keeps no messages to delete")
 
     def probe(self, timeout: float, stop: StopToken) -> str:

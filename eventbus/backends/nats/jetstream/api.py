@@ -24,6 +24,7 @@ IN_TIME = 0.2
 """Seconds before the deadline at which a session that was not proven says why: whoever waits is to hear it."""
 _DISABLED = {10039, 10076}
 
+# The numbers of errors, as nats-server's errors.json has them.
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 CONSUMER_EXISTS = 10148

@@ -42,12 +42,12 @@ class JetStreamDelivery(NatsDelivery):
     @property
     def deliveries(self) -> int:
         """How often the consumer has delivered it, this time included; 1 where the server does not say."""
-        return self._number(4) or 1
+        return place_in(self.token, 4) or 1
 
     @property
     def timestamp(self) -> datetime | None:  # type: ignore[override]
         """When the stream stored it; None where the server does not say."""
-        nanoseconds = self._number(7)
+        nanoseconds = place_in(self.token, 7)
         try:
             return None if nanoseconds is None else _EPOCH + timedelta(microseconds=nanoseconds // 1000)
         except OverflowError:
@@ -56,29 +56,25 @@ class JetStreamDelivery(NatsDelivery):
     @property
     def partition(self) -> str | None:  # type: ignore[override]
         """The stream."""
-        part = self._part(2)
+        part = _part_of(self.token, 2)
         return None if part is None else shown(part)
 
     @property
     def offset(self) -> int | None:  # type: ignore[override]
         """The stream sequence."""
-        return self._number(5)
-
-    def _part(self, position: int) -> bytes | None:
-        parts = self.token.split(b".")
-        place = position if len(parts) <= _SHORT_REPLY else position + 2
-        return parts[place] if place < len(parts) else None
-
-    def _number(self, position: int) -> int | None:
-        part = self._part(position)
-        return int(part) if part is not None and part.isdigit() else None
+        return place_in(self.token, 5)
 
 
 def place_in(reply: bytes, position: int) -> int | None:
     """The number at a position of the short form of an acknowledgement's subject; None where there is none."""
+    part = _part_of(reply, position)
+    return int(part) if part is not None and part.isdigit() else None
+
+
+def _part_of(reply: bytes, position: int) -> bytes | None:
     parts = reply.split(b".")
     place = position if len(parts) <= _SHORT_REPLY else position + 2
-    return int(parts[place]) if place < len(parts) and parts[place].isdigit() else None
+    return parts[place] if place < len(parts) else None
 
 
 class OrderedDelivery(JetStreamDelivery):

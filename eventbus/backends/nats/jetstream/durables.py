@@ -31,8 +31,11 @@ from .streams import Stream, StreamRefused
 logger = log.get(__name__)
 
 MAX_NAME = 255
+"""Characters that the server lets the name of a consumer have."""
 MAX_ACK_PENDING = 1000
+"""Messages of one consumer that may be unacknowledged, where nothing else is configured."""
 _INACTIVE = 300
+"""Seconds without a request after which the server deletes a broadcast copy's consumer."""
 UNKNOWN_BEFORE = 60.0
 """Seconds that are read again where the stream may be another one: members may have been at work for so long."""
 Unasked = (Forbidden, NoResponders)

@@ -209,7 +209,10 @@ def told(question: Callable[[], Any], topic: str) -> Any:
 
 
 class StreamReading:
-    """See `Reading`. One request is under way, and the next one once half of it has come."""
+    """Reads a topic through a consumer of its stream; see `Reading`.
+
+    One request is under way, and the next one once half of it has come.
+    """
 
     def __init__(self, connection: Connection, api: JetStreamApi, past: Past, topic: str, stretches: Stretches) -> None:
         self.trouble: object = None

@@ -22,6 +22,7 @@ from .streams import is_wild
 logger = log.get(__name__)
 
 BATCH = 500
+"""Messages that are asked for at a time, at most."""
 ACK_AT = 128
 """Messages that are done, at which they are acknowledged before the next `tick`."""
 RESET_AGAIN = 1.0
@@ -31,7 +32,9 @@ _numbers = count(1)
 
 
 class OrderedPull:
-    """At work from its making to `close`. `add` and `flush`: reader thread; `tick`: timer thread; the rest: any.
+    """Pulls from one consumer for an ordered group, from its making to `close`.
+
+    `add` and `flush`: reader thread; `tick`: timer thread; the rest: any.
 
     What it decides it decides under its lock; what follows from that it does outside.
     """
@@ -191,8 +194,11 @@ class OrderedPull:
             before = self._tenure.term
             term = self._tenure.given(pin_in(block), at)
             after = self._tenure.term
+            set_back = term is not None and self._is_set_back(term, sequence, number)
             place = None if term is None else self._place(term, sequence, number, reply)
             begins = place in (Place.NEW, Place.KNOWN) and term is not None and term.begin()
+        if set_back:
+            logger.warning("%s was set back to %d by somebody: it is read again", self.target.consumer, sequence)
         if after is not before:
             self._moved(before, after)
         if place is Place.GAP:
@@ -211,15 +217,19 @@ class OrderedPull:
         if batch and term is not None and not term.lease.ended:
             self._feed.hand_over(batch, term.lease)
 
+    def _is_set_back(self, term: Term, sequence: int, number: int) -> bool:
+        """Whether somebody has set the consumer back: then all of it is handled again. Under the lock."""
+        if term.holds_until or self._feed.closed or number != 1 or sequence > self._floor:
+            return False
+        self._feed.in_hand.forget_finished_of(self.target.incarnation)
+        self._floor = self._acknowledged = self._audited = 0
+        term.window = Window()
+        return True
+
     def _place(self, term: Term, sequence: int, number: int, reply: bytes) -> Place | None:
         """Where it stands; None: it is not taken, and comes again. Under the lock."""
         if term.holds_until or self._feed.closed:
             return None
-        if number == 1 and sequence <= self._floor:
-            logger.warning("%s was set back to %d by somebody: it is read again", self.target.consumer, sequence)
-            self._feed.in_hand.forget_finished_of(self.target.incarnation)
-            self._floor = self._acknowledged = self._audited = 0
-            term.window = Window()
         place = term.window.place(sequence, number, reply)
         if place is not Place.GAP:
             term.reset_at = None

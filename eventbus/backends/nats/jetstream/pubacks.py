@@ -25,8 +25,9 @@ Answer = tuple[int, "bytes | None", bytes]
 
 
 class Verdict(Enum):
-    """STORED: done. REFUSED: never. NOISE: no answer at all. All others: send it again.
+    """What an answer means for a message.
 
+    STORED: done. REFUSED: never. NOISE: no answer at all. All others: send it again.
     SUBJECT_FULL: a limit of its subject. NO_STREAM: nobody has it, or no leader is there. BUSY: less at a time.
     DOUBTFUL: we do not know it, it may be for good.
     """

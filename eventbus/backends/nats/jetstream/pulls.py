@@ -28,6 +28,7 @@ from .streams import is_wild
 logger = log.get(__name__)
 
 BATCH = 512
+"""Messages that are asked for at a time, at most."""
 EXPIRES = 5.0
 """Seconds that a request for messages lasts. A link that died without a sign leaves its request behind, and the
 server gives it messages that come again only after `ack_wait`: it must be over before the death is noticed."""
@@ -372,9 +373,8 @@ class Pull:
             self.top_up()  # nothing is missing of it
         elif code == 409 and FILLED in text.lower():
             fields = wire.parse_headers(block or b"")
-            self._is_too_large = (
-                fields.get("Nats-Pending-Bytes") == most
-            )  # for the whole request: nothing has come of it
+            # For the whole request: nothing has come of it.
+            self._is_too_large = fields.get("Nats-Pending-Bytes") == most
             self._arrived += self._unfilled(block)
             self.top_up()
         elif code == 409 and not any(word in text.lower() for word in NOT_AS_WE_KNOW_IT):

@@ -21,6 +21,7 @@ from .streams import Stream, StreamRefused, Streams, is_wild
 logger = log.get(__name__)
 
 GRACE = 0.5
+"""Seconds that those which are ready wait for the others; or twice what they took themselves."""
 NOT_AGAIN = 60.0
 """Seconds for which the server is not bothered with what it forbids, where nobody waits for it."""
 T = TypeVar("T")

@@ -48,7 +48,7 @@ PATIENCE = 1.0
 
 
 class JetStreamSession(NatsSession):
-    """See `Session`. instance: names this process. learned: by it and the sessions before it."""
+    """A session with JetStream; see `Session`. instance: names this process. learned: by it and those before it."""
 
     def __init__(
         self,

@@ -18,8 +18,9 @@ PAUSES = Pauses(first=0.02, factor=2.0, longest=1.0)
 
 
 class State(Enum):
-    """NEW: its stream is looked for. OPEN: records go out as they come. WINDOW: as many as may be are on the wire.
+    """How a stream's queue stands.
 
+    NEW: its stream is looked for. OPEN: records go out as they come. WINDOW: as many as may be are on the wire.
     TROUBLE: one was refused for now, or has no answer: later ones wait behind it, the oldest goes alone until it is
     answered, then the rest in order.
     """

@@ -18,7 +18,9 @@ from .asking import ApiError, Asking, JsonObject
 logger = log.get(__name__)
 
 DUPLICATE_WINDOW = 600
+"""Seconds for which a stream that is made knows the ids of its messages."""
 SHORT_WINDOW = 60
+"""Seconds below which somebody else's is worth a warning: an outage may last longer."""
 REPLICAS = 3
 """Where there is a cluster: what one server may be lost of."""
 _LIMITS = ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject")

@@ -21,6 +21,7 @@ logger = log.get(__name__)
 ERRAND = 5.0
 """Seconds that one piece of work of the helper thread may take."""
 WATCH_EVERY = 1.0
+"""Seconds between two looks for requests that the server is silent about."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at consumers and where their groups stand, if anything has moved."""
 LOOK_FOR_STREAMS = 2
@@ -32,7 +33,9 @@ LOOK_AT_ALL = 30
 RENEW_EVERY = 0.25
 """Seconds between two looks at what is in hand: a durable may have an `ack_wait` of its own."""
 _REPAIR_FIRST = 0.1
+"""Seconds until a consumer that is gone is made again: others may go with it."""
 _REPAIR_AGAIN = 1.0
+"""Seconds between two tries of that."""
 
 
 class Upkeep:

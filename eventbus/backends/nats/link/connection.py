@@ -51,7 +51,10 @@ class Hooks:
 
 
 class Connection:
-    """Threads: `eventbus.<bus>.nats-reader`, `-writer` and `-timer`. All methods are for any thread."""
+    """One live link, and what runs it. All methods are for any thread.
+
+    Threads: `eventbus.<bus>.nats-reader`, `-writer` and `-timer`.
+    """
 
     def __init__(self, link: Link, bus: str, hooks: Hooks, inbox_prefix: str = "_INBOX") -> None:
         self.info: dict[str, Any] = dict(link.info)

@@ -84,7 +84,7 @@ class GreenletTransport(PlainTransport):
 
 
 class TlsTransport:
-    """TLS: every call into the TLS object is non-blocking and under one lock, all waiting outside of it.
+    """TLS over TCP: every call into the TLS object is non-blocking and under one lock, all waiting outside of it.
 
     Two threads inside one TLS object are a race in older versions of Python and a deadlock in some newer.
     """
