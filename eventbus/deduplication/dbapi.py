@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -52,7 +53,7 @@ class _Table:
         self._table = table
         self._taken: type[Exception] = module.IntegrityError
         self.outages: tuple[type[Exception], ...] = (module.OperationalError, module.InterfaceError)
-        self._refused: type[Exception] = module.Error
+        self.refused: type[Exception] = module.Error
 
     @property
     def away(self) -> str:
@@ -115,7 +116,7 @@ class _Table:
             self._run(connection, "SELECT 1", fetch=True)
         except self.outages:
             return False
-        except self._refused:  # in a transaction that has failed, say
+        except self.refused:  # in a transaction that has failed, say
             return True
         return True
 
@@ -221,7 +222,8 @@ class DbApiStore:
             connection.commit()
         except BaseException:
             self._own.process = None
-            connection.close()
+            with suppress(self._table.refused):  # what has broken it is raised: by that one an outage is known
+                connection.close()
             raise
         return result
 

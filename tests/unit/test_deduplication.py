@@ -442,6 +442,23 @@ def test_a_database_that_fails_is_a_failure_and_a_new_connection_is_made(databas
     assert len(made) == 2
 
 
+class Broken(sqlite3.Connection):
+    """A connection whose server has gone: nothing works on it, and its end does not either."""
+
+    def cursor(self, *args: Any) -> Any:
+        raise sqlite3.OperationalError("the server has gone")
+
+    def close(self) -> None:
+        super().close()
+        raise sqlite3.InterfaceError("the connection is lost")
+
+
+def test_what_broke_a_connection_is_told_and_not_what_closing_it_raised(database: Database) -> None:
+    store = DbApiStore(sqlite3, lambda: sqlite3.connect(database.path, factory=Broken), claim_timeout=60.0)
+    with pytest.raises(sqlite3.OperationalError, match="the server has gone"):
+        store.prune(1.0)
+
+
 def test_a_mark_that_cannot_be_written_behind_the_handler_is_its_failure(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
