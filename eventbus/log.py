@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,30 @@ class Log(_Adapter):
                 return True
             logger = logger.parent if logger.propagate else None
         return False
+
+
+class Later:
+    """What is to be logged and was found out under a lock: noted there, and told once it is let go.
+
+    A log handler is other people's code: it may take its time, or call us.
+    """
+
+    def __init__(self, logger: Log) -> None:
+        self._logger = logger
+        self._noted: deque[tuple[int, str, tuple[object, ...]]] = deque()
+
+    def note(self, level: int, message: str, *args: object) -> None:
+        """Have it logged by whoever tells next."""
+        self._noted.append((level, message, args))
+
+    def tell(self) -> None:
+        """Log what was noted. Any thread that holds no lock."""
+        while self._noted:
+            try:
+                level, message, args = self._noted.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self._logger.log(level, message, *args, stacklevel=2)
 
 
 def get(name: str) -> Log:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from eventbus import log
-from eventbus.log import Log
+from eventbus.log import Later, Log
 from eventbus.threads import spawn
 
 FULL = OSError(28, "No space left on device")
@@ -74,6 +74,20 @@ def test_an_exception_is_logged_with_its_traceback(logger: Log, handler: Handler
         logger.warning("it failed", exc_info=error)
     assert [record.exc_info[0] for record in handler.records if record.exc_info] == [ValueError, ValueError]
     assert {record.funcName for record in handler.records} == {"test_an_exception_is_logged_with_its_traceback"}
+
+
+def test_what_is_noted_under_a_lock_is_told_behind_it_once_and_in_order(logger: Log, handler: Handler) -> None:
+    later = Later(logger)
+    later.note(logging.WARNING, "%s [%d]", "orders", 0)
+    later.note(logging.ERROR, "and")
+    assert handler.records == []
+    later.tell()
+    later.tell()
+    assert [(one.levelname, one.getMessage()) for one in handler.records] == [
+        ("WARNING", "orders [0]"),
+        ("ERROR", "and"),
+    ]
+    assert {one.pathname for one in handler.records} == {__file__}
 
 
 @pytest.mark.parametrize("level", VERBS)
