@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Sequence
-from itertools import islice
+from itertools import compress, islice, repeat
 from typing import Protocol, TypeVar
 
 from attrs import frozen
@@ -126,18 +126,18 @@ class InHandByIdentity:
 
     def finish(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Note these as done; those that were in hand, each with its newest token."""
-        done: list[Delivery] = []
+        identities = [delivery.identity for delivery in deliveries]
         with self._lock:
-            held, finished, era, older = self._held, self._finished, self._era, self._older
-            take = held.pop
-            for delivery in deliveries:
-                identity = delivery.identity
-                latest = take(identity, None)
-                if self._stale:
-                    latest = self._stale.pop(identity, None) if latest is None else latest
-                if latest is not None:
-                    done.append(latest)
-                    finished[identity] = era if identity not in older else era - 1
+            finished, stale = self._finished, self._stale
+            latest = list(map(self._held.pop, identities, repeat(None)))
+            if stale:
+                latest = [one or stale.pop(of, None) for one, of in zip(latest, identities, strict=True)]
+            done = list(filter(None, latest))
+            if len(done) < len(latest):
+                identities = list(compress(identities, latest))
+            finished.update(zip(identities, repeat(self._era)))
+            if self._older:
+                finished.update(zip(self._older.intersection(identities), repeat(self._era - 1)))
             if len(finished) > 2 * self._remembered:
                 self._finished = newest(finished, self._remembered)
         return done

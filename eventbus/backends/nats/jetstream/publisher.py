@@ -34,7 +34,7 @@ SETTLING = 0.25
 LOST_AFTER = 2.0
 """Seconds without a stream that answers, after which it is looked for."""
 _LOOK_EVERY = 0.5
-_STORED = Verdict.STORED  # by its own name a global, by that of its class twice as long a way
+_STORED, _OPEN = Verdict.STORED, State.OPEN  # by these names globals, by those of their classes twice as long a way
 
 
 class JetStreamPublisher(NatsPublisher):
@@ -167,10 +167,10 @@ class JetStreamPublisher(NatsPublisher):
     # -- answers, on the reader thread ------------------------------------------------------------------
 
     def _answered(self, batch: list[Answer]) -> None:
-        stored: list[Confirmation] = []
+        stored, touched = list[Confirmation](), set[StreamQueue]()
         refused: list[tuple[Record, EventBusError]] = []
-        touched: set[StreamQueue] = set()
         with self._lock:
+            noted = bool(self._blocks or self._sendings)
             for number, block, payload in batch:
                 ack = parse_ack(block, payload)
                 record = self._land(number, ack, touched)
@@ -178,6 +178,8 @@ class JetStreamPublisher(NatsPublisher):
                     continue
                 if ack.verdict is _STORED:
                     stored.append((record, ack.stream, ack.sequence, ack.duplicate))
+                    if noted:
+                        self._forget(number)
                 elif verdict := self._judge(record, ack, touched):
                     refused.append((record, verdict))
             self._go_on(touched)
@@ -202,15 +204,13 @@ class JetStreamPublisher(NatsPublisher):
         queue = self._routes.by_topic.get(topic_of(record))
         if queue is not None:
             queue.flying -= 1
-            if queue.state is not State.OPEN:
+            if queue.state is not _OPEN:
                 touched.add(queue)
                 if queue.probe == number:
                     queue.probe = None
                     queue.answered(topic_of(record), ack.verdict is _STORED)
             if ack.verdict is _STORED and queue.doubts:
                 queue.doubts.discard(topic_of(record))
-        if ack.verdict is _STORED and (self._blocks or self._sendings):
-            self._forget(number)
         return record
 
     def _late(self, number: int) -> Record | None:

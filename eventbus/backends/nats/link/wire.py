@@ -27,6 +27,8 @@ COPY_HEADER = "Eventbus-Id"
 """The id of a message that is stored under another one: a dead letter, or a replay."""
 
 _CACHED_LINES = 2048
+_MOST_DIGITS = 36
+"""Of all numbers in the line of a message together."""
 _KEY_LINE = b"\r\nEventbus-Key:"
 _SOURCE_LINE = b"\r\nNats-Stream-Source:"
 _OTHER_SPACE = re.compile(rb"[\x0b\x0c\r]")
@@ -271,30 +273,39 @@ class Parser:
 
     def _operation(self, line: bytes) -> tuple[Add, str, bytes | None, int, int] | None:
         """What a line announces; None for a control line, which is handled here."""
-        if b"\n" in line:  # as `_check_line`, which sees it where the line comes in pieces
-            raise ProtocolError(f"a line feed without a carriage return: {line!r:.80}")
-        fields = line.split() if _OTHER_SPACE.search(line) is None else re.split(rb"[ \t]+", line.strip(b" \t"))
+        fields = line.split()
+        if b" ".join(fields) != line:  # in 0.06 us; to look for each other kind of space takes 0.3 us
+            fields = self._spaced(line)
         name = fields[0] if fields else b""
+        if name == b"HMSG":
+            if not 5 <= len(fields) <= 6:
+                raise ProtocolError(f"bad line {line!r:.80}")
+            return self._message(line, fields, fields.pop(-2))
         if name == b"MSG":
             if not 4 <= len(fields) <= 5:
                 raise ProtocolError(f"bad line {line!r:.80}")
-            head = 0
-        elif name == b"HMSG":
-            if not 5 <= len(fields) <= 6:
-                raise ProtocolError(f"bad line {line!r:.80}")
-            head = self._number(fields.pop(-2), line)
-        else:
-            self._control(line)
-            return None
-        size = self._number(fields[-1], line)
+            return self._message(line, fields, b"0")
+        self._control(line)
+        return None
+
+    @staticmethod
+    def _spaced(line: bytes) -> list[bytes]:
+        """The fields of a line that has more between them than one space each."""
+        if b"\n" in line:  # as `_check_line`, which sees it where the line comes in pieces
+            raise ProtocolError(f"a line feed without a carriage return: {line!r:.80}")
+        return line.split() if _OTHER_SPACE.search(line) is None else re.split(rb"[ \t]+", line.strip(b" \t"))
+
+    def _message(self, line: bytes, fields: list[bytes], head_field: bytes) -> tuple[Add, str, bytes | None, int, int]:
+        """What a line announces: name, subject, sid, perhaps a reply, and the size of all."""
+        digits = b"".join((fields[2], head_field, fields[-1]))
+        if not digits.isdigit() or len(digits) > _MOST_DIGITS:
+            raise ProtocolError(f"bad number in {line!r:.80}")
+        head, size = int(head_field), int(fields[-1])
         if size > MAX_FRAME or head > size:
             raise ProtocolError(f"impossible sizes in {line!r:.80}")
-        return self._entry(line, fields, head, size)
-
-    def _entry(self, line: bytes, fields: list[bytes], head: int, size: int) -> tuple[Add, str, bytes | None, int, int]:
         reply = fields[3] if len(fields) == 5 else None
         topic = fields[1].decode("utf-8", "replace")
-        route = self._routes.get(self._number(fields[2], line))
+        route = self._routes.get(int(fields[2]))
         if route is None:  # in flight when it was unsubscribed
             return _ignore, topic, reply, head, size
         entry = (route.adder(topic), topic, reply, head, size)
@@ -303,12 +314,6 @@ class Parser:
                 self._cache.clear()
             self._cache[line] = entry
         return entry
-
-    @staticmethod
-    def _number(field: bytes, line: bytes) -> int:
-        if not field.isdigit() or len(field) > 18:
-            raise ProtocolError(f"bad number in {line!r:.80}")
-        return int(field)
 
 
 def _ignore(topic: str, reply: bytes | None, block: bytes | None, payload: bytes) -> None:
