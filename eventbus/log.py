@@ -94,9 +94,13 @@ class Later:
         self._logger = logger
         self._noted: deque[tuple[int, str, tuple[object, ...]]] = deque()
 
-    def note(self, level: int, message: str, *args: object) -> None:
+    def info(self, message: str, *args: object) -> None:
         """Have it logged by whoever tells next."""
-        self._noted.append((level, message, args))
+        self._noted.append((logging.INFO, message, args))
+
+    def warning(self, message: str, *args: object) -> None:
+        """Have it logged by whoever tells next."""
+        self._noted.append((logging.WARNING, message, args))
 
     def tell(self) -> None:
         """Log what was noted. Any thread that holds no lock."""

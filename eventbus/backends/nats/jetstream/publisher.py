@@ -25,8 +25,6 @@ from .sendings import Sendings
 from .stream_queue import State, StreamQueue
 from .streams import Place
 
-logger = log.get(__name__)
-
 UNANSWERED = 5.0
 """Seconds after which a record without an answer is sent again."""
 SETTLING = 0.25
@@ -58,6 +56,7 @@ class JetStreamPublisher(NatsPublisher):
         self._timer = connection.timer
         self._lookups = Lookups(ensure, submit, self._found_out)
         self._noise = False
+        self._later = log.Later(log.get(__name__))
         inbox = f"{connection.inbox}.p"
         super().__init__(connection.writer, answers, JetStreamEncoder(answers.origin, inbox), connection.max_payload)
         connection.subscribe(f"{inbox}.*", Acks(connection.dirty, len(inbox) + 1, self._answered))
@@ -189,13 +188,14 @@ class JetStreamPublisher(NatsPublisher):
             self._answers.failed(record, verdict)
         if self._denials:
             self._refuse_denied()
+        self._later.tell()
 
     def _land(self, number: int, ack: PubAck, touched: set[StreamQueue]) -> Record | None:
         """The record that an answer is about, off the wire; None where it changes nothing."""
         if ack.verdict is Verdict.NOISE:
             if not self._noise and number in self._on_wire:
                 self._noise = True
-                logger.warning("somebody answers messages, but not as JetStream does: %s", ack.text)
+                self._later.warning("somebody answers messages, but not as JetStream does: %s", ack.text)
             return None
         entry = self._on_wire.pop(number)
         if entry is None:
@@ -266,7 +266,7 @@ class JetStreamPublisher(NatsPublisher):
         """A record off the wire waits to be sent again; its queue is in trouble."""
         queue.hold(record)
         if queue.state is not State.NEW and queue.trouble(reason):
-            logger.info("sending again to %r: %s", queue.name, reason)
+            self._later.info("sending again to %r: %s", queue.name, reason)
             self._close(queue, State.TROUBLE)
             for waiting in queue.held.values():
                 self._sendings.refused(waiting, reason)
@@ -340,11 +340,10 @@ class JetStreamPublisher(NatsPublisher):
 
     def _resend_old(self) -> None:
         """The timer: what got no answer goes out again."""
-        before = time.monotonic() - UNANSWERED
         with self._lock:
             if self._retired:
                 return
-            for record, sent in self._on_wire.before(before):
+            for record, sent in self._on_wire.before(time.monotonic() - UNANSWERED):
                 was_tried = self._routes.is_tried(record)
                 queue = self._off_wire(record)
                 self._sendings.unanswered(record, sent)
@@ -354,6 +353,7 @@ class JetStreamPublisher(NatsPublisher):
                     if queue.suspects(topic_of(record)):
                         queue = self._routes.split(queue, topic_of(record))
                     self._wait(queue, record, f"no answer within {UNANSWERED:g} s")
+        self._later.tell()
 
     # -- the queue's stream -----------------------------------------------------------------------------
 
