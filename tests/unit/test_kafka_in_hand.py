@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any
 
@@ -232,6 +233,48 @@ def test_many_at_once_are_finished_as_one_by_one(runs: list[tuple[int, int]], ma
             singly.finish(offset, offset + 1)
         assert (together.committed, together.unfinished) == (singly.committed, singly.unfinished)
     assert (together.committed, together.unfinished) == (at, 0)
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["hand out", "finish", "forget"]), st.integers(0, 4), st.integers(1, 4)), max_size=30
+)
+
+
+@given(STEPS)
+def test_what_is_out_is_what_was_handed_out_and_neither_done_nor_below(steps: list[tuple[str, int, int]]) -> None:
+    offsets, out = Offsets(0), set[int]()
+    for step, where, length in steps:
+        if step == "hand out":
+            first = offsets.position + where
+            offsets.hand_out(first, first + length)
+            out |= {*range(first, first + length)}
+        elif step == "finish":
+            first = offsets.committed + where
+            offsets.finish(first, first + length)
+            out -= {*range(first, first + length)}
+        else:
+            below = offsets.committed + where
+            offsets.forget_below(below)
+            out = {one for one in out if one >= below}
+        everything = range(offsets.position + 3)
+        assert {one for one in everything if offsets.is_out(one)} == out
+        assert offsets.out_between(0, offsets.position + 3) == sorted(out)
+        assert (offsets.unfinished, offsets.committed) == (len(out), min(out, default=offsets.position))
+
+
+def test_a_gap_behind_each_message_costs_little() -> None:
+    """As where each is a transaction: its end is a marker. Thousands of them are in hand behind one that is stuck."""
+
+    def cost(stride: int) -> float:
+        offsets, handed = Offsets(0), range(0, 4000 * stride, stride)
+        for one in handed:
+            offsets.hand_out(one, one + 1)
+        began = time.process_time()
+        for one in handed[1:1000]:
+            offsets.finish(one, one + 1)
+        return time.process_time() - began
+
+    assert cost(2) < 30 * cost(1)
 
 
 def taking(*offsets: int) -> tuple[KafkaInHand, Intake, dict[tuple[str, int], PartitionState]]:
