@@ -32,6 +32,8 @@ JOINED = 20.0
 MANY = rounds(40, 150)
 MOST_THREADS, MOST_DESCRIPTORS = 20, 60
 PROTOCOLS = ("consumer", "classic")
+FAR, FAR_PARTITIONS = 0.1, 50
+"""Seconds of a round trip."""
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +334,28 @@ def test_what_was_deleted_before_it_was_read_is_told(make_bus: Make, operator: O
     assert errors == [f"{topic}: {topic} [0]: 10 to 24 were deleted before they were read"]
     assert "10 to 24" in str(sub.status().last_error)
     assert sub.error is None
+
+
+def test_a_far_group_asks_nothing_about_each_partition_that_begins_late() -> None:
+    """Whether what is deleted there was ours to read is known from where the group began."""
+    with KafkaServer(proxied=True) as server:
+        operator, got = Operator(server.inner_bootstrap), Inbox()
+        topic = operator.create("cut", partitions=FAR_PARTITIONS)
+        stored = [
+            Message(topic, f"{number}", partition=number % FAR_PARTITIONS) for number in range(2 * FAR_PARTITIONS)
+        ]
+        with EventBus(f"kafka://{server.inner_bootstrap}") as near:
+            near.publish_many(stored)
+        for cut in operator.admin.delete_records([TopicPartition(topic, n, 1) for n in range(FAR_PARTITIONS)]).values():
+            cut.result(10.0)
+        server.proxy.delay(FAR / 2)
+        with EventBus(f"{server.url}?connect_timeout=20") as bus:
+            bus.subscribe(topic, got, group="far")
+            wait_until(lambda: got.got, JOINED)
+            began = time.monotonic()
+            got.wait(*(f"{number}" for number in range(FAR_PARTITIONS, 2 * FAR_PARTITIONS)))
+            assert time.monotonic() - began < FAR * FAR_PARTITIONS / 2
+        operator.close()
 
 
 def test_a_topic_that_is_gone_is_shown(make_bus: Make, operator: Operator) -> None:

@@ -50,6 +50,9 @@ class Host(Protocol):
     def is_late(self) -> bool:
         """Whether others have gone on with the group."""
 
+    def expect(self, where: TopicPartition, offset: int) -> None:
+        """The next message of a partition is to come from here."""
+
     def forget(self, where: TopicPartition) -> None:
         """What was read last of a partition says nothing about what comes next."""
 
@@ -242,8 +245,11 @@ class Assignment:
 
     def _take(self, readers: Mapping[TopicPartition, Reader], starts: Mapping[TopicPartition, int]) -> None:
         for where, reader in readers.items():
-            reader.begin(where, self._host, starts.get(where))
+            start = starts.get(where)
+            reader.begin(where, self._host, start)
             self.readers[where] = reader
+            if start is not None and start >= 0:
+                self._host.expect(where, start)
         self._news = True
 
     def _revoked(self, consumer: Any, partitions: list[Position]) -> None:
