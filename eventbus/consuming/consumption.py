@@ -162,14 +162,15 @@ class Consumption:
         """Acknowledge what is done so far."""
         self._lanes.flush()
 
-    def hindered(self, error: Exception | None) -> None:
+    def hindered(self, error: Exception | None, is_news: bool = True) -> None:
         """Show and tell what the broker does not let it do, once for each text; None: that is over."""
         if error is None:
             if self.sub.state in (SubscriptionState.ACTIVE, SubscriptionState.STANDBY):
                 self.sub.error = None
         elif str(self.sub.error) != str(error):
             self.sub.error = self._last_error = error
-            self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
+            if is_news:
+                self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
 
     def told(self, error: Exception) -> None:
         """Tell what went wrong, and is over."""

@@ -132,6 +132,30 @@ def test_a_topic_that_may_be_seen_and_not_read_costs_no_other(bus: EventBus, ope
     assert reconnects(bus) == 0
 
 
+def test_each_topic_of_a_pattern_that_may_not_be_read_is_told(bus: EventBus, operator: Operator) -> None:
+    for topic in ("m.secret", "m.hidden", "m.open"):
+        operator.create(topic)
+        operator.allow(USER, topic, AclOperation.DESCRIBE)
+        operator.store(topic, 1)
+    operator.allow(USER, "m.open", AclOperation.READ)
+    got: list[str] = []
+    errors: list[str] = []
+    bus.register_error_callback(lambda event: errors.append(str(event.error)))
+    bus.open()
+    sub = bus.subscribe("m.*", lambda message: got.append(message.topic), group="g")
+
+    def told() -> list[str]:
+        return sorted(error.split(":")[0] for error in errors)
+
+    wait_until(lambda: told() == ["topic m.hidden", "topic m.secret"], 20.0, message=lambda: str(errors))
+    for topic in ("m.secret", "m.hidden"):
+        assert sub.error is not None
+        operator.allow(USER, topic, AclOperation.READ)
+        wait_until(lambda topic=topic: topic in got, 20.0)  # type: ignore[misc]
+    wait_until(lambda: sub.error is None, 20.0)
+    assert (sorted(got), told()) == (["m.hidden", "m.open", "m.secret"], ["topic m.hidden", "topic m.secret"])
+
+
 def test_a_right_to_read_that_is_taken_away_costs_no_other_its_commits(
     server: KafkaServer, bus: EventBus, operator: Operator
 ) -> None:

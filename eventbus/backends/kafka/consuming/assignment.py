@@ -309,6 +309,8 @@ class Assignment:
             for reader in news:
                 reader.told(JOINING, None)
             self._owner.shared.on_served([reader.attachment for reader in news], state)
+            for reader in news:
+                reader.show_again()
 
     def _is_member(self, reader: Reader) -> bool:
         """Whether the group has us, and this topic's partitions are with others."""
