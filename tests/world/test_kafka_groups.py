@@ -389,3 +389,24 @@ def test_each_partition_is_shown_without_asking(make_bus: Make, operator: Operat
     for _ in range(100):
         sub.status()
     assert time.monotonic() - began < SOON
+
+
+def test_lag_grows_while_nothing_is_fetched(make_bus: Make, operator: Operator) -> None:
+    """A consumer learns where partitions end from what it fetches; and of one that waits for room nothing was begun."""
+    topic, gate = operator.create(fresh("lag"), partitions=2), threading.Event()
+    bus = make_bus()
+    subs = [bus.subscribe(topic, lambda message: gate.wait(60.0), group=group) for group in ("stuck", BROADCAST)]
+    paused = bus.subscribe(topic, lambda message: None, group="paused")
+    bus.open()
+    wait_until(lambda: all(map(is_active, subs)), JOINED)
+    paused.pause()
+    for stored in (10_000, 15_000, 20_000):
+        operator.store(topic, stored if stored == 10_000 else 5_000)
+        wait_until(
+            lambda stored=stored: [sub.status().lag for sub in (*subs, paused)] == [stored] * 3,  # type: ignore[misc]
+            JOINED,
+            message=lambda: f"{[sub.status() for sub in (*subs, paused)]}",
+        )
+    gate.set()
+    paused.resume()
+    wait_until(lambda: [sub.status().lag for sub in (*subs, paused)] == [0] * 3, JOINED)

@@ -149,6 +149,13 @@ class ConsumerThread:
         """What has the consumer at work; None between two."""
         return self._member
 
+    @property
+    def resting(self) -> Sequence[tuple[TopicPartition, Reader]]:
+        """Partitions that are not fetched from now, and who reads them."""
+        member = self._member
+        places = [] if member is None else list(member.resting)
+        return [(where, reader) for where in places if member and (reader := member.reader_of(where)) is not None]
+
     def standing(self, seconds: float) -> dict[TopicPartition, int]:
         """Where it has not moved for so many seconds although it could have: see `Standstill`."""
         member = self._member

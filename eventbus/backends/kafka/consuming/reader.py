@@ -149,6 +149,13 @@ class Reader:
         with self.lock:
             return any(state.busy for state in self.states.values())
 
+    def note_end(self, where: TopicPartition, end: int, low: int = -1) -> None:
+        """A partition ended there a moment ago: it only grows, and who asked first may be answered last."""
+        with self.lock:
+            state = self.states.get(where)
+            if state is not None:
+                state.end, state.low = max(state.end, end), max(state.low, low)
+
     @property
     def lag(self) -> int | None:
         """How many offsets lie behind what is done in its partitions; None where that is not known of all."""
