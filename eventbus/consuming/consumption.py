@@ -61,6 +61,7 @@ class Consumption:
     """One subscription at work; it outlives all sessions.
 
     attachment: what joins it to the session of now, None between two; written under the map's lock only.
+    is_refused: the broker has refused it, and has not served it since; written under the map's lock only.
     dead_letter_topic: where the dead letters of its topic go; None: nowhere.
     """
 
@@ -79,6 +80,7 @@ class Consumption:
         self.dead_letter_topic = None if plan.dead_letters is None else plan.dead_letters.topic_of(sub.topic)
         self.in_hand = in_hand
         self.attachment: Attachment | None = None
+        self.is_refused = False
         self.is_unwanted = is_unwanted
         self._next: Attachment | None = None
         self._around = around

@@ -180,6 +180,30 @@ def test_a_right_to_read_that_is_taken_away_costs_no_other_its_commits(
     assert reconnects(bus) == 0
 
 
+@pytest.mark.parametrize("operation", ["READ", "ALL"])
+def test_a_right_to_a_group_that_is_taken_away_is_shown_and_told_once(
+    server: KafkaServer, bus: EventBus, operator: Operator, operation: Any
+) -> None:
+    operator.create("taken")
+    operator.allow(USER, "taken", AclOperation.ALL)
+    got: list[str] = []
+    errors: list[str] = []
+    bus.register_error_callback(lambda event: errors.append(str(event.error)))
+    bus.open()
+    server.access.restore(USER, "g", kind="group", operation=operation)  # it has rules now, which allow it
+    sub = bus.subscribe("taken", lambda message: got.append(message.text()), group="g")
+    operator.store("taken", 1)
+    wait_until(lambda: got == ["0"], 20.0)
+    server.access.deny(USER, "g", kind="group", operation=operation)
+    wait_until(lambda: sub.state is SubscriptionState.FAILED, 10.0)
+    pause(12.0)  # it is tried again
+    assert len([error for error in errors if error.startswith("group g: ")]) == 1, errors
+    operator.store("taken", 2)
+    server.access.restore(USER, "g", kind="group", operation=operation)
+    wait_until(lambda: len(got) == 3 and sub.state is SubscriptionState.ACTIVE, 20.0)
+    assert (reconnects(bus), sub.error) == (0, None)
+
+
 def test_who_may_not_make_topics_is_told_so(bus: EventBus, operator: Operator) -> None:
     topic = fresh("later")
     operator.allow(USER, topic, AclOperation.WRITE)

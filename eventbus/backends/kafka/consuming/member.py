@@ -352,10 +352,11 @@ class Member:
             raise ProtocolRefused(text_of(error))
         if is_fatal(error):
             self._stage = _Stage.FAILED
-            raise BeyondHelp(f"the consumer of {owner.key.name} failed for good: {text_of(error)}")
+            if not _refuses_group(error):
+                raise BeyondHelp(f"the consumer of {owner.key.name} failed for good: {text_of(error)}")
         if NO_POSITION in error.str():
             raise BeyondHelp(f"{owner.key.name}: {text_of(error)}")
-        if code in _GROUP_REFUSED:
+        if _refuses_group(error):
             for reader in owner.readers:
                 owner.dismiss(reader, NotConnectedError(f"group {owner.key.group}: {text_of(error)}"), lasting=True)
         elif code in _TOPIC_REFUSED:
@@ -373,3 +374,10 @@ class Member:
                 reader.told(f"reading {topic}", refused)
         if topic is None:
             self._owner.complain(NotConnectedError(f"{self._owner.key.name}: {text_of(error)}"))
+
+
+def _refuses_group(error: KafkaError) -> bool:
+    """Whether the account may not be in the group: a member whose right is taken away is told so by a fatal error."""
+    if is_fatal(error):
+        return any(KafkaError(code).str() in error.str() for code in _GROUP_REFUSED)
+    return error.code() in _GROUP_REFUSED
