@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, Message, TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from eventbus.backends.kafka.consuming.assignment import Assignment
 from eventbus.backends.kafka.consuming.batches import KafkaBatch
 from eventbus.backends.kafka.consuming.deliveries import KafkaDelivery
 from eventbus.backends.kafka.consuming.in_hand import KafkaInHand, batch_lease
@@ -307,6 +309,22 @@ def test_so_is_one_that_was_made_anew_while_it_was_not_ours() -> None:
         states[PLACE].assign(object())
         batch, _ = take(Intake(states, in_hand), [made(0), made(1)])
     assert offsets_of(batch) == [0, 1]
+
+
+def test_what_its_operator_sets_back_is_handled_again() -> None:
+    """While the group had no member: this one was frozen for longer than its session, say."""
+    in_hand, _, states = taking(*range(10))
+    reader: Any = SimpleNamespace(lock=in_hand.lock, in_hand=in_hand, attachment=SimpleNamespace(start="earliest"))
+    states[PLACE].acked = 10
+    for position in (10, 5):
+        assert Assignment._start(reader, PLACE, TopicPartition(*PLACE, position)) == position
+        with in_hand.lock:
+            states[PLACE] = state = in_hand.state_of(PLACE)
+            state.assign(object())
+            state.begin(position)
+    with in_hand.lock:
+        batch, _ = take(Intake(states, in_hand), [made(offset) for offset in range(5, 10)])
+    assert offsets_of(batch) == [5, 6, 7, 8, 9]
 
 
 def test_what_was_done_and_not_committed_comes_again_and_is_only_committed() -> None:

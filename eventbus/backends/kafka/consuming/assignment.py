@@ -235,6 +235,9 @@ class Assignment:
             of_topic, topic = topic_id_in(known.metadata), in_hand.topic_ids.get(where[0])
             state = in_hand.states.get(where)
             if known.offset >= 0 and (None in (of_topic, topic) or of_topic == topic):
+                if state is not None and known.offset < state.acked:
+                    logger.warning("%s [%d] was set back to %d: it is handled again from there", *where, known.offset)
+                    in_hand.new_state(where)
                 in_hand.state_of(where).acked = known.offset
                 return known.offset
             if known.offset >= 0 or (state is not None and state.acked >= 0):
