@@ -10,9 +10,11 @@ import pytest
 pytest.importorskip("confluent_kafka")
 
 from eventbus.backends.kafka.consuming.assignment import Assignment
+from eventbus.backends.kafka.consuming.consumer_thread import ConsumerThread
 from eventbus.backends.kafka.consuming.in_hand import KafkaInHand
 from eventbus.backends.kafka.consuming.reader import Reader
 from eventbus.backends.kafka.consuming.shared import ConsumerKey
+from eventbus.consuming.subscriptions import SubscriptionState
 from eventbus.errors import NotConnectedError
 
 A, B = NotConnectedError("a is refused"), NotConnectedError("b has no leader")
@@ -51,9 +53,21 @@ def test_each_trouble_is_told_once_and_the_latest_is_shown(reader: Any) -> None:
 def test_a_new_state_takes_no_trouble_away(reader: Any) -> None:
     """What was told before the group had it, a partition without a leader say, lasts all the same."""
     served: list[Any] = []
-    shared = SimpleNamespace(on_served=lambda attachments, state: served.append(len(reader.attachment.told)))
+    shared: Any = SimpleNamespace(on_served=lambda attachments, state: served.append(len(reader.attachment.told)))
     owner: Any = SimpleNamespace(key=ConsumerKey("g"), readers=[reader], shared=shared)
     nothing: Any = None
     reader.told("a", A)
     Assignment(nothing, owner, nothing).tell()
     assert (served, reader.attachment.told) == ([1], [(A, True), (A, False)])
+
+
+def test_a_consumer_that_its_group_never_had_is_on_its_way_and_not_at_work(reader: Any) -> None:
+    states: list[Any] = []
+    shared: Any = SimpleNamespace(thread_name="test", on_served=lambda attachments, state: states.append(state))
+    thread = ConsumerThread(ConsumerKey("g"), shared)
+    thread._readers = (reader,)
+    member: Any = SimpleNamespace(assignment=SimpleNamespace(is_confirmed=False))
+    for _ in range(2):
+        thread._failed(member, A)
+    assert states == [SubscriptionState.PENDING] * 2
+    assert reader.attachment.told == [(A, True), (A, False), (A, False)]

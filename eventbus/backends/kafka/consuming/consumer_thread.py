@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from .... import log
 from ....consuming.attachment import Attachment
+from ....consuming.subscriptions import SubscriptionState
 from ....errors import EventBusError, NotConnectedError
 from ....threads import Deadline, join_all, spawn
 from ..clients.errors import ClientErrors
@@ -282,8 +283,11 @@ class ConsumerThread:
             self.complain(error)
             return
         logger.warning("%s: %s", self.key.name, error)
-        for reader in self._readers:
+        readers = self._readers
+        self.shared.on_served([reader.attachment for reader in readers], SubscriptionState.PENDING)
+        for reader in readers:
             reader.told(JOINING, error)
+            reader.show_again()
 
     def _retire(self, member: Member) -> None:
         """End a consumer; where another one follows, on a thread of its own that is not waited for long."""
