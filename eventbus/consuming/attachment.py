@@ -61,8 +61,8 @@ class Work(Protocol):
     def flush(self) -> None:
         """Acknowledge what is done so far."""
 
-    def hindered(self, error: Exception | None) -> None:
-        """Show and tell what the broker does not let it do; None: that is over."""
+    def hindered(self, error: Exception | None, is_news: bool = True) -> None:
+        """Show and, where it is news, tell what the broker does not let it do; None: that is over."""
 
     def told(self, error: Exception) -> None:
         """Tell what went wrong, and is over."""
@@ -122,9 +122,12 @@ class Attachment:
         """
         return self._work.take(self, batch, lease)
 
-    def hindered(self, error: Exception | None) -> None:
-        """The broker does not let it do something: that is shown and told, once for each text. None: that is over."""
-        self._work.hindered(error)
+    def hindered(self, error: Exception | None, is_news: bool = True) -> None:
+        """The broker does not let it do something: that is shown and told, once for each text. None: that is over.
+
+        is_news: False of what was told before, and is only to be shown again.
+        """
+        self._work.hindered(error, is_news)
 
     def told(self, error: Exception) -> None:
         """Something went wrong that is over: it is told, and shown as the last error."""

@@ -61,6 +61,7 @@ class Consumption:
     """One subscription at work; it outlives all sessions.
 
     attachment: what joins it to the session of now, None between two; written under the map's lock only.
+    is_refused: the broker has refused it, and has not served it since; written under the map's lock only.
     dead_letter_topic: where the dead letters of its topic go; None: nowhere.
     """
 
@@ -79,6 +80,7 @@ class Consumption:
         self.dead_letter_topic = None if plan.dead_letters is None else plan.dead_letters.topic_of(sub.topic)
         self.in_hand = in_hand
         self.attachment: Attachment | None = None
+        self.is_refused = False
         self.is_unwanted = is_unwanted
         self._next: Attachment | None = None
         self._around = around
@@ -162,14 +164,15 @@ class Consumption:
         """Acknowledge what is done so far."""
         self._lanes.flush()
 
-    def hindered(self, error: Exception | None) -> None:
+    def hindered(self, error: Exception | None, is_news: bool = True) -> None:
         """Show and tell what the broker does not let it do, once for each text; None: that is over."""
         if error is None:
             if self.sub.state in (SubscriptionState.ACTIVE, SubscriptionState.STANDBY):
                 self.sub.error = None
         elif str(self.sub.error) != str(error):
             self.sub.error = self._last_error = error
-            self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
+            if is_news:
+                self._around.report(ErrorEvent(source="subscription", error=error, topic=self.sub.topic))
 
     def told(self, error: Exception) -> None:
         """Tell what went wrong, and is over."""

@@ -111,33 +111,36 @@ class SubscriptionMap:
                 if self._is_current(one):
                     one.sub.state = state
                     one.sub.error = None
+                    if state is not SubscriptionState.PENDING:
+                        self._consumptions[one.sub].is_refused = False
 
     def refused(self, attachment: Attachment, error: Exception) -> bool:
-        """The broker does not serve this any more; True where it did. What is finished is still acknowledged."""
+        """The broker does not serve this any more; True where that is news. What is finished is acknowledged."""
         with self.lock:
             if not self._is_current(attachment):
                 return False
             attachment.attached = False
-            return self._fail(attachment.sub, error)
+            return self._fail(self._consumptions[attachment.sub], error)
 
     def _is_current(self, attachment: Attachment) -> bool:
         consumption = self._consumptions.get(attachment.sub)
         return consumption is not None and consumption.attachment is attachment and attachment.attached
 
     def fail(self, sub: Subscription, error: Exception) -> bool:
-        """Mark one that cannot be prepared; True where it was not FAILED yet."""
+        """Mark one that cannot be prepared; True where that is news: it was served before, or never refused."""
         with self.lock:
             consumption = self._consumptions.get(sub)
             if consumption is None or sub.state is SubscriptionState.CLOSED:
                 return False
             consumption.attachment = None
-            return self._fail(sub, error)
+            return self._fail(consumption, error)
 
     @staticmethod
-    def _fail(sub: Subscription, error: Exception) -> bool:
-        news = sub.state is not SubscriptionState.FAILED  # not by its text: the same refusal has several
-        sub.state = SubscriptionState.FAILED
-        sub.error = error
+    def _fail(consumption: Consumption, error: Exception) -> bool:
+        # Not by its text, for the same refusal has several; nor by its state: it is PENDING while it is tried again.
+        news, consumption.is_refused = not consumption.is_refused, True
+        consumption.sub.state = SubscriptionState.FAILED
+        consumption.sub.error = error
         return news
 
     def lose(self, session: object, only: Collection[Attachment] | None = None) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("confluent_kafka")
 
+from confluent_kafka.admin import AdminClient, NewTopic
 from raw_kafka import native_clients
 
 from eventbus import EventBus, ReconnectEvent
@@ -25,6 +26,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 FROZEN_FOR = 15.0 if os.environ.get("EVENTBUS_SOAK") else 6.0
 PUBLISHERS = 6
 IMPATIENT = {"interval": 0.5, "timeout": 0.5}
+STALL = 4.0
+TOPICS = ("lone", "strict", "other")
 _numbers = itertools.count(1)
 
 
@@ -153,6 +156,49 @@ def test_an_impatient_bus_replaces_its_clients_once_at_most(
     freeze_under_load(cluster, work, "leader")
     for noted in events:
         assert [event.how for event in noted].count("rebuilt") <= 1
+
+
+@pytest.mark.watchdog(120)
+def test_topics_that_store_nothing_without_a_node_cost_no_other(cluster: KafkaCluster) -> None:
+    """One without a leader, one with too few replicas: what waits for them is told, and is no stall of the clients."""
+    gone, name = cluster.servers[2], f"cluster{next(_numbers)}"
+    make_topics(
+        cluster,
+        NewTopic(f"{name}.lone", 1, replica_assignment=[[gone.node_id]], config={"min.insync.replicas": "1"}),
+        NewTopic(f"{name}.strict", 1, replica_assignment=[[1, gone.node_id]], config={"min.insync.replicas": "2"}),
+    )
+    handled: list[str] = []
+    errors: list[str] = []
+    patient = {"health_check": {"interval": 0.5}, "reconnect": {"failure_threshold": 100}}  # while leaders are elected
+    with EventBus({"url": cluster.url, "stall_timeout": STALL, **patient}) as bus:
+        bus.register_error_callback(lambda event: errors.append(str(event.error)))
+        subs = [bus.subscribe(f"{name}.{topic}", lambda m: handled.append(m.topic), group="g") for topic in TOPICS]
+        for topic in TOPICS:
+            bus.publish(f"{name}.{topic}", b"before")
+        wait_until(lambda: len(handled) == len(TOPICS), 20.0)
+        gone.kill()
+        waiting = [bus.publish_async(f"{name}.{topic}", b"while it is away") for topic in ("lone", "strict")]
+        wait_until(lambda: any("publishes wait: " in error for error in errors), 30.0, message=lambda: str(errors))
+        wait_until(lambda: "has no leader" in str(subs[0].error), 20.0)
+        pause(2 * STALL)
+        assert [error for error in errors if "none was answered" in error or "does not answer" in error] == []
+        assert (bus.get_health_status().is_healthy, bus.get_statistics().reconnects) == (True, 0)
+        assert bus.publish(f"{name}.other", b"meanwhile").confirmed
+        gone.start()
+        cluster.wait_in_sync()
+        assert all(future.result(30.0).confirmed for future in waiting)
+        wait_until(
+            lambda: sorted(handled) == sorted([f"{name}.{topic}" for topic in TOPICS] * 2),
+            30.0,
+            message=lambda: f"{handled}, {[sub.status() for sub in subs]}",
+        )
+        wait_until(lambda: all(sub.error is None for sub in subs), 20.0)
+
+
+def make_topics(cluster: KafkaCluster, *topics: NewTopic) -> None:
+    admin = AdminClient({"bootstrap.servers": cluster.inner_bootstrap})
+    for future in admin.create_topics([*topics]).values():
+        future.result(10.0)
 
 
 def freeze_under_load(cluster: KafkaCluster, work: Work, who: str) -> None:

@@ -29,6 +29,7 @@ FATAL = KafkaError(KafkaError._FATAL)
 INVALID = KafkaError(KafkaError.INVALID_RECORD)
 FORBIDDEN = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
 UNKNOWN_TOPIC = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+NO_PARTITION = KafkaError(KafkaError._UNKNOWN_PARTITION)
 NO_ID = KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED, "it may not", fatal=True)
 
 
@@ -43,6 +44,9 @@ class FakeProducer:
         self._reports: list[tuple[Any, Any]] = []
         self.refuses: dict[int, BaseException] = {}
         self.ids: list[str] = []
+        self.partition = 0
+        """Where everything is stored."""
+        self.partitions = 3
         self._fatal: Any = None
         self.between: Callable[[], object] = lambda: None
         """Called after each report."""
@@ -51,6 +55,8 @@ class FakeProducer:
         number = int(value)
         if number in self.refuses:
             raise self.refuses.pop(number)
+        if partition >= self.partitions:
+            raise KafkaException(NO_PARTITION)
         with self._lock:
             self.queue.append((number, report))
             self.seen.append((number, report))
@@ -75,7 +81,7 @@ class FakeProducer:
             reports, self._reports = self._reports, []
             self._ready.clear()
         for report, error in reports:
-            report(error, SimpleNamespace(partition=lambda: 0, offset=lambda: 7))
+            report(error, SimpleNamespace(partition=lambda: self.partition, offset=lambda: 7))
             self.between()
         fatal, self._fatal = self._fatal, None
         if fatal is not None:
@@ -156,8 +162,8 @@ class FakeMaker:
         self.ban = error.str()
 
 
-def known(**limits: Any) -> Topic:
-    return Topic(3, Limits(**limits), time.monotonic())
+def known(partitions: int = 3, **limits: Any) -> Topic:
+    return Topic(partitions, Limits(**limits), time.monotonic())
 
 
 class Box:
@@ -381,6 +387,23 @@ def test_a_topic_that_is_gone_is_made_sure_of_and_what_it_had_is_sent_again(box:
     box.sent(1, 2, 1, 2, 3)
     box.producer.answer()
     wait_until(box.is_settled)
+
+
+def test_what_goes_alone_to_a_partition_that_is_gone_goes_to_another(box: Box) -> None:
+    """The topic was made anew with fewer of them: else it would be tried there for ever, and all behind it wait."""
+    box.producer.partition = 2
+    box.publish(1, 2)
+    box.producer.partitions = 1
+    box.producer.answer(2, INVALID)
+    wait_until(lambda: ("t", True) in box.asked)
+    box.producer.partition = 0
+    box.publish(3)
+    box.outbox.topic_ready("t", known(partitions=1))
+    for number in (1, 2, 3):
+        wait_until(lambda number=number: box.producer.numbers[-1] == number)  # type: ignore[misc]
+        box.producer.answer()
+    wait_until(box.is_settled)
+    assert (box.producer.numbers, box.answers.was_failed) == ([1, 2, 1, 2, 3], [])
 
 
 def test_what_the_configuration_tells_is_refused_before_it_is_sent(box: Box) -> None:

@@ -48,8 +48,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_publishes_stall_while_the_broker_answers_and_none_of_them_is(clock: Clock) -> None:
-    outbox: Any = SimpleNamespace(answered=0, in_flight=1, thread_alive=True, throttled=False)
-    progress = Progress(outbox, 30.0)
+    outbox = outbox_with("t")
+    progress = Progress(outbox, 30.0, lambda topics, timeout: {}, print)
     progress.check()
     clock.now += 29
     progress.check()
@@ -70,6 +70,36 @@ def test_publishes_stall_while_the_broker_answers_and_none_of_them_is(clock: Clo
         progress.check()
 
 
+def outbox_with(*topics: str) -> Any:
+    """One in which a publish to each waits."""
+    return SimpleNamespace(
+        answered=0, in_flight=len(topics), topics_in_flight=topics, thread_alive=True, throttled=False
+    )
+
+
+def test_publishes_that_no_replica_can_store_are_no_stall_and_are_told_once(clock: Clock) -> None:
+    causes = {"a": "topic a has no leader"}
+    told: list[str] = []
+    outbox = outbox_with("a")
+    progress = Progress(outbox, 30.0, lambda topics, timeout: causes, lambda error: told.append(str(error)))
+    for _ in range(3):
+        clock.now += 30
+        progress.check()
+    assert told == ["publishes wait: topic a has no leader"]
+    outbox.topics_in_flight = ("a", "b")
+    clock.now += 30
+    progress.check()  # b has its time, too
+    clock.now += 30
+    with pytest.raises(NotConnectedError, match="none was answered for 30 s"):
+        progress.check()
+    outbox.answered += 1
+    progress.check()
+    outbox.topics_in_flight = ("a",)
+    clock.now += 30
+    progress.check()
+    assert len(told) == 2, "it is news again"
+
+
 # -- what a consumer notes of itself -------------------------------------------------------------
 
 
@@ -84,7 +114,11 @@ class Fetching:
             ("t", 1): SimpleNamespace(begun=False, busy=False, advance=bool),
         }
         reader: Any = SimpleNamespace(
-            lock=threading.Lock(), states=self.states, reserve=lambda where: None, fetches=True
+            lock=threading.Lock(),
+            states=self.states,
+            reserve=lambda where: None,
+            fetches=True,
+            note_end=lambda where, end, low: None,
         )
         self.readers = dict.fromkeys(self.states, reader)
         self.standstill = Standstill(self.readers, lambda *news: None)

@@ -138,7 +138,7 @@ class Inbox:
     def hold(self) -> bool:
         return False
 
-    def hindered(self, error: Exception) -> None:
+    def hindered(self, error: Exception, is_news: bool = True) -> None:
         self.hindrances.append(error)
 
     def take(self, attachment: Attachment, batch: Sequence[Delivery], lease: Lease) -> bool:

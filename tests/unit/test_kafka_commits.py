@@ -43,7 +43,7 @@ class Group:
     def done(self, offset: int) -> None:
         """Both are done up to there, which is committed and answered."""
         for where, reader in self.readers.items():
-            reader.states[where].offsets.position = offset
+            reader.states[where].offsets.forget_below(offset)
             self.commits.note(reader, [reader.states[where]])
         self.again()
 
@@ -100,7 +100,7 @@ def test_what_is_stored_after_the_partition_went_is_known_to_be() -> None:
     group = Group()
     group.forbidden = set()
     state = group.readers[GOOD].states[GOOD]
-    state.offsets.position = 3
+    state.offsets.forget_below(3)
     group.commits.send(group, {state: group.readers[GOOD]})
     del group.readers[GOOD]
     group.commits.answered(None, group.requests[0])

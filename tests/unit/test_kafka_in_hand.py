@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, Message, TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from eventbus.backends.kafka.consuming.assignment import Assignment
 from eventbus.backends.kafka.consuming.batches import KafkaBatch
 from eventbus.backends.kafka.consuming.deliveries import KafkaDelivery
 from eventbus.backends.kafka.consuming.in_hand import KafkaInHand, batch_lease
@@ -234,6 +237,48 @@ def test_many_at_once_are_finished_as_one_by_one(runs: list[tuple[int, int]], ma
     assert (together.committed, together.unfinished) == (at, 0)
 
 
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["hand out", "finish", "forget"]), st.integers(0, 4), st.integers(1, 4)), max_size=30
+)
+
+
+@given(STEPS)
+def test_what_is_out_is_what_was_handed_out_and_neither_done_nor_below(steps: list[tuple[str, int, int]]) -> None:
+    offsets, out = Offsets(0), set[int]()
+    for step, where, length in steps:
+        if step == "hand out":
+            first = offsets.position + where
+            offsets.hand_out(first, first + length)
+            out |= {*range(first, first + length)}
+        elif step == "finish":
+            first = offsets.committed + where
+            offsets.finish(first, first + length)
+            out -= {*range(first, first + length)}
+        else:
+            below = offsets.committed + where
+            offsets.forget_below(below)
+            out = {one for one in out if one >= below}
+        everything = range(offsets.position + 3)
+        assert {one for one in everything if offsets.is_out(one)} == out
+        assert offsets.out_between(0, offsets.position + 3) == sorted(out)
+        assert (offsets.unfinished, offsets.committed) == (len(out), min(out, default=offsets.position))
+
+
+def test_a_gap_behind_each_message_costs_little() -> None:
+    """As where each is a transaction: its end is a marker. Thousands of them are in hand behind one that is stuck."""
+
+    def cost(stride: int) -> float:
+        offsets, handed = Offsets(0), range(0, 4000 * stride, stride)
+        for one in handed:
+            offsets.hand_out(one, one + 1)
+        began = time.process_time()
+        for one in handed[1:1000]:
+            offsets.finish(one, one + 1)
+        return time.process_time() - began
+
+    assert cost(2) < 30 * cost(1)
+
+
 def taking(*offsets: int) -> tuple[KafkaInHand, Intake, dict[tuple[str, int], PartitionState]]:
     """A in_hand whose partition is assigned, and has handed out and finished these."""
     in_hand = KafkaInHand()
@@ -264,6 +309,22 @@ def test_so_is_one_that_was_made_anew_while_it_was_not_ours() -> None:
         states[PLACE].assign(object())
         batch, _ = take(Intake(states, in_hand), [made(0), made(1)])
     assert offsets_of(batch) == [0, 1]
+
+
+def test_what_its_operator_sets_back_is_handled_again() -> None:
+    """While the group had no member: this one was frozen for longer than its session, say."""
+    in_hand, _, states = taking(*range(10))
+    reader: Any = SimpleNamespace(lock=in_hand.lock, in_hand=in_hand, attachment=SimpleNamespace(start="earliest"))
+    states[PLACE].acked = 10
+    for position in (10, 5):
+        assert Assignment._start(reader, PLACE, TopicPartition(*PLACE, position)) == position
+        with in_hand.lock:
+            states[PLACE] = state = in_hand.state_of(PLACE)
+            state.assign(object())
+            state.begin(position)
+    with in_hand.lock:
+        batch, _ = take(Intake(states, in_hand), [made(offset) for offset in range(5, 10)])
+    assert offsets_of(batch) == [5, 6, 7, 8, 9]
 
 
 def test_what_was_done_and_not_committed_comes_again_and_is_only_committed() -> None:

@@ -162,6 +162,12 @@ def test_what_is_refused_after_it_was_attached_is_failed_and_waits_for_another_t
     assert sub.state is SubscriptionState.FAILED
     made.attach(session, made.unattached(session))
     assert not made.refused(waiting[0], ValueError("taken away")), "still no news"
+    made.attach(session, made.unattached(session))
+    made.served(waiting, SubscriptionState.PENDING)
+    assert not made.refused(waiting[0], ValueError("taken away")), "it was on its way, and no further"
+    made.attach(session, made.unattached(session))
+    made.served(waiting)
+    assert made.refused(waiting[0], ValueError("taken away")), "it was given back meanwhile"
 
 
 def test_what_a_session_of_before_says_is_not_heard() -> None:

@@ -32,6 +32,8 @@ JOINED = 20.0
 MANY = rounds(40, 150)
 MOST_THREADS, MOST_DESCRIPTORS = 20, 60
 PROTOCOLS = ("consumer", "classic")
+FAR, FAR_PARTITIONS = 0.1, 50
+"""Seconds of a round trip."""
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +336,28 @@ def test_what_was_deleted_before_it_was_read_is_told(make_bus: Make, operator: O
     assert sub.error is None
 
 
+def test_a_far_group_asks_nothing_about_each_partition_that_begins_late() -> None:
+    """Whether what is deleted there was ours to read is known from where the group began."""
+    with KafkaServer(proxied=True) as server:
+        operator, got = Operator(server.inner_bootstrap), Inbox()
+        topic = operator.create("cut", partitions=FAR_PARTITIONS)
+        stored = [
+            Message(topic, f"{number}", partition=number % FAR_PARTITIONS) for number in range(2 * FAR_PARTITIONS)
+        ]
+        with EventBus(f"kafka://{server.inner_bootstrap}") as near:
+            near.publish_many(stored)
+        for cut in operator.admin.delete_records([TopicPartition(topic, n, 1) for n in range(FAR_PARTITIONS)]).values():
+            cut.result(10.0)
+        server.proxy.delay(FAR / 2)
+        with EventBus(f"{server.url}?connect_timeout=20") as bus:
+            bus.subscribe(topic, got, group="far")
+            wait_until(lambda: got.got, JOINED)
+            began = time.monotonic()
+            got.wait(*(f"{number}" for number in range(FAR_PARTITIONS, 2 * FAR_PARTITIONS)))
+            assert time.monotonic() - began < FAR * FAR_PARTITIONS / 2
+        operator.close()
+
+
 def test_a_topic_that_is_gone_is_shown(make_bus: Make, operator: Operator) -> None:
     topic = operator.create(fresh("gone"))
     bus = make_bus(create_topics=False)
@@ -365,3 +389,24 @@ def test_each_partition_is_shown_without_asking(make_bus: Make, operator: Operat
     for _ in range(100):
         sub.status()
     assert time.monotonic() - began < SOON
+
+
+def test_lag_grows_while_nothing_is_fetched(make_bus: Make, operator: Operator) -> None:
+    """A consumer learns where partitions end from what it fetches; and of one that waits for room nothing was begun."""
+    topic, gate = operator.create(fresh("lag"), partitions=2), threading.Event()
+    bus = make_bus()
+    subs = [bus.subscribe(topic, lambda message: gate.wait(60.0), group=group) for group in ("stuck", BROADCAST)]
+    paused = bus.subscribe(topic, lambda message: None, group="paused")
+    bus.open()
+    wait_until(lambda: all(map(is_active, subs)), JOINED)
+    paused.pause()
+    for stored in (10_000, 15_000, 20_000):
+        operator.store(topic, stored if stored == 10_000 else 5_000)
+        wait_until(
+            lambda stored=stored: [sub.status().lag for sub in (*subs, paused)] == [stored] * 3,  # type: ignore[misc]
+            JOINED,
+            message=lambda: f"{[sub.status() for sub in (*subs, paused)]}",
+        )
+    gate.set()
+    paused.resume()
+    wait_until(lambda: [sub.status().lag for sub in (*subs, paused)] == [0] * 3, JOINED)

@@ -132,6 +132,30 @@ def test_a_topic_that_may_be_seen_and_not_read_costs_no_other(bus: EventBus, ope
     assert reconnects(bus) == 0
 
 
+def test_each_topic_of_a_pattern_that_may_not_be_read_is_told(bus: EventBus, operator: Operator) -> None:
+    for topic in ("m.secret", "m.hidden", "m.open"):
+        operator.create(topic)
+        operator.allow(USER, topic, AclOperation.DESCRIBE)
+        operator.store(topic, 1)
+    operator.allow(USER, "m.open", AclOperation.READ)
+    got: list[str] = []
+    errors: list[str] = []
+    bus.register_error_callback(lambda event: errors.append(str(event.error)))
+    bus.open()
+    sub = bus.subscribe("m.*", lambda message: got.append(message.topic), group="g")
+
+    def told() -> list[str]:
+        return sorted(error.split(":")[0] for error in errors)
+
+    wait_until(lambda: told() == ["topic m.hidden", "topic m.secret"], 20.0, message=lambda: str(errors))
+    for topic in ("m.secret", "m.hidden"):
+        assert sub.error is not None
+        operator.allow(USER, topic, AclOperation.READ)
+        wait_until(lambda topic=topic: topic in got, 20.0)  # type: ignore[misc]
+    wait_until(lambda: sub.error is None, 20.0)
+    assert (sorted(got), told()) == (["m.hidden", "m.open", "m.secret"], ["topic m.hidden", "topic m.secret"])
+
+
 def test_a_right_to_read_that_is_taken_away_costs_no_other_its_commits(
     server: KafkaServer, bus: EventBus, operator: Operator
 ) -> None:
@@ -154,6 +178,30 @@ def test_a_right_to_read_that_is_taken_away_costs_no_other_its_commits(
     bus.publish("a", "z")
     wait_until(lambda: got.count("a") == 2 and subs["a"].error is None, 20.0)
     assert reconnects(bus) == 0
+
+
+@pytest.mark.parametrize("operation", ["READ", "ALL"])
+def test_a_right_to_a_group_that_is_taken_away_is_shown_and_told_once(
+    server: KafkaServer, bus: EventBus, operator: Operator, operation: Any
+) -> None:
+    operator.create("taken")
+    operator.allow(USER, "taken", AclOperation.ALL)
+    got: list[str] = []
+    errors: list[str] = []
+    bus.register_error_callback(lambda event: errors.append(str(event.error)))
+    bus.open()
+    server.access.restore(USER, "g", kind="group", operation=operation)  # it has rules now, which allow it
+    sub = bus.subscribe("taken", lambda message: got.append(message.text()), group="g")
+    operator.store("taken", 1)
+    wait_until(lambda: got == ["0"], 20.0)
+    server.access.deny(USER, "g", kind="group", operation=operation)
+    wait_until(lambda: sub.state is SubscriptionState.FAILED, 10.0)
+    pause(12.0)  # it is tried again
+    assert len([error for error in errors if error.startswith("group g: ")]) == 1, errors
+    operator.store("taken", 2)
+    server.access.restore(USER, "g", kind="group", operation=operation)
+    wait_until(lambda: len(got) == 3 and sub.state is SubscriptionState.ACTIVE, 20.0)
+    assert (reconnects(bus), sub.error) == (0, None)
 
 
 def test_who_may_not_make_topics_is_told_so(bus: EventBus, operator: Operator) -> None:

@@ -46,12 +46,13 @@ class Described:
 class Listing:
     """The topics of a cluster: found, with their partitions; and troubled, those that have no leader now.
 
-    led: which partitions of those that are found have a leader.
+    led: which partitions of those that are found have a leader. in_sync: how many replicas the worst off has.
     """
 
     def __init__(self) -> None:
         self.found: dict[str, list[int]] = {}
         self.led: dict[str, list[bool]] = {}
+        self.in_sync: dict[str, int] = {}
         self.errors: dict[str, KafkaError] = {}
         self.leaderless: set[str] = set()
 
@@ -63,6 +64,7 @@ class Listing:
         elif leaders:
             self.found[name] = sorted(topic.partitions)
             self.led[name] = leaders
+            self.in_sync[name] = min(len(one.isrs) for one in topic.partitions.values())
             if not all(leaders):
                 self.leaderless.add(name)
 
@@ -110,6 +112,18 @@ class Catalogue:
         for name in asked:
             listing.note(name, self._list(deadline.remaining(), name).topics[name])
         return listing
+
+    def takes_nothing(self, names: Iterable[str], timeout: float) -> dict[str, str]:
+        """Of these topics, those that cannot store everything now, and why. NotConnectedError without an answer."""
+        asked, deadline = list(names), Deadline(timeout)
+        listing = self.listing(asked, timeout)
+        configs = self._topics.configs(asked, max(0.1, deadline.remaining()))
+        found = {name: f"topic {name} has partitions without a leader" for name in asked if name in listing.leaderless}
+        for name in asked:
+            needed, there = int(configs.get(name, {}).get("min.insync.replicas", 0)), listing.in_sync.get(name, 0)
+            if name not in found and name in listing.found and there < needed:
+                found[name] = f"topic {name} has {there} replicas in sync, min.insync.replicas is {needed}"
+        return found
 
     def describe(self, names: Iterable[str], timeout: float) -> dict[str, Described | KafkaError]:
         """What these topics are now; nothing where the cluster cannot say it. NotConnectedError without an answer."""

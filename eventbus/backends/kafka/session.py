@@ -82,7 +82,9 @@ class KafkaSession:
             maker, f"{self._name}-reports", context.answers, self._keeper.ensure, self._beyond_help
         )
         self._keeper.serve(self.outbox)
-        self._progress = Progress(self.outbox, config.stall_timeout)
+        self._progress = Progress(
+            self.outbox, config.stall_timeout, self._catalogue.takes_nothing, self._context.on_error
+        )
 
     # -- publishing ------------------------------------------------------------------------------
 

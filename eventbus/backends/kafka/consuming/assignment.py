@@ -50,6 +50,9 @@ class Host(Protocol):
     def is_late(self) -> bool:
         """Whether others have gone on with the group."""
 
+    def expect(self, where: TopicPartition, offset: int) -> None:
+        """The next message of a partition is to come from here."""
+
     def forget(self, where: TopicPartition) -> None:
         """What was read last of a partition says nothing about what comes next."""
 
@@ -232,6 +235,9 @@ class Assignment:
             of_topic, topic = topic_id_in(known.metadata), in_hand.topic_ids.get(where[0])
             state = in_hand.states.get(where)
             if known.offset >= 0 and (None in (of_topic, topic) or of_topic == topic):
+                if state is not None and known.offset < state.acked:
+                    logger.warning("%s [%d] was set back to %d: it is handled again from there", *where, known.offset)
+                    in_hand.new_state(where)
                 in_hand.state_of(where).acked = known.offset
                 return known.offset
             if known.offset >= 0 or (state is not None and state.acked >= 0):
@@ -242,8 +248,11 @@ class Assignment:
 
     def _take(self, readers: Mapping[TopicPartition, Reader], starts: Mapping[TopicPartition, int]) -> None:
         for where, reader in readers.items():
-            reader.begin(where, self._host, starts.get(where))
+            start = starts.get(where)
+            reader.begin(where, self._host, start)
             self.readers[where] = reader
+            if start is not None and start >= 0:
+                self._host.expect(where, start)
         self._news = True
 
     def _revoked(self, consumer: Any, partitions: list[Position]) -> None:
@@ -303,6 +312,8 @@ class Assignment:
             for reader in news:
                 reader.told(JOINING, None)
             self._owner.shared.on_served([reader.attachment for reader in news], state)
+            for reader in news:
+                reader.show_again()
 
     def _is_member(self, reader: Reader) -> bool:
         """Whether the group has us, and this topic's partitions are with others."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from .... import log
 from ....consuming.attachment import Attachment
+from ....consuming.subscriptions import SubscriptionState
 from ....errors import EventBusError, NotConnectedError
 from ....threads import Deadline, join_all, spawn
 from ..clients.errors import ClientErrors
@@ -149,6 +150,13 @@ class ConsumerThread:
         """What has the consumer at work; None between two."""
         return self._member
 
+    @property
+    def resting(self) -> Sequence[tuple[TopicPartition, Reader]]:
+        """Partitions that are not fetched from now, and who reads them."""
+        member = self._member
+        places = [] if member is None else list(member.resting)
+        return [(where, reader) for where in places if member and (reader := member.reader_of(where)) is not None]
+
     def standing(self, seconds: float) -> dict[TopicPartition, int]:
         """Where it has not moved for so many seconds although it could have: see `Standstill`."""
         member = self._member
@@ -275,8 +283,11 @@ class ConsumerThread:
             self.complain(error)
             return
         logger.warning("%s: %s", self.key.name, error)
-        for reader in self._readers:
+        readers = self._readers
+        self.shared.on_served([reader.attachment for reader in readers], SubscriptionState.PENDING)
+        for reader in readers:
             reader.told(JOINING, error)
+            reader.show_again()
 
     def _retire(self, member: Member) -> None:
         """End a consumer; where another one follows, on a thread of its own that is not waited for long."""

@@ -37,7 +37,6 @@ NO_POSITION = "Failed to fetch committed offset"
 """What librdkafka reports when it does not learn where to begin; it lets those partitions lie until they are assigned
 anew (rdkafka_assignment.c)."""
 _LAST_COMMIT = 1.0
-_ASK = 0.5
 OUTLAST = 90.0
 """Seconds after which a consumer whose last commit is not answered is dropped: librdkafka gives up after 45."""
 
@@ -240,23 +239,12 @@ class Member:
         offset, last = messages[0].offset(), messages[-1].offset()
         expected = self._next.get(where)
         self._next[where] = (last or 0) + 1
-        if offset is None or offset == expected:
+        if offset is None or expected is None or offset == expected:
             return
         low = self.standstill.watermarks(self.consumer, where)[0]
-        if expected is None and self._owner.key.group is not None and offset == low > 0:
-            expected = self._committed(where)
-        if expected is not None and expected < low <= offset:
+        if expected < low <= offset:
             lost = f"{where[0]} [{where[1]}]: {expected} to {low - 1} were deleted before they were read"
             reader.attachment.told(NotConnectedError(lost))
-
-    def _committed(self, where: TopicPartition) -> int | None:
-        """Where the group had come to; None if it is new, or cannot be asked now."""
-        try:
-            (known,) = self.consumer.committed([Position(*where)], _ASK)
-        except KafkaException as error:
-            logger.debug("%s: asking where the group stands: %s", self._owner.key.name, text_of(error))
-            return None
-        return known.offset if known.offset >= 0 else None
 
     def read_again(self, reader: Reader, where: TopicPartition, offset: int) -> None:
         """Have a partition fetched from an offset, and nothing else disturbed."""
@@ -269,6 +257,10 @@ class Member:
             self.consumer.resume([Position(*where)])
         except KafkaException as error:
             raise BeyondHelp(f"going back in {where[0]} [{where[1]}]: {text_of(error)}") from error
+
+    def expect(self, where: TopicPartition, offset: int) -> None:
+        """The next message of a partition is to come from here; what is not there any more was deleted unread."""
+        self._next[where] = offset
 
     def forget(self, where: TopicPartition) -> None:
         """What was read last of a partition says nothing about what comes next."""
@@ -360,10 +352,11 @@ class Member:
             raise ProtocolRefused(text_of(error))
         if is_fatal(error):
             self._stage = _Stage.FAILED
-            raise BeyondHelp(f"the consumer of {owner.key.name} failed for good: {text_of(error)}")
+            if not _refuses_group(error):
+                raise BeyondHelp(f"the consumer of {owner.key.name} failed for good: {text_of(error)}")
         if NO_POSITION in error.str():
             raise BeyondHelp(f"{owner.key.name}: {text_of(error)}")
-        if code in _GROUP_REFUSED:
+        if _refuses_group(error):
             for reader in owner.readers:
                 owner.dismiss(reader, NotConnectedError(f"group {owner.key.group}: {text_of(error)}"), lasting=True)
         elif code in _TOPIC_REFUSED:
@@ -381,3 +374,10 @@ class Member:
                 reader.told(f"reading {topic}", refused)
         if topic is None:
             self._owner.complain(NotConnectedError(f"{self._owner.key.name}: {text_of(error)}"))
+
+
+def _refuses_group(error: KafkaError) -> bool:
+    """Whether the account may not be in the group: a member whose right is taken away is told so by a fatal error."""
+    if is_fatal(error):
+        return any(KafkaError(code).str() in error.str() for code in _GROUP_REFUSED)
+    return error.code() in _GROUP_REFUSED

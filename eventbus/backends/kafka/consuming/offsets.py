@@ -1,89 +1,120 @@
-"""Which offsets of a log are handed out and which are done: in runs, as most come and end in order."""
+"""Which offsets of a log are handed out and which are done: noted by what is missing between them, which is little."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+
+_end = itemgetter(1)
 
 
 class Offsets:
     """Handed out in ascending order (gaps are fine), finished in any. Not locked.
 
-    position: the next offset to hand out.
+    position: the next offset to hand out. committed: the lowest offset that is not done: where the next owner begins.
     """
 
-    __slots__ = ("_finished", "_out", "position")
+    __slots__ = ("_finished", "_gaps", "_missing", "committed", "position")
 
     def __init__(self, position: int) -> None:
-        self.position = position
-        self._out: deque[list[int]] = deque()
-        """Runs [first, end) that were handed out; of the first one, what is done is cut off."""
+        self.position = self.committed = position
+        self._gaps: deque[tuple[int, int]] = deque()
+        """Offsets [first, end) behind `committed` that were not handed out: a log of transactions has one for each."""
+        self._missing = 0
+        """How many these are."""
         self._finished: set[int] = set()
         """Done, behind something that is not."""
 
     @property
-    def committed(self) -> int:
-        """The lowest offset that is not done: where the next owner begins."""
-        return self._out[0][0] if self._out else self.position
+    def ahead(self) -> int:
+        """How many are handed out from the lowest that is not done on, those that are done included."""
+        return self.position - self.committed - self._missing
 
     @property
     def unfinished(self) -> int:
-        """How many are handed out and not done."""
-        return sum(end - first for first, end in list(self._out)) - len(self._finished)
+        """How many are handed out and not done; about, where another thread is at work on them."""
+        return max(0, self.position - self.committed - self._missing - len(self._finished))
 
     def hand_out(self, first: int, end: int) -> None:
         """Note a run without gaps, from the position or behind it."""
-        out = self._out
-        if out and out[-1][1] == first:
-            out[-1][1] = end
-        elif end > first:
-            out.append([first, end])
+        if self.committed == self.position:
+            self.committed = first
+        elif first > self.position:
+            self._gaps.append((self.position, first))
+            self._missing += first - self.position
         self.position = end
 
     def finish(self, first: int, end: int) -> None:
         """Note a run as done; what was not handed out is ignored."""
-        out = self._out
-        if out and out[0][0] == first and end <= out[0][1] and not self._finished:  # in order, as mostly
-            out[0][0] = end
-            if end == out[0][1]:
-                out.popleft()
-            return
-        for begin, stop in out:
-            self._finished.update(range(max(first, begin), min(end, stop)))
+        if (
+            first == self.committed
+            and not self._finished
+            and end <= (self._gaps[0][0] if self._gaps else self.position)
+        ):
+            self.committed = end  # in order, as mostly
+        else:
+            for begin, stop in self._runs(first, end):
+                self._finished.update(range(begin, stop))
         self._cut()
 
     def finish_each(self, offsets: Sequence[int]) -> None:
         """Note these as done, in whatever order; what was not handed out is ignored."""
-        for begin, stop in self._out:
-            self._finished.update([offset for offset in offsets if begin <= offset < stop])
+        begin, end = self.committed, self.position
+        ours = [offset for offset in offsets if begin <= offset < end]
+        self._finished.update([offset for offset in ours if self._is_run(offset)] if self._gaps else ours)
         self._cut()
 
     def is_out(self, offset: int) -> bool:
         """Whether an offset is handed out and not done."""
-        return offset not in self._finished and any(first <= offset < end for first, end in self._out)
+        return self.committed <= offset < self.position and offset not in self._finished and self._is_run(offset)
 
     def out_between(self, first: int, end: int) -> list[int]:
         """The offsets in a range that are handed out and not done."""
-        if end <= first:
-            return []
-        spans = [(max(first, begin), min(end, stop)) for begin, stop in self._out]
-        return [offset for begin, stop in spans for offset in range(begin, stop) if offset not in self._finished]
+        finished = self._finished
+        return [
+            offset for begin, stop in self._runs(first, end) for offset in range(begin, stop) if offset not in finished
+        ]
 
     def forget_below(self, offset: int) -> None:
         """All below is done by now, whoever did it."""
-        out = self._out
-        while out and out[0][1] <= offset:
-            out.popleft()
-        if out and out[0][0] < offset:
-            out[0][0] = offset
+        if offset <= self.committed:
+            return
+        self.committed, self.position = offset, max(self.position, offset)
         self._finished = {one for one in self._finished if one >= offset}
-        self.position = max(self.position, offset)
+        while self._gaps and self._gaps[0][0] < offset:
+            first, end = self._gaps.popleft()
+            self._missing -= end - first
+            if end > offset:
+                self.committed = end
         self._cut()
 
+    def _runs(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """What of a range was handed out, from `committed` on."""
+        gaps = self._gaps
+        first, end = max(first, self.committed), min(end, self.position)
+        at = bisect_right(gaps, first, key=_end)
+        while first < end:
+            stop, following = gaps[at] if at < len(gaps) else (end, end)
+            if first < stop:
+                yield first, min(stop, end)
+            first, at = following, at + 1
+
+    def _is_run(self, offset: int) -> bool:
+        """Whether an offset between `committed` and the position was handed out."""
+        at = bisect_right(self._gaps, offset, key=_end)
+        return at == len(self._gaps) or offset < self._gaps[at][0]
+
     def _cut(self) -> None:
-        out, finished = self._out, self._finished
-        while out and out[0][0] in finished:
-            finished.discard(out[0][0])
-            out[0][0] += 1
-            if out[0][0] == out[0][1]:
-                out.popleft()
+        gaps, finished = self._gaps, self._finished
+        while True:
+            if self.committed in finished:
+                finished.discard(self.committed)
+                self.committed += 1
+            elif gaps and gaps[0][0] == self.committed:
+                first, end = gaps.popleft()
+                self._missing -= end - first
+                self.committed = end
+            else:
+                return

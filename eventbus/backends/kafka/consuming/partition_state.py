@@ -16,8 +16,8 @@ class PartitionState:
     base: added to an offset to make an identity. owner: the consumer that has the partition now, if one does.
     lease: on what it has of it; ended with the assignment, and where something has to be fetched again.
     offsets: None before the first delivery. acked: what the broker has confirmed as committed. requested: the
-    last commit of the present owner. known: offsets below it were handed out before, see `admit`. end: where the
-    partition ended when that was last heard of, -1 before.
+    last commit of the present owner. known: offsets below it were handed out before, see `admit`. low, end: where the
+    partition began and ended when that was last heard of, -1 before.
     topic_id: tells its topic from another one of that name; None where it is not known.
     """
 
@@ -29,6 +29,7 @@ class PartitionState:
             "end",
             "known",
             "lease",
+            "low",
             "offsets",
             "owner",
             "requested",
@@ -45,7 +46,7 @@ class PartitionState:
         self.base = base
         self.offsets: Offsets | None = None
         self.owner: object = None
-        self.acked = self.requested = self.known = self.end = -1
+        self.acked = self.requested = self.known = self.low = self.end = -1
         self.lease = Lease()
         self.copies = 0
         """Deliveries with the lanes: one that came again counts twice until its first copy is dropped."""
@@ -134,14 +135,17 @@ class PartitionState:
             return False
         if offset <= self.offsets.position:
             return False
-        self.offsets.position = self._fetched = offset
+        self.offsets.forget_below(offset)
+        self._fetched = offset
         return True
 
     @property
     def lag(self) -> int | None:
         """What is in hand and what was not handed out yet; None where the end, or the beginning, is not known yet."""
-        if self.offsets is None or not self._begun or self.end < 0:
+        if self.end < 0:
             return None
+        if self.offsets is None or not self._begun:  # its first message waits for room
+            return None if self.low < 0 else max(0, self.end - max(self.low, self.acked))
         return max(0, self.end - self.offsets.position) + self.offsets.unfinished
 
     @property
@@ -167,8 +171,8 @@ class PartitionState:
 
     @property
     def ahead(self) -> int:
-        """How many offsets lie between the oldest that is not done and the next one to hand out."""
-        return 0 if self.offsets is None else self.offsets.position - self.offsets.committed
+        """How many were handed out from the oldest that is not done on."""
+        return 0 if self.offsets is None else self.offsets.ahead
 
     @property
     def busy(self) -> bool:

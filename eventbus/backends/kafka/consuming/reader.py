@@ -82,17 +82,23 @@ class Reader:
             self.in_hand.ending |= request is Request.ACKNOWLEDGE or request is Request.LEAVE
 
     def told(self, kind: str, error: Exception | None) -> None:
-        """Something of a kind hinders it, which is shown and told once; None: that is over."""
+        """Something of a kind hinders it, which is told once, and shown; None: that is over. Of several the latest."""
         with self._troubles_lock:
-            before = dict(self._troubles)
-            if error is None:
-                self._troubles.pop(kind, None)
-            elif str(before.get(kind)) != str(error):
-                self._troubles[kind] = error
-            shown = next(iter(self._troubles.values()), None)
-            if before == self._troubles:
+            before = self._troubles.get(kind)
+            if before is error or (before is not None and str(before) == str(error)):
                 return
-        self.attachment.hindered(shown)
+            self._troubles.pop(kind, None)
+            if error is not None:
+                self._troubles[kind] = error
+            latest = next(reversed(self._troubles.values()), None)
+        self.attachment.hindered(error or latest, is_news=error is not None)
+
+    def show_again(self) -> None:
+        """Show what hinders it, which was told: its new state has taken that away."""
+        with self._troubles_lock:
+            latest = next(reversed(self._troubles.values()), None)
+        if latest is not None:
+            self.attachment.hindered(latest, is_news=False)
 
     @property
     def is_troubled(self) -> bool:
@@ -142,6 +148,13 @@ class Reader:
         """Whether something is with the lanes."""
         with self.lock:
             return any(state.busy for state in self.states.values())
+
+    def note_end(self, where: TopicPartition, end: int, low: int = -1) -> None:
+        """A partition ended there a moment ago: it only grows, and who asked first may be answered last."""
+        with self.lock:
+            state = self.states.get(where)
+            if state is not None:
+                state.end, state.low = max(state.end, end), max(state.low, low)
 
     @property
     def lag(self) -> int | None:

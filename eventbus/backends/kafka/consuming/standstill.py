@@ -59,7 +59,8 @@ class Standstill:
             for where, stand in stands.items()
         }
         for where, reader in list(self._readers.items()):
-            self._note_end(consumer, where, reader)
+            low, end = self.watermarks(consumer, where)
+            reader.note_end(where, end, low)
 
     def for_longer_than(self, seconds: float) -> dict[TopicPartition, int]:
         """Partitions in which it has stood still for so long, and where. Thread-safe."""
@@ -94,13 +95,6 @@ class Standstill:
             news = state.advance(stands.get(where, -1))
         if news:
             self._advanced(reader, state)
-
-    def _note_end(self, consumer: Any, where: TopicPartition, reader: Reader) -> None:
-        end = self.watermarks(consumer, where)[1]
-        with reader.lock:
-            state = reader.states.get(where)
-            if state is not None and end >= 0:
-                state.end = end
 
     @staticmethod
     def watermarks(consumer: Any, where: TopicPartition) -> tuple[int, int]:

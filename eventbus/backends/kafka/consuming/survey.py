@@ -11,13 +11,13 @@ from .... import log
 from ....errors import NotConnectedError
 from ..catalogue import Catalogue, Described
 from ..clients.errors import text_of
-from ..names import is_pattern
+from ..names import TopicPartition, is_pattern
 from ..topics import Topics
 from .consumer_thread import ConsumerThread
 from .member import Member
 from .preparing import MOST, bind
 from .reader import Reader
-from .stalls import Stalls
+from .stalls import NEVER, Stalls
 
 logger = log.get(__name__)
 
@@ -34,12 +34,14 @@ class Survey:
     ) -> None:
         self._catalogue = catalogue
         self._threads = threads
-        self._stalls = Stalls(catalogue.ends, stall_timeout)
+        self._stalls = Stalls(self._ends, stall_timeout)
+        self._leaderless: set[TopicPartition] = set()
         self._turn = 0
 
     def look(self) -> None:
         """See to all of it; what the cluster does not answer now waits for the next time."""
-        for work in (self._follow_patterns, self._look_at_topics, self._resolve, self._look_for_stalls):
+        looks = self._follow_patterns, self._look_at_topics, self._resolve, self._look_for_stalls, self._look_for_ends
+        for work in looks:
             try:
                 work()
             except NotConnectedError as error:  # the probe tells of it; this waits for better times
@@ -70,6 +72,9 @@ class Survey:
             for topic in topics:
                 users.setdefault(topic, []).append((thread, reader))
         for topic, answer in self._catalogue.describe(self._in_turn(sorted(users)), ANSWER).items():
+            self._leaderless = {where for where in self._leaderless if where[0] != topic}
+            if isinstance(answer, Described):
+                self._leaderless |= {(topic, number) for number in answer.leaderless}
             for thread, reader in users[topic]:
                 if isinstance(answer, KafkaError):
                     self._note_error(thread, reader, topic, answer)
@@ -110,6 +115,21 @@ class Survey:
 
     def _look_for_stalls(self) -> None:
         self._stalls.look(self._threads())
+
+    def _look_for_ends(self) -> None:
+        """Ask where partitions end that rest: a consumer learns that only where it fetches."""
+        resting: dict[TopicPartition, list[Reader]] = {}
+        for thread in self._threads():
+            for where, reader in thread.resting:
+                resting.setdefault(where, []).append(reader)
+        for where, end in self._ends(list(resting), ANSWER).items():
+            for reader in resting[where]:
+                reader.note_end(where, end)
+
+    def _ends(self, places: Sequence[TopicPartition], timeout: float) -> dict[TopicPartition, int]:
+        """Where partitions end: those that have no leader, of which that is told, have nothing to fetch."""
+        nothing = {where: NEVER for where in places if where in self._leaderless}
+        return nothing | self._catalogue.ends([where for where in places if where not in nothing], timeout)
 
     def _uses(self) -> list[_Use]:
         return [(thread, reader) for thread in self._threads() for reader in thread.readers if reader.fetches]

@@ -202,6 +202,7 @@ class Line:
         if largest is not None:
             self._window = largest if largest < desk.batch_bytes else None
         self._may_open = not topic.limits.needs_key and (largest is None or largest >= desk.message_bytes)
+        self._leave_partitions_from(topic.partitions)
 
     def forget(self) -> None:
         """Make sure of the topic before anything else is sent."""
@@ -367,6 +368,13 @@ class Line:
             self._refuse(record, back.error, desk)
         self.stale = True
         self.forget()
+
+    def _leave_partitions_from(self, first: int) -> None:
+        """What was to go alone to partitions that are not there any more goes to any: the topic was made anew."""
+        if any(queue >= first for queue in self._alone):
+            gone = [queue for queue in self._alone if queue >= first or queue == _ANYWHERE]
+            records = [record for queue in gone for record in self._alone.pop(queue)]
+            self._alone[_ANYWHERE] = deque(sorted(records, key=number_of))
 
     def _say(self, record: Record, text: str, desk: Desk) -> None:
         number = number_of(record)

@@ -166,6 +166,11 @@ class KafkaPublisher:
         return sum(line.out for line in list(self._lines.values()))
 
     @property
+    def topics_in_flight(self) -> Sequence[str]:
+        """The topics of these."""
+        return [line.name for line in list(self._lines.values()) if line.out]
+
+    @property
     def throttled(self) -> bool:
         """Whether the broker has put off its answers, by a quota."""
         return self._maker.throttled
