@@ -223,6 +223,8 @@ class Assignment:
             logger.info("%s: asking where the group stands: %s", self._owner.key.name, text_of(error))
             return {}
         starts = {where: self._start(readers[where], where, one) for one in known for where in [_place_of(one)]}
+        for reader in readers.values():
+            reader.in_hand.later.tell()
         return {where: start for where, start in starts.items() if start is not None}
 
     @staticmethod
@@ -236,12 +238,14 @@ class Assignment:
             state = in_hand.states.get(where)
             if known.offset >= 0 and (None in (of_topic, topic) or of_topic == topic):
                 if state is not None and known.offset < state.acked:
-                    logger.warning("%s [%d] was set back to %d: it is handled again from there", *where, known.offset)
+                    in_hand.later.warning("%s [%d] was set back to %d: handled again from there", *where, known.offset)
                     in_hand.new_state(where)
                 in_hand.state_of(where).acked = known.offset
                 return known.offset
             if known.offset >= 0 or (state is not None and state.acked >= 0):
-                logger.warning("%s [%d] was made anew, or the group's positions are lost: from its start", *where)
+                in_hand.later.warning(
+                    "%s [%d] was made anew, or the group's positions are lost: from its start", *where
+                )
                 in_hand.new_state(where)
                 return OFFSET_BEGINNING
             return in_hand.begins_at(where, OFFSET_BEGINNING) if reader.attachment.start != "earliest" else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_END
 
+from .... import log
 from ....consuming.attachment import Attachment
 from ....consuming.in_hand import Admitted
 from ....consuming.lease import Lease
@@ -15,6 +16,8 @@ from ....message import Delivery
 from ..names import TopicPartition
 from .batches import KafkaBatch
 from .partition_state import PartitionState
+
+logger = log.get(__name__)
 
 _LOG_SPAN = 1 << 48
 """More offsets than a partition will ever have: identities of two states never meet."""
@@ -30,13 +33,14 @@ class KafkaInHand:
     were there then, and whose partitions could not be said. topic_ids: what tells each topic from another one of its
     name. previous: the thread of the last consumer, which may not have left the group yet. ending: nothing is fetched
     any more, so what the lanes give back is for others. touched: states of which something was finished or given back
-    since that was last looked at.
+    since that was last looked at. later: what is found out under the lock, and logged behind it.
     """
 
     def __init__(self) -> None:
         self.duplicates = 0
         self.touched: set[PartitionState] = set()
         self.lock = threading.RLock()
+        self.later = log.Later(logger)
         self.states: dict[TopicPartition, PartitionState] = {}
         self.begins: dict[TopicPartition, int] | None = None
         self.since = 0.0

@@ -7,14 +7,11 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Message
 
-from ....log import get
 from ..names import TopicPartition
 from .batches import KafkaBatch
 from .deliveries import KafkaDelivery
 from .in_hand import KafkaInHand
 from .partition_state import PartitionState
-
-logger = get(__name__)
 
 _new = KafkaDelivery.__new__
 _error, _offset, _topic, _partition = Message.error, Message.offset, Message.topic, Message.partition
@@ -110,7 +107,8 @@ class Intake:
         state = self._states.get(where)
         if state is None or state.continues_at(offset):
             return state
-        logger.warning("%s [%d] goes on at %d: the topic was made anew, or the group was reset", *where, offset)
+        text = "%s [%d] goes on at %d: the topic was made anew, or the group was reset"
+        self._in_hand.later.warning(text, *where, offset)
         new = self._states[where] = self._in_hand.new_state(where)
         new.assign(state.owner)
         new.begin(offset)

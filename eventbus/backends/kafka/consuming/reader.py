@@ -111,6 +111,7 @@ class Reader:
             self._full = False
             self._pump()
             full = self._full
+        self.in_hand.later.tell()
         if not full:
             self._wake()
 
@@ -118,6 +119,7 @@ class Reader:
         """Hand on what waits, as far as the lanes and the oldest unfinished message let it."""
         with self.lock:
             self._pump()
+        self.in_hand.later.tell()
 
     def reserve(self, where: TopicPartition) -> Reserve | None:
         """What waits of a partition; None if nothing does."""
@@ -233,15 +235,20 @@ class Reader:
     def take(self, where: TopicPartition, messages: Sequence[Message]) -> bool:
         """Hand messages of a partition to the lanes, or have them wait; False: they wait."""
         with self.lock:
-            reserve = self._reserves.get(where)
-            if reserve is None and self._may_hand_over(where):
-                self._hand_over(where, messages)
-                return True
-            if where in self.states and self.request is Request.FETCH:
-                if reserve is None:
-                    reserve = self._reserves[where] = Reserve()
-                reserve.put(messages)
-            return False
+            taken = self._take(where, messages)
+        self.in_hand.later.tell()
+        return taken
+
+    def _take(self, where: TopicPartition, messages: Sequence[Message]) -> bool:
+        reserve = self._reserves.get(where)
+        if reserve is None and self._may_hand_over(where):
+            self._hand_over(where, messages)
+            return True
+        if where in self.states and self.request is Request.FETCH:
+            if reserve is None:
+                reserve = self._reserves[where] = Reserve()
+            reserve.put(messages)
+        return False
 
     def _pump(self) -> None:
         waiting = list(self._reserves)

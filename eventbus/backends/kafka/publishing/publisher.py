@@ -60,9 +60,8 @@ class KafkaPublisher:
         self._send_now = self._producing.send
         self.batch_bytes, self.message_bytes = maker.batch_bytes, maker.message_bytes
         self.compressed = maker.compressed
-        self._answers = answers
-        self._ensure = ensure
-        self._on_fatal = on_fatal
+        self._answers, self._ensure, self._on_fatal = answers, ensure, on_fatal
+        self._later = log.Later(logger)
         self.answered = 0
         """How many records were answered."""
         self.overtaken_count = 0
@@ -258,7 +257,7 @@ class KafkaPublisher:
     def overtaken(self, count: int) -> None:
         """So many were stored behind later ones of their key."""
         self.overtaken_count += count
-        logger.warning("%d messages were stored behind later ones of their key, after a refusal", count)
+        self._later.warning("%d messages were stored behind later ones of their key, after a refusal", count)
 
     # -- giving to the producer ------------------------------------------------------------------
 
@@ -359,6 +358,7 @@ class KafkaPublisher:
 
     def _settle(self) -> None:
         """Tell what the lines have decided."""
+        self._later.tell()
         for record, error in drained(self._verdicts):
             with self._lock:
                 retired = self._over or self._retired
