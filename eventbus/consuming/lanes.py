@@ -69,8 +69,7 @@ class Lanes:
             else BatchLane(self, handler, outcomes, batch, middleware)
             for _ in range(concurrency)
         ]
-        self._routing = Routing(concurrency)
-        self._sharing = Sharing(self._lanes if batch is None else ())  # there it would wait for a whole batch
+        self._routing, self._sharing = Routing(concurrency), Sharing(self._lanes if batch is None else ())
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._count = self._size = self._running = 0

@@ -20,7 +20,10 @@ Shares = Mapping[int, Mapping[Hashable, int]]
 
 
 class Sharing:
-    """Of some lanes; one caller at a time. It takes no lock: whoever gives sees by itself what has begun by then."""
+    """Of some lanes; one caller at a time. It takes no lock: whoever gives sees by itself what has begun by then.
+
+    Not of those whose handlers take batches: what is taken over would wait there until a batch is full.
+    """
 
     def __init__(self, lanes: Sequence[LaneQueue]) -> None:
         self._lanes = lanes
