@@ -6,7 +6,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from queue import SimpleQueue
 
 from ..message import Delivery
@@ -122,26 +122,32 @@ class LaneQueue:
         Nothing of a lane that gets on meanwhile: what comes next there may be of any key.
         """
         with self._lock:
-            taken = None if self._seen == self._state else self._take(lambda one: True)
+            taken = None if self._seen == self._state else self._take(lambda one: not self._may_leave(one))
             if taken is not None:
                 self._seen = self._state
         return taken or []
 
-    def take_keys(self, keys: Container[Hashable]) -> list[Entry]:
-        """All that keeps one of these orders (see `order_of`), just so: a key comes whole or not at all."""
-        with self._lock:
-            return self._take(lambda one: order_of(one) in keys) or []
+    def take_keys(self, to: Mapping[Hashable, int], own: int) -> list[Entry]:
+        """What keeps one of these orders (see `order_of`), just so: a key comes whole or not at all.
 
-    def _take(self, is_wanted: Callable[[Delivery], bool]) -> list[Entry] | None:
+        Of the keys in `held` only what comes back to this lane, behind all else.
+        """
+
+        def stays(one: Delivery) -> bool:
+            place = to.get(order_of(one))
+            return place is None or not (place == own or self._may_leave(one))
+
+        with self._lock:
+            return self._take(stays) or []
+
+    def _may_leave(self, one: Delivery) -> bool:
+        return self._ended or lane_key(one) not in self.held
+
+    def _take(self, stays: Callable[[Delivery], bool]) -> list[Entry] | None:
         """None: it got on meanwhile. Under the lock."""
         begun = self._cut_off()
         if begun is None:
             return None
-        held = set() if self._ended else self.held
-
-        def stays(one: Delivery) -> bool:
-            return lane_key(one) in held or not is_wanted(one)
-
         back, taken = split_all([*begun, *all_of(self._kept)], stays)
         waiting, more = split_all(all_of(self._entries), stays)
         self._entries.extend([*back, *waiting])

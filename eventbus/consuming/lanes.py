@@ -345,7 +345,7 @@ class Lanes:
             if self._finishing:  # a lane that has ended looks at nothing any more
                 return
             taken = [(entry, NOWHERE) for lane in standing.values() for entry in lane.take_back()]
-            taken += [(entry, to) for place, to in shared.items() for entry in self._lanes[place].take_keys(to)]
+            taken += [(entry, to) for place, to in shared.items() for entry in self._lanes[place].take_keys(to, place)]
             for entry, _ in taken:
                 self._routing.left(entry.batch)
             self._routing.stand({place: lane.held for place, lane in standing.items()})

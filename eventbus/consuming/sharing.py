@@ -1,4 +1,4 @@
-"""Which keys a lane that has nothing to do takes over from others."""
+"""Which keys a lane that has nothing to do takes over from others, and which make way for others of their lane."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from heapq import heapreplace
 
+from ..message import Delivery
 from .lane_queue import LaneQueue
 from .routing import order_of
 
@@ -15,8 +16,11 @@ SHARED_AFTER = 0.05
 REST = 20
 """So many times as long as a look takes nobody looks again, however much there is to look through."""
 
+MUCH = 10
+"""So many messages of one key in front, and all others of it, make way for what waits behind them."""
+
 Shares = Mapping[int, Mapping[Hashable, int]]
-"""By lanes, what they give (see `order_of`), and to which lanes."""
+"""By lanes, what they give (see `order_of`), and to which lanes; to themselves what goes behind all else there."""
 
 
 class Sharing:
@@ -30,25 +34,38 @@ class Sharing:
         self._next = 0.0
 
     def look(self, now: float) -> Shares:
-        """What lanes with nothing to do take over from those for which something has waited for a while."""
-        if now < self._next:
+        """What others take over from lanes for which something has waited for a while, and what makes way there.
+
+        Keys take turns there, some 20 ms each: one that waited for all of another one would be begun too late to share.
+        """
+        if now < self._next or len(self._lanes) < 2:
             return {}
         begun = time.thread_time()
-        idle = [(0, place) for place, lane in enumerate(self._lanes) if lane.is_idle]
-        found = self._shares(idle, now - SHARED_AFTER) if idle else {}
+        waiting = {place: lane.waiting(now - SHARED_AFTER) for place, lane in enumerate(self._lanes)}
+        laden = sorted(filter(waiting.get, waiting), key=lambda place: -len(waiting[place]))
+        idle = [(0, place) for place in waiting if laden and self._lanes[place].is_idle]
+        given = {
+            place: (self._shares(place, waiting[place], idle) if idle else {}) or _in_front(waiting[place], place)
+            for place in laden
+        }
         self._next = now + REST * (time.thread_time() - begun)
-        return found
+        return {place: orders for place, orders in given.items() if orders}
 
-    def _shares(self, idle: list[tuple[int, int]], before: float) -> Shares:
+    def _shares(self, place: int, waiting: Sequence[Delivery], idle: list[tuple[int, int]]) -> dict[Hashable, int]:
         """Each key goes where less waits then: the largest first, to the lane with least. idle: a heap."""
-        waiting = {place: lane.waiting(before) for place, lane in enumerate(self._lanes)}
-        given: dict[int, dict[Hashable, int]] = {}
-        for place in sorted(filter(waiting.get, waiting), key=lambda place: -len(waiting[place])):
-            left, staying = len(waiting[place]) + 1, self._lanes[place].staying
-            for order, count in Counter(map(order_of, waiting[place])).most_common():
-                taken, other = idle[0]
-                if order not in staying and taken + count < left:
-                    left -= count
-                    heapreplace(idle, (taken + count, other))
-                    given.setdefault(place, {})[order] = other
+        left, staying = len(waiting) + 1, self._lanes[place].staying
+        given: dict[Hashable, int] = {}
+        for order, count in Counter(map(order_of, waiting)).most_common():
+            taken, other = idle[0]
+            if order not in staying and taken + count < left:
+                left -= count
+                heapreplace(idle, (taken + count, other))
+                given[order] = other
         return given
+
+
+def _in_front(waiting: Sequence[Delivery], place: int) -> dict[Hashable, int]:
+    """The key that makes way: much of it is in front of others."""
+    front = order_of(waiting[0])
+    is_much = len(waiting) > MUCH and all(order_of(one) == front for one in waiting[:MUCH])
+    return {front: place} if is_much and any(order_of(one) != front for one in waiting[MUCH:]) else {}

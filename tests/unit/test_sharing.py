@@ -1,4 +1,4 @@
-"""Idle lanes take keys over from others: whole, in order, and nothing of what a lane has begun or parked."""
+"""Idle lanes take keys over from others, whole and in order; and those of one lane take turns."""
 
 from __future__ import annotations
 
@@ -118,6 +118,36 @@ def test_the_key_that_runs_stays_and_all_that_waits_for_it() -> None:
     assert shares_of(Still(("b", 50), staying=["a"]), Still()) == {0: {"b": 1}}, "it would wait for the one that runs"
 
 
+def test_much_of_one_key_makes_way_for_what_waits_behind_it() -> None:
+    busy = Still(staying=["x"])
+    assert shares_of(Still(("a", 50), ("b", 1), staying=["a"]), busy) == {0: {"a": 0}}
+    assert shares_of(Still(("a", 5), ("b", 50), staying=["a"]), busy) == {}, "it is nearly done"
+    assert shares_of(Still(("a", 50), staying=["a"]), busy) == {}, "there is nothing else"
+    assert shares_of(Still(("a", 50), ("b", 1), staying=["a"])) == {}, "one lane begins everything as it comes"
+
+
+def test_keys_of_one_lane_take_turns(make: Make, gate: threading.Event) -> None:
+    one, other, *_ = of_lane(0, 2)
+    blocking = Blocking(gate, 0)
+    order: list[str | None] = []
+
+    def handler(delivery: Delivery) -> None:
+        blocking(delivery)
+        order.append(delivery.key)
+        threading.Event().wait(0.004)
+
+    rig = make(handler, concurrency=2)
+    rig.put(0, key=of_lane(1, 2)[0])
+    assert blocking.entered.wait(5.0)
+    rig.lanes.put([*batch(*range(1, 61), key=one), *batch(*range(61, 121), key=other)], rig.lease)
+    wait_until(lambda: len(order) == 120)
+    changes = sum(before != after for before, after in itertools.pairwise(order))
+    assert changes >= 5
+    assert blocking.handled != sorted(blocking.handled)
+    for key, numbers in ((one, range(1, 61)), (other, range(61, 121))):
+        assert [number for number in blocking.handled if number in numbers] == list(numbers), key
+
+
 def test_messages_without_a_key_go_one_by_one() -> None:
     laden = Still(staying=["a"])
     laden._waiting = batch(*range(30), key=None)
@@ -146,18 +176,21 @@ def test_a_batch_handler_keeps_what_waits(make: Make, gate: threading.Event) -> 
 def test_a_look_through_much_is_followed_by_a_long_rest(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 0.01, 0.01, 0.01])
     monkeypatch.setattr(sharing_module.time, "thread_time", lambda: next(clock))
-    looks = []
+    looks: list[str] = []
 
-    class Idle:
-        @property
-        def is_idle(self) -> bool:
-            looks.append(1)
-            return False
+    class Noting(Still):
+        def __init__(self, name: str) -> None:
+            super().__init__(staying=["x"])
+            self.name = name
 
-    sharing = sharing_module.Sharing([Idle()])  # type: ignore[list-item]
+        def waiting(self, before: float) -> list[Delivery]:
+            looks.append(self.name)
+            return []
+
+    sharing = sharing_module.Sharing([Noting("one"), Noting("other")])  # type: ignore[list-item]
     for now in (0.0, 0.1, 0.19, 0.21):
         sharing.look(now)
-    assert len(looks) == 2
+    assert looks == ["one", "other"] * 2
 
 
 def test_what_was_handled_before_a_key_went_elsewhere_does_not_bring_it_back_early() -> None:
@@ -219,6 +252,7 @@ def test_lanes_that_share_all_the_time_keep_each_key_in_order(make: Make, monkey
     """With threads: hundreds of times a key changes its lane while others fail and are tried again."""
     monkeypatch.setattr(acknowledgements_module, "LOOK_EVERY", 0.0002)
     monkeypatch.setattr(sharing_module, "REST", 0)
+    monkeypatch.setattr(sharing_module, "MUCH", 2)
     keys, chance, shared = of_lane(1, 5), random.Random(7), Counter[int]()
     look = sharing_module.Sharing.look
 
@@ -414,6 +448,7 @@ ROUNDS = 2000
 def test_no_schedule_turns_a_key_round_or_loses_anything(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys fail, are parked, become dead letters, are paused, come again, and change lanes at any moment."""
     monkeypatch.setattr(sharing_module, "REST", 0)
+    monkeypatch.setattr(sharing_module, "MUCH", 2)
     shared = 0
     for seed in range(part * ROUNDS // 4, (part + 1) * ROUNDS // 4):
         play = Play(seed)
