@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -27,18 +27,21 @@ from eventbus.threads import Pauses
 
 __all__ = ["gate", "make"]
 
+Share = Callable[[], None]
+
 
 @pytest.fixture(autouse=True)
-def _sharing_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits is shared soon, and a handler that runs for long is no reason to move anything."""
-    monkeypatch.setattr(sharing_module, "SHARED_AFTER", 0.0)
+def share(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From now on what waits is shared soon; that a handler runs for long is no reason to move anything."""
+    monkeypatch.setattr(sharing_module, "SHARED_AFTER", 1000.0)
     monkeypatch.setattr(lanes_module, "MOVES_AFTER", 1000.0)
+    return lambda: monkeypatch.setattr(sharing_module, "SHARED_AFTER", 0.0)
 
 
 # -- what goes, and what stays -------------------------------------------------------------------
 
 
-def test_what_waits_behind_another_key_goes_to_idle_lanes(make: Make, gate: threading.Event) -> None:
+def test_what_waits_behind_another_key_goes_to_idle_lanes(make: Make, gate: threading.Event, share: Share) -> None:
     slow, *others = of_lane(0, 3)
     handler = Blocking(gate, 0)
     rig = make(handler, concurrency=3)
@@ -46,6 +49,7 @@ def test_what_waits_behind_another_key_goes_to_idle_lanes(make: Make, gate: thre
     rig.put(4, 5, key=others[1])
     rig.put(6, key=slow)
     assert handler.entered.wait(5.0)
+    share()
     wait_until(lambda: sorted(handler.handled) == [1, 2, 4, 5])
     assert rig.lanes.backlog == 3, "the one that runs, and its key"
     gate.set()
@@ -56,13 +60,15 @@ def test_what_waits_behind_another_key_goes_to_idle_lanes(make: Make, gate: thre
 
 
 def test_a_key_that_was_taken_over_stays_where_it_is_as_long_as_it_has_anything_in_hand(
-    make: Make, gate: threading.Event
+    make: Make, gate: threading.Event, share: Share
 ) -> None:
     slow, other = of_lane(0, 2)[:2]
     handler = Blocking(gate, 0, 2)
     rig = make(handler, concurrency=2)
     rig.put(0, key=slow)
+    assert handler.entered.wait(5.0)
     rig.put(1, 2, key=other)
+    share()
     wait_until(lambda: handler.handled == [1])
     assert rig.lanes._routing.split_around(batch(3, key=other))[0][0] == 1
     gate.set()
@@ -70,7 +76,9 @@ def test_a_key_that_was_taken_over_stays_where_it_is_as_long_as_it_has_anything_
     assert handler.handled[1:] in ([0, 2], [2, 0])
 
 
-def test_a_key_that_waits_for_its_retry_stays_with_all_that_is_behind_it(make: Make, gate: threading.Event) -> None:
+def test_a_key_that_waits_for_its_retry_stays_with_all_that_is_behind_it(
+    make: Make, gate: threading.Event, share: Share
+) -> None:
     bad, slow, good = of_lane(0, 2)[:3]
     failing, blocking = Failing(0), Blocking(gate, 2)
 
@@ -82,6 +90,8 @@ def test_a_key_that_waits_for_its_retry_stays_with_all_that_is_behind_it(make: M
     rig.put(0, key=bad)
     wait_until(lambda: rig.errors)
     rig.lanes.put([*batch(2, key=slow), *batch(1, key=bad), *batch(3, key=good)], rig.lease)
+    assert blocking.entered.wait(5.0)
+    share()
     wait_until(lambda: blocking.handled == [3])
     assert rig.lanes._lanes[0].staying == {bad.encode(), slow.encode()}
     assert [one.token for one in rig.lanes._lanes[0].waiting(time.monotonic())] == [1]
@@ -126,7 +136,7 @@ def test_much_of_one_key_makes_way_for_what_waits_behind_it() -> None:
     assert shares_of(Still(("a", 50), ("b", 1), staying=["a"])) == {}, "one lane begins everything as it comes"
 
 
-def test_keys_of_one_lane_take_turns(make: Make, gate: threading.Event) -> None:
+def test_keys_of_one_lane_take_turns(make: Make, gate: threading.Event, share: Share) -> None:
     one, other, *_ = of_lane(0, 2)
     blocking = Blocking(gate, 0)
     order: list[str | None] = []
@@ -139,6 +149,7 @@ def test_keys_of_one_lane_take_turns(make: Make, gate: threading.Event) -> None:
     rig = make(handler, concurrency=2)
     rig.put(0, key=of_lane(1, 2)[0])
     assert blocking.entered.wait(5.0)
+    share()
     rig.lanes.put([*batch(*range(1, 61), key=one), *batch(*range(61, 121), key=other)], rig.lease)
     wait_until(lambda: len(order) == 120)
     changes = sum(before != after for before, after in itertools.pairwise(order))
@@ -156,7 +167,7 @@ def test_messages_without_a_key_go_one_by_one() -> None:
     assert set(found) <= {id(one) for one in laden._waiting}
 
 
-def test_a_batch_handler_keeps_what_waits(make: Make, gate: threading.Event) -> None:
+def test_a_batch_handler_keeps_what_waits(make: Make, gate: threading.Event, share: Share) -> None:
     """Elsewhere it would wait for a whole batch."""
     entered = threading.Event()
 
@@ -169,6 +180,7 @@ def test_a_batch_handler_keeps_what_waits(make: Make, gate: threading.Event) -> 
     rig.put(0, key=slow)
     assert entered.wait(5.0)
     rig.put(1, key=other)
+    share()
     rig.lanes.look(time.monotonic())
     assert rig.lanes._routing.is_plain
 
@@ -212,7 +224,10 @@ def test_what_was_handled_before_a_key_went_elsewhere_does_not_bring_it_back_ear
 # -- the end -------------------------------------------------------------------------------------
 
 
-def test_a_drain_in_the_middle_of_it_finishes_everything(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drain_in_the_middle_of_it_finishes_everything(
+    make: Make, monkeypatch: pytest.MonkeyPatch, share: Share
+) -> None:
+    share()
     monkeypatch.setattr(acknowledgements_module, "LOOK_EVERY", 0.0005)
     keys = of_lane(0, 3)
     for _ in range(30):
@@ -232,7 +247,10 @@ def test_a_drain_in_the_middle_of_it_finishes_everything(make: Make, monkeypatch
         assert (rig.lanes.backlog, rig.lanes.size, rig.dropped_ones) == (0, 0, [])
 
 
-def test_a_stop_in_the_middle_of_it_drops_the_rest_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_in_the_middle_of_it_drops_the_rest_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch, share: Share
+) -> None:
+    share()
     monkeypatch.setattr(acknowledgements_module, "LOOK_EVERY", 0.0005)
     keys = of_lane(0, 3)
     for _ in range(30):
@@ -248,8 +266,11 @@ def test_a_stop_in_the_middle_of_it_drops_the_rest_once(make: Make, monkeypatch:
 # -- random schedules ----------------------------------------------------------------------------
 
 
-def test_lanes_that_share_all_the_time_keep_each_key_in_order(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lanes_that_share_all_the_time_keep_each_key_in_order(
+    make: Make, monkeypatch: pytest.MonkeyPatch, share: Share
+) -> None:
     """With threads: hundreds of times a key changes its lane while others fail and are tried again."""
+    share()
     monkeypatch.setattr(acknowledgements_module, "LOOK_EVERY", 0.0002)
     monkeypatch.setattr(sharing_module, "REST", 0)
     monkeypatch.setattr(sharing_module, "MUCH", 2)
@@ -445,8 +466,11 @@ ROUNDS = 2000
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_no_schedule_turns_a_key_round_or_loses_anything(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_schedule_turns_a_key_round_or_loses_anything(
+    part: int, monkeypatch: pytest.MonkeyPatch, share: Share
+) -> None:
     """Keys fail, are parked, become dead letters, are paused, come again, and change lanes at any moment."""
+    share()
     monkeypatch.setattr(sharing_module, "REST", 0)
     monkeypatch.setattr(sharing_module, "MUCH", 2)
     shared = 0
