@@ -6,7 +6,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable
 from queue import SimpleQueue
 
 from ..message import Delivery
@@ -127,18 +127,21 @@ class LaneQueue:
                 self._seen = self._state
         return taken or []
 
-    def take_keys(self, to: Mapping[Hashable, int], own: int) -> list[Entry]:
-        """What keeps one of these orders (see `order_of`), just so: a key comes whole or not at all.
-
-        Of the keys in `held` only what comes back to this lane, behind all else.
-        """
-
-        def stays(one: Delivery) -> bool:
-            place = to.get(order_of(one))
-            return place is None or not (place == own or self._may_leave(one))
-
+    def take_keys(self, keys: Container[Hashable]) -> list[Entry]:
+        """What keeps one of these orders (see `order_of`), just so: a key comes whole or not at all."""
         with self._lock:
-            return self._take(stays) or []
+            return self._take(lambda one: order_of(one) not in keys or not self._may_leave(one)) or []
+
+    def make_way(self, key: Hashable) -> None:
+        """What keeps this order goes behind all else that waits. Under the owner's lock."""
+        with self._lock:
+            begun = self._cut_off()
+            if begun is not None:
+                known, waiting = len(self._entries), [*begun, *all_of(self._kept), *all_of(self._entries)]
+                ahead, behind = split_all(waiting, lambda one: order_of(one) != key)
+                self._entries.extend([*ahead, *behind])
+                for _ in range(len(self._entries) - known):
+                    self._inbox.put(Notice.ENTRY)
 
     def _may_leave(self, one: Delivery) -> bool:
         return self._ended or lane_key(one) not in self.held

@@ -20,7 +20,7 @@ from .lane import Lane
 from .lease import Lease
 from .outcomes import Outcomes
 from .routing import NOWHERE, Routing
-from .sharing import Shares, Sharing
+from .sharing import Shares, Sharing, Ways
 
 logger = log.get(__name__)
 
@@ -335,22 +335,24 @@ class Lanes:
                 self._give_back(lane)
         elif min(stood) < MOVES_AFTER:
             standing = {place: self._lanes[place] for place, time in enumerate(stood) if time >= MOVES_AFTER}
-            self._move(standing, {} if self.halts else self._sharing.look(now))
+            self._move(standing, *(({}, {}) if self.halts else self._sharing.look(now)))
 
-    def _move(self, standing: Mapping[int, Lane], shared: Shares) -> None:
+    def _move(self, standing: Mapping[int, Lane], shared: Shares, ways: Ways) -> None:
         """Have other lanes take what waits for lanes that stand still, and what lanes share with idle ones."""
-        if not (standing or shared) and self._routing.is_plain:
+        if not (standing or shared or ways) and self._routing.is_plain:
             return
         with self._lock:
             if self._finishing:  # a lane that has ended looks at nothing any more
                 return
             taken = [(entry, NOWHERE) for lane in standing.values() for entry in lane.take_back()]
-            taken += [(entry, to) for place, to in shared.items() for entry in self._lanes[place].take_keys(to, place)]
+            taken += [(entry, to) for place, to in shared.items() for entry in self._lanes[place].take_keys(to)]
             for entry, _ in taken:
                 self._routing.left(entry.batch)
             self._routing.stand({place: lane.held for place, lane in standing.items()})
             for entry, to in taken:
                 self._put_around(entry, to)
+            for place, key in ways.items():
+                self._lanes[place].make_way(key)
 
     def _put_around(self, entry: Entry, to: Mapping[Hashable, int]) -> None:
         """Queue what was taken out of a lane, with all its bytes. Under the lock."""

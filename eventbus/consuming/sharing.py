@@ -20,7 +20,9 @@ MUCH = 10
 """So many messages of one key in front, and all others of it, make way for what waits behind them."""
 
 Shares = Mapping[int, Mapping[Hashable, int]]
-"""By lanes, what they give (see `order_of`), and to which lanes; to themselves what goes behind all else there."""
+"""By lanes, what they give (see `order_of`), and to which lanes."""
+Ways = Mapping[int, Hashable]
+"""By lanes, what makes way for all else there."""
 
 
 class Sharing:
@@ -33,23 +35,24 @@ class Sharing:
         self._lanes = lanes
         self._next = 0.0
 
-    def look(self, now: float) -> Shares:
+    def look(self, now: float) -> tuple[Shares, Ways]:
         """What others take over from lanes for which something has waited for a while, and what makes way there.
 
         Keys take turns there, some 20 ms each: one that waited for all of another one would be begun too late to share.
         """
         if now < self._next or len(self._lanes) < 2:
-            return {}
+            return {}, {}
         begun = time.thread_time()
         waiting = {place: lane.waiting(now - SHARED_AFTER) for place, lane in enumerate(self._lanes)}
         laden = sorted(filter(waiting.get, waiting), key=lambda place: -len(waiting[place]))
         idle = [(0, place) for place in waiting if laden and self._lanes[place].is_idle]
-        given = {
-            place: (self._shares(place, waiting[place], idle) if idle else {}) or _in_front(waiting[place], place)
-            for place in laden
-        }
+        given = {place: self._shares(place, waiting[place], idle) for place in (laden if idle else ())}
+        ways = {place: waiting[place][0] for place in laden if not given.get(place) and _is_much(waiting[place])}
         self._next = now + REST * (time.thread_time() - begun)
-        return {place: orders for place, orders in given.items() if orders}
+        return (
+            {place: orders for place, orders in given.items() if orders},
+            {place: order_of(first) for place, first in ways.items()},
+        )
 
     def _shares(self, place: int, waiting: Sequence[Delivery], idle: list[tuple[int, int]]) -> dict[Hashable, int]:
         """Each key goes where less waits then: the largest first, to the lane with least. idle: a heap."""
@@ -64,8 +67,8 @@ class Sharing:
         return given
 
 
-def _in_front(waiting: Sequence[Delivery], place: int) -> dict[Hashable, int]:
-    """The key that makes way: much of it is in front of others."""
+def _is_much(waiting: Sequence[Delivery]) -> bool:
+    """Whether there is much of one key in front of others."""
     front = order_of(waiting[0])
     is_much = len(waiting) > MUCH and all(order_of(one) == front for one in waiting[:MUCH])
-    return {front: place} if is_much and any(order_of(one) != front for one in waiting[MUCH:]) else {}
+    return is_much and any(order_of(one) != front for one in waiting[MUCH:])

@@ -72,7 +72,7 @@ class Shared:
 
     def take_over(self) -> None:
         """As the thread that looks."""
-        self.lanes._move({}, {0: {KEY.encode(): 1}})
+        self.lanes._move({}, {0: {KEY.encode(): 1}}, {})
 
     def take_over_and_work(self) -> None:
         """As that one and then the second lane's."""

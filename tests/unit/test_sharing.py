@@ -111,8 +111,15 @@ class Still:
 
 
 def shares_of(*lanes: Still) -> dict[int, dict[str, int]]:
-    found = sharing_module.Sharing(lanes).look(1.0)  # type: ignore[arg-type]
+    found, ways = sharing_module.Sharing(lanes).look(1.0)  # type: ignore[arg-type]
+    assert not set(found) & set(ways)
     return {place: {key.decode(): to for key, to in given.items()} for place, given in found.items()}  # type: ignore[attr-defined]
+
+
+def ways_of(*lanes: Still) -> dict[int, str]:
+    found, ways = sharing_module.Sharing(lanes).look(1.0)  # type: ignore[arg-type]
+    assert found == {}
+    return {place: key.decode() for place, key in ways.items()}  # type: ignore[attr-defined]
 
 
 def test_the_largest_of_what_waits_goes_to_whoever_has_least() -> None:
@@ -130,10 +137,10 @@ def test_the_key_that_runs_stays_and_all_that_waits_for_it() -> None:
 
 def test_much_of_one_key_makes_way_for_what_waits_behind_it() -> None:
     busy = Still(staying=["x"])
-    assert shares_of(Still(("a", 50), ("b", 1), staying=["a"]), busy) == {0: {"a": 0}}
-    assert shares_of(Still(("a", 5), ("b", 50), staying=["a"]), busy) == {}, "it is nearly done"
-    assert shares_of(Still(("a", 50), staying=["a"]), busy) == {}, "there is nothing else"
-    assert shares_of(Still(("a", 50), ("b", 1), staying=["a"])) == {}, "one lane begins everything as it comes"
+    assert ways_of(Still(("a", 50), ("b", 1), staying=["a"]), busy) == {0: "a"}
+    assert ways_of(Still(("a", 5), ("b", 50), staying=["a"]), busy) == {}, "it is nearly done"
+    assert ways_of(Still(("a", 50), staying=["a"]), busy) == {}, "there is nothing else"
+    assert ways_of(Still(("a", 50), ("b", 1), staying=["a"])) == {}, "one lane begins everything as it comes"
 
 
 def test_keys_of_one_lane_take_turns(make: Make, gate: threading.Event, share: Share) -> None:
@@ -152,6 +159,7 @@ def test_keys_of_one_lane_take_turns(make: Make, gate: threading.Event, share: S
     share()
     rig.lanes.put([*batch(*range(1, 61), key=one), *batch(*range(61, 121), key=other)], rig.lease)
     wait_until(lambda: len(order) == 120)
+    assert rig.lanes._lanes[0]._inbox.qsize() < 10, "what made way was told once"
     changes = sum(before != after for before, after in itertools.pairwise(order))
     assert changes >= 5
     assert blocking.handled != sorted(blocking.handled)
@@ -162,7 +170,7 @@ def test_keys_of_one_lane_take_turns(make: Make, gate: threading.Event, share: S
 def test_messages_without_a_key_go_one_by_one() -> None:
     laden = Still(staying=["a"])
     laden._waiting = batch(*range(30), key=None)
-    found = sharing_module.Sharing([laden, Still(), Still()]).look(1.0)[0]  # type: ignore[list-item]
+    found = sharing_module.Sharing([laden, Still(), Still()]).look(1.0)[0][0]  # type: ignore[list-item]
     assert Counter(found.values()) == {1: 10, 2: 10}
     assert set(found) <= {id(one) for one in laden._waiting}
 
@@ -277,9 +285,9 @@ def test_lanes_that_share_all_the_time_keep_each_key_in_order(
     keys, chance, shared = of_lane(1, 5), random.Random(7), Counter[int]()
     look = sharing_module.Sharing.look
 
-    def counted(self: sharing_module.Sharing, now: float) -> sharing_module.Shares:
+    def counted(self: sharing_module.Sharing, now: float) -> tuple[sharing_module.Shares, sharing_module.Ways]:
         found = look(self, now)
-        shared[0] += sum(map(len, found.values()))
+        shared[0] += sum(map(len, found[0].values()))
         return found
 
     monkeypatch.setattr(sharing_module.Sharing, "look", counted)
@@ -392,10 +400,10 @@ class Play(Rig):
             self.lanes.look(time.monotonic() + 1.0 + self.ahead)
             self.looks = False
 
-    def _found(self, now: float) -> sharing_module.Shares:
+    def _found(self, now: float) -> tuple[sharing_module.Shares, sharing_module.Ways]:
         """Lanes get on before they give what was found."""
         found = self.sharing.look(now)
-        self.shared += len(found)
+        self.shared += len(found[0]) + len(found[1])
         self._more()
         return found
 
