@@ -59,9 +59,12 @@ class BatchLane(Lane):
         return min([*known, *self._keys.since()], default=None)
 
     def _cut_off(self) -> list[Entry] | None:
-        """Nothing of what it has gathered leaves it any more; the keys of that stay with it."""
+        """Nothing of what it has gathered leaves it any more; the keys of that stay with it.
+
+        Gathered, running, parked: the lane notes each before it ends the last, and this looks in the same order.
+        """
         at = self._state
-        inside = [*self._running, *self._gathered]
+        inside = [*self._gathered, *self._running]
         held: set[Hashable] = {lane_key(one) for entry in inside for one in entry.batch}
         self.held = (held | set(self._keys.waiting)) - {None}
         return [] if at == self._state else None
@@ -118,17 +121,18 @@ class BatchLane(Lane):
 
     def _run_handler(self) -> None:
         """Let the handler have what was gathered and is still to be handled."""
-        gathered, self._gathered = self._gathered, []
-        self._running = [entry for one in gathered for entry in self._let_in(one)]
+        self._running = self._gathered
+        self._gathered = []
+        self._running = [entry for one in self._running for entry in self._let_in(one)]
         if not self._running:
             return
         failed = self._call(Batch([entry.batch for entry in self._running]))
-        running, self._running = self._running, []
         self._told = None
         first = 0
-        for entry in running:
+        for entry in self._running:
             self._settle_entry(entry, first, failed)
             first += len(entry.batch)
+        self._running = []
         if self._keys:
             self._retry_due()
 

@@ -281,7 +281,7 @@ class Consumption:
     def claims(self, delivery: Delivery) -> bool:
         """Whether a delivery that came again is still to be handled.
 
-        Its first copy ran on the same lane if it has a key: what that has done is known by now.
+        Its first copy runs no more if it has a key, for that is on one lane at a time: what that has done is known.
         """
         self.flush()
         return self.in_hand.claims(delivery)

@@ -6,13 +6,14 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Container, Hashable
 
 from ..message import Delivery
 from ..threads import Mailbox, Pauses
 from .batches import size_of
 from .entries import NOTHING, Entry, Notice, all_of, split_all
 from .parked import ParkedKeys, lane_key
+from .routing import order_of
 
 WAITING = 64
 """Messages that may wait for a lane that stands still, where a broker takes more of them back."""
@@ -95,23 +96,65 @@ class LaneQueue:
         begun = self._cut - self._position - 1
         return begun + sum(len(entry.batch) for entry in list(self._entries)) > WAITING
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do, but for what is parked."""
+        return self._entry is NOTHING and self._trying is None and not (self._entries or self._kept)
+
+    def waiting(self, before: float) -> list[Delivery]:
+        """What no handler was started for, as it was a moment ago; nothing if all of it came later than that."""
+        entry, begun, cut = self._entry, self._position + 1, self._cut
+        rest, queued = entry.batch[begun:cut], [*list(self._kept), *list(self._entries)]
+        if (entry if rest or not queued else queued[0]).since > before:
+            return []
+        return [one for batch in (rest, *(one.batch for one in queued)) for one in batch]
+
+    @property
+    def staying(self) -> set[Hashable]:
+        """Keys that only this lane may handle, as it was a moment ago."""
+        position = self._position
+        return {*map(lane_key, self._entry.batch[position : position + 1]), *list(self._keys.waiting)}
+
     def take_back(self) -> list[Entry]:
         """What no handler was started for, but for the keys in `held`. Under the owner's lock.
 
         Nothing of a lane that gets on meanwhile: what comes next there may be of any key.
         """
         with self._lock:
-            begun = None if self._seen == self._state else self._cut_off()
-            if begun is None:
-                return []
-            begun, queued = [*begun, *all_of(self._kept)], all_of(self._entries)
-            held = set() if self._ended else self.held
-            back, taken = split_all(begun, lambda one: lane_key(one) in held)
-            waiting, more = split_all(queued, lambda one: lane_key(one) in held)
-            self._entries.extend([*back, *waiting])
-            for _ in back:  # of the others the inbox knows
-                self._inbox.put(Notice.ENTRY)
-            self._seen = self._state
+            taken = None if self._seen == self._state else self._take(lambda one: not self._may_leave(one))
+            if taken is not None:
+                self._seen = self._state
+        return taken or []
+
+    def take_keys(self, keys: Container[Hashable]) -> list[Entry]:
+        """What keeps one of these orders (see `order_of`), just so: a key comes whole or not at all."""
+        with self._lock:
+            return self._take(lambda one: order_of(one) not in keys or not self._may_leave(one)) or []
+
+    def make_way(self, key: Hashable) -> None:
+        """What keeps this order goes behind all else that waits. Under the owner's lock."""
+        with self._lock:
+            begun = self._cut_off()
+            if begun is not None:
+                known, waiting = len(self._entries), [*begun, *all_of(self._kept), *all_of(self._entries)]
+                ahead, behind = split_all(waiting, lambda one: order_of(one) != key)
+                self._entries.extend([*ahead, *behind])
+                for _ in range(len(self._entries) - known):
+                    self._inbox.put(Notice.ENTRY)
+
+    def _may_leave(self, one: Delivery) -> bool:
+        return self._ended or lane_key(one) not in self.held
+
+    def _take(self, stays: Callable[[Delivery], bool]) -> list[Entry] | None:
+        """None: it got on meanwhile. Under the lock."""
+        begun = self._cut_off()
+        if begun is None:
+            return None
+        back, taken = split_all([*begun, *all_of(self._kept)], stays)
+        waiting, more = split_all(all_of(self._entries), stays)
+        self._entries.extend([*back, *waiting])
+        for _ in back:  # of the others the inbox knows
+            self._inbox.put(Notice.ENTRY)
         return [*taken, *more]
 
     def take_too_much(self) -> list[Entry]:

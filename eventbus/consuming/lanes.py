@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from .. import log
@@ -19,7 +19,8 @@ from .entries import Entry, Halt
 from .lane import Lane
 from .lease import Lease
 from .outcomes import Outcomes
-from .routing import Routing
+from .routing import NOWHERE, Routing
+from .sharing import Shares, Sharing, Ways
 
 logger = log.get(__name__)
 
@@ -37,10 +38,10 @@ class Lanes:
     """`concurrency` threads, each with a queue of batches; which key goes to which one says `Routing`.
 
     handler(delivery), with `batch` handler(batch), does the work; a message whose handler fails waits for its next try
-    with its key, all others go on. What waits for a lane that stands still goes to the others. high, high_bytes,
-    budget: what may be in hand until `put` says that it is full; what waits behind a failing message counts with its
-    bytes only. takes_back: where all lanes stand still, what is too much may be given back. middleware: around each
-    call of the handler.
+    with its key, all others go on. What waits for a lane that stands still goes to the others, and those with nothing
+    to do take over what waits behind another key (`Sharing`). high, high_bytes, budget: what may be in hand until `put`
+    says that it is full; what waits behind a failing message counts with its bytes only. takes_back: where all lanes
+    stand still, what is too much may be given back. middleware: around each call of the handler.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Lanes:
             else BatchLane(self, handler, outcomes, batch, middleware)
             for _ in range(concurrency)
         ]
-        self._routing = Routing(concurrency)
+        self._routing, self._sharing = Routing(concurrency), Sharing(self._lanes if batch is None else ())
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._count = self._size = self._running = 0
@@ -333,26 +334,30 @@ class Lanes:
             for lane in self._lanes:
                 self._give_back(lane)
         elif min(stood) < MOVES_AFTER:
-            self._move({place: self._lanes[place] for place, time in enumerate(stood) if time >= MOVES_AFTER})
+            standing = {place: self._lanes[place] for place, time in enumerate(stood) if time >= MOVES_AFTER}
+            self._move(standing, *(({}, {}) if self.halts else self._sharing.look(now)))
 
-    def _move(self, standing: Mapping[int, Lane]) -> None:
-        """Have other lanes take what waits for these."""
-        if not standing and self._routing.is_plain:
+    def _move(self, standing: Mapping[int, Lane], shared: Shares, ways: Ways) -> None:
+        """Have other lanes take what waits for lanes that stand still, and what lanes share with idle ones."""
+        if not (standing or shared or ways) and self._routing.is_plain:
             return
         with self._lock:
             if self._finishing:  # a lane that has ended looks at nothing any more
                 return
-            taken = [entry for lane in standing.values() for entry in lane.take_back()]
-            for entry in taken:
+            taken = [(entry, NOWHERE) for lane in standing.values() for entry in lane.take_back()]
+            taken += [(entry, to) for place, to in shared.items() for entry in self._lanes[place].take_keys(to)]
+            for entry, _ in taken:
                 self._routing.left(entry.batch)
             self._routing.stand({place: lane.held for place, lane in standing.items()})
-            for entry in taken:
-                self._put_around(entry)
+            for entry, to in taken:
+                self._put_around(entry, to)
+            for place, key in ways.items():
+                self._lanes[place].make_way(key)
 
-    def _put_around(self, entry: Entry) -> None:
+    def _put_around(self, entry: Entry, to: Mapping[Hashable, int]) -> None:
         """Queue what was taken out of a lane, with all its bytes. Under the lock."""
         left = entry.size
-        for place, part in self._routing.split_around(entry.batch):
+        for place, part in self._routing.split_around(entry.batch, to):
             size = min(left, size_of(part))
             left -= size
             self._lanes[place].put(Entry(entry.lease, part, size, entry.check, entry.since))

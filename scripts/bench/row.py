@@ -11,7 +11,8 @@ Measure = Callable[[Any, str, str, int, int, Mapping[str, Any]], float]
 """Of a stage, a side, a verb, a count, a size and settings it makes a figure, in the row's unit."""
 
 LANES: Mapping[str, Any] = {"lanes": 16, "keys": 20, "work": 0.002}
-"""Four of the lanes have two of the keys: ten times as much as one lane is all there is in it."""
+"""Four of the lanes have two of the keys, until those that have nothing to do take one over: by themselves they would
+get ten times as much done as one lane."""
 ONE_LANE: tuple[Mapping[str, Any], ...] = ({"lanes": 1},)
 
 

@@ -171,6 +171,26 @@ def test_keys_of_a_batch_that_stands_still_are_overtaken_by_nothing(make: Any) -
     wait_until(lambda: [one for one in rig.acknowledged if one < 100] == list(range(1, 30)))
 
 
+@pytest.mark.parametrize("told", ["claims", "done"])
+def test_keys_of_a_batch_stay_before_and_behind_its_handler_too(
+    make: Any, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """What has failed holds its key before anything of it may go elsewhere."""
+    rig, keeper = make(2, 0.0)
+    keeper.errors[2] = ValueError("once")
+    lane, tell, taken = rig.lanes._lanes[0], getattr(rig, told), []
+
+    def look(given: Any) -> Any:
+        taken.extend(lane.take_back())
+        keeper.errors.clear()
+        return tell(given)
+
+    monkeypatch.setattr(rig, told, look)
+    rig.lanes.put([*batch(1, key="a"), *batch(2, key="b"), *batch(3, key="b")], rig.lease, check=True)
+    wait_until(lambda: rig.acknowledged == [1, 2, 3] or taken)
+    assert taken == []
+
+
 @pytest.mark.parametrize(
     "given", [3, (0, 1.0), (1.5, 1.0), (True, 1), (5, -1), (5, "x"), (5,), (5, float("inf")), "ab"]
 )
