@@ -167,6 +167,7 @@ class Lanes:
         if late:  # it crossed with the end: no lane will look at it any more
             self._outcomes.dropped(batch, lease)
             return False
+        logger.error("%s: the system starts no more threads; messages are given back", self._name)
         self._outcomes.given_back(batch, lease, START_AGAIN)
         return not self._is_watched  # if nobody is there to ask for more later, it has to come by itself
 
@@ -391,7 +392,6 @@ class Lanes:
                 self._threads.append(thread)
                 self._running += 1
         except RuntimeError:  # the system has no more of them; those that run wait for the others
-            logger.exception("%s: cannot start a thread; messages are given back", self._name)
             self._start_again = time.monotonic() + START_AGAIN
             return False
         return True
